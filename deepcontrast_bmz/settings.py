@@ -1,0 +1,353 @@
+"""Everything that can be chosen, as frozen records that refuse unknown keys.
+
+A recipe (TOML) is a `Recipe`; what an exported package says of its loop, under
+``config.dcbmz`` of the RDF, is a `LoopDescription`. Both are validated when read back.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CHANNEL_PREFIX",
+    "DataSettings",
+    "ImageRecord",
+    "LoopDescription",
+    "LoopSettings",
+    "NetworkSettings",
+    "PhysicsSettings",
+    "Recipe",
+    "Record",
+    "RunRecord",
+    "Scatter",
+    "StopRule",
+    "TrainingSettings",
+    "describe_invalid",
+    "read_recipe",
+    "recipe_to_toml",
+]
+
+import tomllib
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from deepcontrast_bmz.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CHANNEL_PREFIX = "iteration_"
+"""Output channel k (from 1) of an exported model is called ``iteration_k``."""
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Record(BaseModel):
+    """Frozen settings without unknown keys; docstrings of fields are the schema's words."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _ascending(name: str, pair: tuple[float, float]) -> None:
+    if pair[0] > pair[1]:
+        raise ValueError(f"{name} is a range (low, high), but {pair[0]:g} > {pair[1]:g}")
+
+
+class Scatter(Record):
+    """Where a scattered photon lands: a mixture of isotropic Gaussians, s(0) = 1."""
+
+    widths: tuple[Positive, ...] = (5.5, 24.0)
+    """Standard deviation of each Gaussian, in `unit`."""
+    weights: tuple[Positive, ...] = (0.7, 0.3)
+    """Share of the scattered light in each Gaussian; the shares sum to one."""
+    unit: Literal["px", "um"] = "px"
+    """Unit of the widths; micrometres need an image with a pixel size."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Scatter:
+        if not self.widths or len(self.widths) != len(self.weights):
+            raise ValueError(
+                f"widths and weights go in pairs, but there are {len(self.widths)} widths "
+                f"and {len(self.weights)} weights"
+            )
+        if abs(sum(self.weights) - 1) > 1e-6:
+            raise ValueError(f"weights sum to one, not to {sum(self.weights):g}")
+        return self
+
+
+class PhysicsSettings(Record):
+    """What one training step degrades, and the ranges its draws come from."""
+
+    step_optical_depth: Positive = 1.0
+    """Optical depth that one application of the network removes."""
+    scatter: Scatter = Scatter()
+    """The scattering kernel in the middle of the drawn kernels."""
+    width_factor: tuple[Positive, Positive] = (0.6, 1.7)
+    """Every width is multiplied by a factor drawn log-uniformly from here."""
+    weight_jitter: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Every weight is multiplied by 1 + u, u drawn from -jitter..jitter, then renormalised."""
+    absorption: tuple[NonNegative, NonNegative] = (0.0, 0.3)
+    """Optical depth of absorption per unit optical depth of scattering."""
+    veil: tuple[NonNegative, NonNegative] = (0.0, 0.3)
+    """Even background added by tissue, as a share of the mean signal."""
+    photons: tuple[Positive, Positive] = (40.0, 2000.0)
+    """Mean photons per pixel that reach the detector, drawn log-uniformly."""
+    read_noise_electrons: tuple[NonNegative, NonNegative] = (0.0, 3.0)
+    """Standard deviation of the detector's read noise, in electrons."""
+
+    @model_validator(mode="after")
+    def _check(self) -> PhysicsSettings:
+        for name in ("width_factor", "absorption", "veil", "photons", "read_noise_electrons"):
+            _ascending(name, getattr(self, name))
+        return self
+
+
+class NetworkSettings(Record):
+    """Which network, and how large."""
+
+    kind: Literal["dilated", "blurpool_unet", "plain_unet"] = "dilated"
+    """`dilated`: equivariant to shift and normalisation; `blurpool_unet`: to normalisation, and
+    nearly to shift; `plain_unet`: neither, mean/std-normalised."""
+    width: Annotated[int, Field(ge=2, multiple_of=2)] = 16
+    """Channels of the first layer; even, since channels are sorted in pairs."""
+    dilations: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 4, 8, 16, 8, 4, 2, 1)
+    """Dilation of each 3 x 3 convolution of the `dilated` network."""
+    levels: Annotated[int, Field(ge=1, le=5)] = 3
+    """Resolutions of the U-Nets, the first included."""
+
+
+class LoopSettings(Record):
+    """How the network is iterated."""
+
+    iterations: Annotated[int, Field(ge=1, le=16)] = 4
+    """Iterations that are exported as channels."""
+    reinjection: Fraction = 0.0
+    """Share of the one-step residual fed back after every iteration; 0 is the plain loop."""
+
+
+class DataSettings(Record):
+    """How raw images become training patches."""
+
+    channel: str | int | None = None
+    """Name or index (from 0) of the channel to train on; None: the only one, or all of them."""
+    patch: Annotated[int, Field(ge=16)] = 96
+    """Side of the square on which the loss is computed, in pixels."""
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of the images (or of the planes, when there is one image) held out."""
+    phantoms: Annotated[int, Field(ge=0)] = 0
+    """Procedural specimens recorded at depth and used as further raw images."""
+    phantom_optical_depth: tuple[NonNegative, NonNegative] = (0.0, 2.0)
+    """Optical depths at which the phantoms are recorded."""
+    zoom: tuple[Positive, Positive] = (1.0, 1.0)
+    """Raw patches are resampled by a factor drawn log-uniformly from here (above 1 enlarges)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DataSettings:
+        _ascending("phantom_optical_depth", self.phantom_optical_depth)
+        _ascending("zoom", self.zoom)
+        return self
+
+
+class TrainingSettings(Record):
+    """The optimisation."""
+
+    steps: Annotated[int, Field(ge=1)] = 1500
+    """Optimiser steps in all."""
+    steps_per_epoch: Annotated[int, Field(ge=1)] = 150
+    """Steps between validations, previews and checkpoints."""
+    batch: Annotated[int, Field(ge=1)] = 4
+    """Patches per step."""
+    learning_rate: Positive = 3e-3
+    """Largest learning rate of the one-cycle schedule."""
+    gradient_clip: Positive = 1.0
+    """Gradients are scaled down to this norm."""
+    unroll: Annotated[int, Field(ge=1, le=4)] = 1
+    """Largest number of steps degraded, and undone by iterating, in one training example."""
+    validation_patches: Annotated[int, Field(ge=1)] = 32
+    """Fixed held-out patches the validation loss is computed on."""
+
+
+class Recipe(Record):
+    """All that decides a training run, beside the images."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """The one seed of everything random."""
+    physics: PhysicsSettings = PhysicsSettings()
+    network: NetworkSettings = NetworkSettings()
+    loop: LoopSettings = LoopSettings()
+    data: DataSettings = DataSettings()
+    training: TrainingSettings = TrainingSettings()
+
+
+class StopRule(Record):
+    """Limits of the two rules that choose the dial when it is `auto`."""
+
+    residual: Positive = 1.0
+    """Largest forward residual, mean((raw - H_D x_D)^2 / var), that is still noise."""
+    background_sd: Positive = 1.5
+    """How far the first percentile may sink below the camera offset, in noise deviations."""
+
+
+class LoopDescription(Record):
+    """The loop of an exported model: ``config.dcbmz`` of its RDF."""
+
+    schema_version: Literal[1] = 1
+    """Version of this record."""
+    step_optical_depth: Positive
+    """Optical depth removed by one iteration."""
+    iterations: Annotated[int, Field(ge=1)]
+    """Number of output channels."""
+    channels: tuple[str, ...]
+    """Names of the output channels, in order."""
+    channel_meaning: str = (
+        "Channel k is the input after k iterations, with k * step_optical_depth removed."
+    )
+    dial_formula: str = (
+        "For a dial D between channels k and k + 1 (channel 0 is the input): "
+        "b = D - k * step; alpha = (exp(b) - 1) / (exp(step) - 1); "
+        "x_D = x_k + alpha * (x_(k+1) - x_k)."
+    )
+    reinjection: Fraction = 0.0
+    """Share of the one-step residual fed back after every iteration."""
+    network: NetworkSettings
+    """The network that is iterated."""
+    radius_px: Annotated[int, Field(ge=0)]
+    """Pixels around an output pixel that one iteration can see."""
+    halo_px: Annotated[int, Field(ge=0)]
+    """Measured radius beyond which all iterations together change by less than
+    `halo_tolerance`; the halo declared in the RDF."""
+    halo_tolerance: Positive
+    """Largest change of an output pixel, over the output's range, when it is seen with only
+    `halo_px` pixels around it."""
+    scatter: Scatter
+    """The scattering kernel that one step undoes, in the middle of the trained range."""
+    recommended_dial: NonNegative | None = None
+    """Dial to begin with; None where only the image can say (`auto`)."""
+    recommended_dial_reason: str = ""
+    """How the recommended dial was found."""
+    stop_rule: StopRule = StopRule()
+    """Calibrated limits of the automatic dial."""
+    training_ranges: PhysicsSettings
+    """Ranges of the degradations seen in training."""
+    training_pixel_size_um: Positive | None = None
+    """Pixel size of the training images, where they agree."""
+    out_of_distribution: dict[str, tuple[float, float]] = {}
+    """Mean and standard deviation of each image statistic over the training patches."""
+    seed: int
+    """Seed of the training run."""
+    torch_version: str
+    """The torch that wrote the weights."""
+
+
+class ImageRecord(Record):
+    """One image a model was trained on; the file's name only, never its folder."""
+
+    name: str
+    sha256: str
+    dims: str
+    shape: tuple[int, ...]
+    pixel_size_um: Positive | None = None
+    used_for: Literal["training", "validation", "both"] = "training"
+
+
+class RunRecord(Record):
+    """What a finished training run says of itself: ``run.json`` in the run folder."""
+
+    schema_version: Literal[1] = 1
+    version: str
+    """Version of this project."""
+    torch_version: str
+    """The torch that trained."""
+    finished_utc: str
+    """When training ended, ISO 8601 in UTC, whole seconds."""
+    device: str
+    """``cpu`` or ``cuda``."""
+    training_seconds: NonNegative
+    """Wall time of the training, in seconds, over all resumes."""
+    steps: Annotated[int, Field(ge=0)]
+    """Optimiser steps done."""
+    parameters: Annotated[int, Field(ge=1)]
+    """Trained numbers in the network."""
+    images: tuple[ImageRecord, ...]
+    """The raw images."""
+    phantoms: Annotated[int, Field(ge=0)] = 0
+    """Procedural specimens trained on beside them."""
+    validation: dict[str, float]
+    """Scores on held-out patches: ``loss``, and in dB ``psnr_degraded`` and ``psnr_restored``."""
+    stop_rule: StopRule = StopRule()
+    """Limits of the automatic dial, calibrated on re-degraded raw images."""
+    out_of_distribution: dict[str, tuple[float, float]] = {}
+    """Mean and standard deviation of image statistics over the training patches."""
+
+
+def describe_invalid(error: ValidationError, what: str) -> str:
+    """Return one sentence for the first mistake in a record.
+
+    Parameters
+    ----------
+    error : ValidationError
+        What pydantic found.
+    what : str
+        What was being read, for example ``recipe my.toml``.
+    """
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the whole record"
+    if first["type"] == "extra_forbidden":
+        return f"{what} has an unknown key {where!r}: remove it or correct its spelling"
+    message = first["msg"].removeprefix("Value error, ")
+    value: Any = first.get("input")
+    met = f" (met: {value!r})" if isinstance(value, int | float | str | list | tuple) else ""
+    return f"{what}: {where}: {message}{met}"
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe from a TOML file.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, is no TOML, has unknown keys or values out of range.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe {path} cannot be read: {error}") from error
+    try:
+        return Recipe.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"recipe {path} is not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise InputError(describe_invalid(error, f"recipe {path}")) from error
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    return repr(value)
+
+
+def recipe_to_toml(recipe: Recipe) -> str:
+    """Write a recipe as TOML, every key with its value, each with its explanation above it."""
+
+    def section(record: Record, prefix: str) -> list[str]:
+        lines: list[str] = []
+        nested: list[str] = []
+        for name, field in type(record).model_fields.items():
+            value = getattr(record, name)
+            if isinstance(value, Record):
+                path = f"{prefix}.{name}" if prefix else name
+                nested += ["", f"[{path}]", *section(value, path)]
+                continue
+            if field.description:
+                lines += [f"# {line.strip()}" for line in field.description.splitlines()]
+            # TOML has no null: a key that is not set stays out, as a comment.
+            lines.append(f"# {name} =" if value is None else f"{name} = {_toml_value(value)}")
+        return lines + nested
+
+    return "\n".join(section(recipe, "")) + "\n"
