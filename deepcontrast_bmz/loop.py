@@ -91,7 +91,7 @@ class Reinjection(nn.Module):
         scattered = F.conv2d(along_y, weighted.reshape(1, terms, 1, 2 * r + 1))
         residual = F.conv2d(before[:, :, r:-r, r:-r] - scattered, self.smooth)
         m = self.radius
-        return after[:, :, m:-m, m:-m] + self.share * residual
+        return torch.add(after[:, :, m:-m, m:-m], residual, alpha=self.share)
 
 
 class Loop(nn.Module):

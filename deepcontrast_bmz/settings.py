@@ -179,6 +179,34 @@ class Recipe(Record):
     data: DataSettings = DataSettings()
     training: TrainingSettings = TrainingSettings()
 
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        if self.physics.scatter.unit == "um":
+            # Neither phantoms nor the kernel inside an exported graph have a pixel size.
+            for name, value in (
+                ("data.phantoms", self.data.phantoms),
+                ("loop.reinjection", self.loop.reinjection),
+            ):
+                if value:
+                    raise ValueError(f"{name} above 0 needs physics.scatter.unit = 'px', not 'um'")
+        return self
+
+    def with_changes(
+        self, *, channel: str | int | None = None, steps: int | None = None, seed: int | None = None
+    ) -> Recipe:
+        """Return a copy with what the command line may change; None leaves a value as it is."""
+        data = self.data if channel is None else self.data.model_copy(update={"channel": channel})
+        training = self.training
+        if steps is not None:
+            training = training.model_copy(update={"steps": steps})
+        return self.model_copy(
+            update={
+                "data": data,
+                "training": training,
+                "seed": self.seed if seed is None else seed,
+            }
+        )
+
 
 class StopRule(Record):
     """Limits of the two rules that choose the dial when it is `auto`."""

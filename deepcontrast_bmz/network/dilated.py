@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["DilatedNetwork"]
 
+import torch
 from torch import Tensor, nn
 
 from deepcontrast_bmz.network.layers import AffineConv, sort_pairs
@@ -39,6 +40,7 @@ class DilatedNetwork(nn.Module):
         self.first = AffineConv(1, width)
         self.hidden = nn.ModuleList(AffineConv(width, width, dilation=d) for d in dilations)
         self.last = AffineConv(width, 1, size=1, total=0.0)
+        self.dilations = tuple(dilations)
         self.radius = 1 + sum(dilations)
         self.multiple = 1
         self.scale = 0.5 ** len(dilations)
@@ -58,8 +60,8 @@ class DilatedNetwork(nn.Module):
         """
         r = self.radius
         g = self.first(x)
-        for layer in self.hidden:
-            sorted_pairs = sort_pairs(layer(g))
-            m = layer.margin
-            g = g[:, :, m:-m, m:-m] + sorted_pairs
-        return x[:, :, r:-r, r:-r] + self.last(g) * self.scale
+        for layer, m in zip(self.hidden, self.dilations, strict=True):
+            # In place saves memory, and keeps old TorchScript runtimes from compiling the sort and
+            # the sum into one kernel, anew and for seconds, at every image size (so does `alpha`).
+            g = sort_pairs(layer(g)).add_(g[:, :, m:-m, m:-m])
+        return torch.add(x[:, :, r:-r, r:-r], self.last(g), alpha=self.scale)

@@ -27,11 +27,21 @@ def _grid_radius(reach: int, multiple: int) -> int:
     return -(-reach // multiple) * multiple
 
 
-def _blur_down(x: Tensor) -> Tensor:
+class _BlurDown(nn.Module):
     """Binomial 4-tap blur, then every second pixel: halves the size without aliasing much."""
-    taps = x.new_tensor([1.0, 3.0, 3.0, 1.0]) / 8.0
-    kernel = (taps[:, None] * taps[None, :]).expand(x.shape[1], 1, 4, 4)
-    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, stride=2, groups=x.shape[1])
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8.0
+        # A buffer with a fixed number of channels: exported graphs cannot count them later.
+        self.kernel: Tensor
+        kernel = torch.outer(taps, taps).repeat(channels, 1, 1, 1)
+        self.register_buffer("kernel", kernel, persistent=False)
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        return F.conv2d(x, self.kernel, stride=2, groups=self.channels)
 
 
 def _double(x: Tensor) -> Tensor:
@@ -75,6 +85,7 @@ class BlurpoolUNet(nn.Module):
             _SortBlock(1 if level == 0 else widths[level - 1], widths[level])
             for level in range(levels)
         )
+        self.blur = nn.ModuleList(_BlurDown(count) for count in widths[:-1])
         self.up = nn.ModuleList(
             _SortBlock(widths[level] + widths[level + 1], widths[level])
             for level in reversed(range(levels - 1))
@@ -92,7 +103,7 @@ class BlurpoolUNet(nn.Module):
         h = _to_grid(x, self.multiple)
         skips: list[Tensor] = []
         for level, block in enumerate(self.down):
-            h = block(_blur_down(h) if level else h)
+            h = block(self.blur[level - 1](h) if level else h)
             skips.append(h)
         skips.pop()
         for block in self.up:

@@ -16,8 +16,9 @@ from deepcontrast_bmz.settings import NonNegative, Positive, Record
 
 
 class Camera(Record):
-    """A linear detector with shot noise and read noise. Quantum efficiency is one: photons here
-    are detected photons, equal to electrons.
+    """A linear detector with shot noise and read noise.
+
+    Quantum efficiency is one: photons here are detected photons, equal to electrons.
     """
 
     gain: Positive = 1.0

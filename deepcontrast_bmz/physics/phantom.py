@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +76,7 @@ def _warped_grid(shape: Shape, amplitude: float, rng: np.random.Generator) -> ND
     """Coordinates (number of pixels, ndim), bent by a smooth random displacement."""
     grids = np.meshgrid(*(np.arange(size, dtype=np.float32) for size in shape), indexing="ij")
     bent = [grid + amplitude * _smooth_noise(shape, 20.0, rng) for grid in grids]
-    return np.stack([grid.ravel() for grid in bent], axis=1)
+    return np.stack([grid.ravel() for grid in bent], axis=1).astype(np.float32)
 
 
 def _membranes(shape: Shape, rng: np.random.Generator) -> Array:
@@ -85,8 +85,9 @@ def _membranes(shape: Shape, rng: np.random.Generator) -> Array:
     padded = [size + 4 * diameter for size in shape]
     count = max(4, int(np.prod(padded) / diameter ** len(shape)))
     seeds = rng.uniform(-2 * diameter, np.array(shape) + 2 * diameter, size=(count, len(shape)))
-    tree = cKDTree(seeds)
-    distance, owner = tree.query(_warped_grid(shape, 0.08 * diameter, rng), k=2, workers=1)
+    tree = KDTree(seeds)
+    nearest = tree.query(_warped_grid(shape, 0.08 * diameter, rng), k=2)
+    distance, owner = np.asarray(nearest[0]), np.asarray(nearest[1])
     thickness = rng.uniform(0.8, 1.8)
     wall = np.exp(-0.5 * ((distance[:, 1] - distance[:, 0]) / (2 * thickness)) ** 2)
     # A wall is as bright as its two cells make it; some cells also glow inside.
@@ -105,12 +106,13 @@ def _tubes(shape: Shape, rng: np.random.Generator) -> Array:
         mask = np.ones(shape, bool)
         for _ in range(max(2, count)):
             _walk(mask, rng)
-        distance = ndimage.distance_transform_edt(mask).astype(np.float32)
+        distance = np.asarray(ndimage.distance_transform_edt(mask), np.float32)
         body = np.exp(-0.5 * (distance / radius) ** 2)
         if radius > 2 and rng.random() < 0.5:
             body = body - 0.7 * np.exp(-0.5 * (distance / (0.5 * radius)) ** 2)
         image += body * rng.uniform(0.4, 0.9)
-    return image * np.clip(1 + 0.3 * _smooth_noise(shape, 30.0, rng), 0.1, None)
+    uneven = np.clip(1 + 0.3 * _smooth_noise(shape, 30.0, rng), 0.1, None)
+    return (image * uneven).astype(np.float32)
 
 
 def _walk(mask: NDArray[np.bool_], rng: np.random.Generator) -> None:
@@ -154,7 +156,7 @@ def _nuclei(shape: Shape, rng: np.random.Generator) -> Array:
         body = 1 / (1 + np.exp((inside - 1) * axes.mean() / rng.uniform(0.5, 1.0)))
         # Nuclei do not overlap in tissue: the brighter one is in front.
         image[window] = np.maximum(image[window], body * rng.uniform(0.35, 1.0))
-    return image * np.clip(texture, 0, None)
+    return (image * np.clip(texture, 0, None)).astype(np.float32)
 
 
 def _puncta(shape: Shape, rng: np.random.Generator) -> Array:

@@ -1,0 +1,428 @@
+"""The command line ``dcbmz``: parse, call one function, print. No other room prints.
+
+Nothing heavy is imported here, so that ``dcbmz --help`` is instant; every command imports the
+room it needs. Exit codes: 0 done, 1 a check or verdict failed, 2 wrong usage or bad input.
+"""
+
+from __future__ import annotations
+
+__all__ = ["app", "main"]
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deepcontrast_bmz.errors import InputError, finite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from deepcontrast_bmz.train import TrainingProgress
+
+app = typer.Typer(
+    name="dcbmz",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Contrast for deep-tissue microscopy without ground truth.",
+    epilog="MODEL is a run folder, a package (folder, zip or rdf.yaml), or 'deepcontrast'. "
+    "IMAGE is TIFF, OME-TIFF or OME-Zarr. Add --debug to any command for a traceback.",
+)
+
+Images = Annotated[
+    list[Path], typer.Argument(metavar="IMAGE...", help="Raw images.", show_default=False)
+]
+ModelName = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Run folder, package, or 'deepcontrast'.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Channel = Annotated[str | None, typer.Option(help="Name or index (from 0) of the channel to use.")]
+
+
+def _channel(text: str | None) -> str | int | None:
+    """Take a whole number for an index, anything else for a name."""
+    return int(text) if text is not None and text.isdigit() else text
+
+
+def _numbers(text: str, name: str) -> tuple[float, ...]:
+    """Parse ``5.5,24``."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(
+            f"{name} takes numbers separated by commas, such as 5.5,24, not {text!r}: correct it"
+        ) from error
+
+
+@app.callback()
+def options(
+    debug: Annotated[  # noqa: ARG001 - taken out of the arguments by main
+        bool, typer.Option("--debug", help="Show the traceback of an error.")
+    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Handle what all commands share."""
+    if version:
+        from deepcontrast_bmz import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path(
+        "dcbmz_demo"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+) -> None:
+    """Run everything on an image that ships with a dependency: train, enhance, score, export."""
+    from deepcontrast_bmz.demo import run_demo
+
+    table = run_demo(out, seed=seed, say=print, report=_training_progress("training"))
+    print()
+    for row in table:
+        print(row)
+
+
+@app.command()
+def degrade(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image to degrade.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output image.", show_default=False)],
+    optical_depth: Annotated[float, typer.Option(help="Optical depth of the tissue.")] = 1.0,
+    widths: Annotated[str, typer.Option(help="Widths of the scattering kernel.")] = "5.5,24",
+    weights: Annotated[str, typer.Option(help="Shares of the widths.")] = "0.7,0.3",
+    unit: Annotated[str, typer.Option(help="Unit of the widths: px or um.")] = "px",
+    absorption: Annotated[float, typer.Option(help="Optical depth of absorption.")] = 0.0,
+    veil: Annotated[float, typer.Option(help="Even background, photons per pixel.")] = 0.0,
+    photons: Annotated[
+        float | None,
+        typer.Option(help="Mean photons per pixel before the tissue; else the values as given."),
+    ] = None,
+    gain: Annotated[float, typer.Option(help="Electrons per count.")] = 1.0,
+    offset: Annotated[float, typer.Option(help="Camera offset in counts.")] = 0.0,
+    read_noise: Annotated[float, typer.Option(help="Read noise in electrons.")] = 0.0,
+    bit_depth: Annotated[int | None, typer.Option(help="Bits of the camera.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    channel: Channel = None,
+    save_draw: Annotated[
+        Path | None, typer.Option(help="Write the degradation to this JSON file.")
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="Apply the degradation in this JSON file instead.")
+    ] = None,
+) -> None:
+    """Apply the forward model to an image: scatter, absorb, veil, record."""
+    from deepcontrast_bmz.image import check_pixels, read_image, select_channel, write_image
+    from deepcontrast_bmz.simulate import make_degradation, read_degradation, simulate
+
+    hint = "give a larger one"
+    finite(optical_depth, "an optical depth", minimum=0, hint=hint)
+    picture = select_channel(read_image(image), _channel(channel))
+    check_pixels(picture, image.name)
+    if replay is not None:
+        degradation = read_degradation(replay)
+    else:
+        degradation = make_degradation(
+            picture,
+            optical_depth=optical_depth,
+            widths=_numbers(widths, "--widths"),
+            weights=_numbers(weights, "--weights"),
+            unit=unit,
+            absorption=absorption,
+            veil=veil,
+            gain=gain,
+            offset=offset,
+            read_noise=read_noise,
+            bit_depth=bit_depth,
+            seed=seed,
+        )
+    if photons is not None:
+        finite(photons, "--photons", minimum=1e-6, hint=hint)
+    write_image(simulate(picture, degradation, photons), out)
+    if save_draw is not None:
+        from deepcontrast_bmz.image import replace_whole
+
+        with replace_whole(save_draw) as path:
+            path.write_text(degradation.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    print(f"{out}: {image.name} through optical depth {degradation.optical_depth:g}")
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.", show_default=False)],
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="IMAGE...", help="Raw images.", show_default=False),
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Settings, such as the recipe.toml of another run.")
+    ] = None,
+    channel: Channel = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps; else the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed; else the recipe's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Train on raw images alone and write a run folder."""
+    from deepcontrast_bmz.settings import Recipe, read_recipe
+    from deepcontrast_bmz.train import train_run
+
+    settings = read_recipe(recipe) if recipe is not None else None
+    if channel is not None or steps is not None or seed is not None:
+        if resume:
+            raise InputError(
+                "a resumed run keeps its settings: leave out --channel, --steps and --seed"
+            )
+        settings = (settings or Recipe()).with_changes(
+            channel=_channel(channel), steps=steps, seed=seed
+        )
+    record = train_run(
+        images or [],
+        out,
+        settings,
+        device=device,
+        resume=resume,
+        report=_training_progress("training"),
+    )
+    scores = record.validation
+    print(
+        f"{out}: {record.steps} steps in {record.training_seconds:.0f} s on {record.device}; "
+        f"held-out patches from {scores['psnr_degraded']:.2f} to {scores['psnr_restored']:.2f} dB"
+    )
+
+
+@app.command()
+def predict(
+    model: ModelName,
+    images: Images,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Output image, or folder for several.", show_default=False
+        ),
+    ],
+    dial: Annotated[
+        str | None,
+        typer.Option(help="Optical depth to remove, a number or 'auto'; else the model's advice."),
+    ] = None,
+    iterations: Annotated[int | None, typer.Option(help="Whole iterations instead.")] = None,
+    all_iterations: Annotated[
+        bool, typer.Option("--all-iterations", help="Every iteration, as channels.")
+    ] = False,
+    channel: Channel = None,
+    weights: Annotated[
+        str | None, typer.Option(help="pytorch_state_dict, torchscript or onnx.")
+    ] = None,
+    device: Device = "auto",
+    block: Annotated[int, typer.Option(help="Side of a block in pixels.")] = 1024,
+) -> None:
+    """Enhance images; axes, pixel size and channel names are kept."""
+    from deepcontrast_bmz.model import open_model
+    from deepcontrast_bmz.predict import predict_files
+
+    chosen = _dial(dial)
+    opened = open_model(model, weights=weights, device=device)
+    for result in predict_files(
+        opened,
+        images,
+        out,
+        dial=chosen,
+        iterations=iterations,
+        all_iterations=all_iterations,
+        channel=_channel(channel),
+        block=block,
+        progress=_fraction_progress("enhancing"),
+    ):
+        print(result)
+
+
+def _dial(text: str | None) -> float | str | None:
+    if text is None or text == "auto":
+        return text
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise InputError(
+            f"--dial takes a number of at least 0, or auto, not {text!r}: correct it"
+        ) from error
+    return finite(value, "--dial", minimum=0, hint="0 is the raw image")
+
+
+@app.command()
+def evaluate(
+    model: ModelName,
+    images: Images,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Results folder.", show_default=False)],
+    reference: Annotated[
+        Path | None, typer.Option(help="Sharp image of the same field, for one IMAGE.")
+    ] = None,
+    channel: Channel = None,
+    device: Device = "auto",
+) -> None:
+    """Sweep the dial: contrast gain beside its price, as a table, a plot and report.html."""
+    from deepcontrast_bmz.report import evaluate_files
+    from deepcontrast_bmz.model import open_model
+
+    opened = open_model(model, device=device)
+    for line in evaluate_files(opened, images, out, reference=reference, channel=_channel(channel)):
+        print(line)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Package.zip.", show_default=False)],
+    iterations: Annotated[
+        int | None, typer.Option(min=1, max=16, help="Output channels; else the recipe's.")
+    ] = None,
+    card: Annotated[Path | None, typer.Option(help="Model card, Markdown.")] = None,
+    maintainer: Annotated[
+        str | None, typer.Option(metavar="NAME:GITHUB_USER", help="Who answers questions.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
+    sample: Annotated[
+        Path | None, typer.Option(help="Raw image for the test tensors; else a phantom.")
+    ] = None,
+) -> None:
+    """Export a run as a BioImage Model Zoo package."""
+    from deepcontrast_bmz.package import export_run
+
+    print(
+        export_run(
+            run,
+            out,
+            iterations=iterations,
+            card=card,
+            maintainer=maintainer,
+            name=name,
+            sample=sample,
+        )
+    )
+
+
+@app.command()
+def check(
+    package: Annotated[Path, typer.Argument(metavar="PACKAGE", help="Zip, folder or rdf.yaml.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    run: Annotated[
+        str | None, typer.Option(metavar="ENGINES", help="Comma-separated engines, or 'none'.")
+    ] = None,
+    run_code: Annotated[
+        bool, typer.Option("--run-code", help="Allow code inside the package to run.")
+    ] = False,
+) -> None:
+    """Check that a package opens and runs in every program; exit code 1 if a row fails."""
+    from deepcontrast_bmz.consumers import check_package
+
+    engines = None if run is None else [part for part in run.split(",") if part]
+    result = check_package(package, run=engines, run_code=run_code)
+    print(result.to_json() if as_json else result.to_text())
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+# ---- progress
+
+
+def _training_progress(what: str) -> Callable[[TrainingProgress], None]:
+    """Return a callback: a bar with loss and time left on a terminal, plain lines elsewhere."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        bar = Progress(
+            TextColumn(what),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}  {task.fields[text]}"),
+            console=Console(stderr=True),
+        )
+        task = bar.add_task(what, total=None, text="")
+
+        def show(state: TrainingProgress) -> None:
+            if not bar.live.is_started:
+                bar.start()
+            bar.update(task, completed=state.step, total=state.steps, text=_state_text(state))
+            if state.step >= state.steps:
+                bar.stop()
+
+        return show
+
+    shown = -1
+
+    def say(state: TrainingProgress) -> None:
+        nonlocal shown
+        twentieth = state.step * 20 // state.steps
+        if twentieth != shown:
+            shown = twentieth
+            print(f"{what} {state.step}/{state.steps}  {_state_text(state)}", file=sys.stderr)
+
+    return say
+
+
+def _state_text(state: TrainingProgress) -> str:
+    text = f"loss {state.loss:.4f}"
+    if state.validation_loss is not None:
+        text += f"  validation {state.validation_loss:.4f}"
+    minutes, seconds = divmod(round(state.seconds_left), 60)
+    return f"{text}  {minutes}:{seconds:02d} left"
+
+
+def _fraction_progress(what: str) -> Callable[[float], None]:
+    """Return a callback for a fraction done: a bar on a terminal, a line every fifth elsewhere."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        bar = Progress(console=Console(stderr=True), transient=True)
+        task = bar.add_task(what, total=1.0)
+
+        def show(fraction: float) -> None:
+            if not bar.live.is_started:
+                bar.start()
+            bar.update(task, completed=fraction)
+            if fraction >= 1:
+                bar.stop()
+
+        return show
+
+    shown = 0
+
+    def say(fraction: float) -> None:
+        nonlocal shown
+        if int(fraction * 5) > shown:
+            shown = int(fraction * 5)
+            print(f"{what} {fraction:.0%}", file=sys.stderr)
+
+    return say
+
+
+# ---- entry
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ``dcbmz`` and end the process with its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    try:
+        app(args=given, prog_name="dcbmz")
+    except InputError as error:
+        if debug:
+            raise
+        print(f"dcbmz: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("dcbmz: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:  # the last door: a sentence instead of a traceback
+        if debug:
+            raise
+        print(
+            f"dcbmz: unexpected {type(error).__name__}: {error} "
+            "(run again with --debug and report the traceback)",
+            file=sys.stderr,
+        )
+        sys.exit(1)

@@ -1,0 +1,87 @@
+"""BioEngine and other homes of older cores (bioimageio.core 0.9.6 to 0.10.4)."""
+
+from __future__ import annotations
+
+__all__ = ["PROGRAM"]
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from deepcontrast_bmz.consumers import breaches
+from deepcontrast_bmz.consumers.description import as_list, as_map
+from deepcontrast_bmz.consumers.rules import Program, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from deepcontrast_bmz.consumers.package_files import Package
+
+NEW_INPUT_KEYS = ("pad", "output_of")
+
+
+def _new_input_keys(package: Package) -> Iterator[str]:
+    for index, tensor in enumerate(as_list(package.rdf.get("inputs"))):
+        for key in NEW_INPUT_KEYS:
+            if key in as_map(tensor):
+                yield f"inputs[{index}].{key}"
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "bioengine.plain-text",
+        "documentation and covers are plain file names",
+        "error",
+        "opens",
+        "The model is refused as invalid.",
+        "write the file name alone, as RDF 0.5.4 does",
+        "bioimageio.core 0.9.6 to 0.10.4, observed",
+        breaches.maps_for_text,
+    ),
+    Rule(
+        "bioengine.format-version",
+        "format_version is at most 0.5.4",
+        "warning",
+        "opens",
+        "What is new in the version is refused.",
+        "write format_version 0.5.4",
+        "bioimageio.core 0.9.6 to 0.10.4, read",
+        breaches.new_patch_version,
+    ),
+    Rule(
+        "bioengine.new-input-keys",
+        "inputs use no key that is newer than 0.5.4",
+        "error",
+        "opens",
+        "The model is refused as invalid: an unknown key.",
+        "leave the key out",
+        "bioimageio.core 0.9.6 to 0.10.4, read",
+        _new_input_keys,
+    ),
+    Rule(
+        "bioengine.script-frozen",
+        "TorchScript carries no function newer than torch 2.5",
+        "error",
+        "runs",
+        "Unknown builtin op when the model is loaded.",
+        "trace, or script and torch.jit.freeze",
+        "torch 2.5.1, observed",
+        breaches.unfrozen_interpolate,
+    ),
+    Rule(
+        "bioengine.onnx-version",
+        "the ONNX file has opset 21 or lower, IR version 10 or lower, and both as declared",
+        "error",
+        "runs",
+        "onnxruntime 1.20.1 refuses the file.",
+        "export with opset 17 and IR version 8",
+        "onnxruntime 1.20.1, read",
+        partial(breaches.onnx_too_new, opset=21, ir_version=10),
+    ),
+)
+
+PROGRAM = Program(
+    "bioengine",
+    "BioEngine and older cores (bioimageio.core 0.9.6 to 0.10.4, torch 2.5.1)",
+    RULES,
+    "no older bioimageio.core is installed beside the current one",
+)

@@ -1,0 +1,329 @@
+"""Raw images to training pairs: a patch degraded further, and the raw patch it came from.
+
+Example i of a run is drawn from (seed, i) alone, so a resumed run goes on with the very patches
+it would have seen. No clean image occurs anywhere: the target is the raw image itself.
+"""
+
+from __future__ import annotations
+
+__all__ = ["PairDataset", "RawPlane", "phantom_planes", "planes_of", "split_planes"]
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import Dataset
+
+from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.image import planes
+from deepcontrast_bmz.physics.camera import Camera
+from deepcontrast_bmz.physics.degrade import degrade, draw_degradation, remove_known_part
+from deepcontrast_bmz.physics.phantom import KINDS, phantom
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import xarray as xr
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from deepcontrast_bmz.settings import Recipe
+
+CELL = 16
+"""Side, in pixels, of the cells that the content of a plane is measured in."""
+
+CONTEXT = 64
+"""Pixels around the network's input that scattered light may come from. Wider tails of the
+kernel see the mirrored surroundings instead."""
+
+
+@dataclass(frozen=True)
+class RawPlane:
+    """One raw plane and what the sampler knows of it."""
+
+    pixels: NDArray[np.float32]
+    """(Y, X), counts."""
+    image: int
+    """Which image it belongs to; images are drawn equally often."""
+    name: str
+    """What to call it in a log."""
+    widths_px: tuple[float, ...]
+    """Widths of the middle scattering kernel, in this plane's pixels."""
+
+    @property
+    def floor(self) -> float:
+        """Counts taken for darkness: the half-percentile."""
+        return float(np.percentile(self.pixels, 0.5))
+
+
+class Pair(TypedDict):
+    """A training example, or a batch of them."""
+
+    degraded: Tensor
+    """(1, P + 2 m, P + 2 m): the network's input, m pixels wider on each side than the target."""
+    raw: Tensor
+    """(1, P, P): the target."""
+    steps: Tensor
+    """How many steps were degraded: iterate the network this often."""
+    scale: Tensor
+    """(1, 1, 1): what errors are measured in: the deviation of the raw patch, but at least a
+    tenth of the plane's, lest empty patches outweigh all others."""
+
+
+def planes_of(
+    image: xr.DataArray, index: int, name: str, widths_px: tuple[float, ...]
+) -> list[RawPlane]:
+    """Return the planes of a labelled image that hold anything, constant ones left out.
+
+    Parameters
+    ----------
+    image : DataArray
+        Raw counts with dims among t, c, z, y, x.
+    index : int
+        Number of the image among the training images.
+    name : str
+        Name for messages.
+    widths_px : tuple of float
+        Widths of the middle scattering kernel, in pixels of this image.
+
+    Raises
+    ------
+    InputError
+        If every plane is constant.
+    """
+    found = [
+        RawPlane(np.ascontiguousarray(plane, dtype=np.float32), index, name, widths_px)
+        for _, plane in planes(image)
+        if plane.max() > plane.min()
+    ]
+    if not found:
+        raise InputError(
+            f"a training image needs structure, but every plane of {name} is constant: leave it out"
+        )
+    return found
+
+
+def phantom_planes(recipe: Recipe, first_index: int, size: int = 288) -> list[RawPlane]:
+    """Return procedural specimens as a camera would record them at depth: raw, noisy, hazy.
+
+    All of them count as one image of the kind they are (so five images in all), lest they
+    outnumber the real ones.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        ``data.phantoms`` says how many, ``seed`` which.
+    first_index : int
+        Image number of the first kind.
+    size : int
+        Side in pixels.
+    """
+    found: list[RawPlane] = []
+    widths = recipe.physics.scatter.widths
+    for number in range(recipe.data.phantoms):
+        rng = np.random.default_rng([recipe.seed, 1, number])
+        kind = KINDS[number % len(KINDS)]
+        truth = torch.from_numpy(phantom(kind, (size, size), rng))
+        ranges = recipe.physics
+        brightness = math.exp(rng.uniform(math.log(150), math.log(4000)))
+        draw = draw_degradation(ranges, rng, widths_px=widths, mean_photons=0.0)
+        recording = draw.model_copy(
+            update={
+                "optical_depth": rng.uniform(*recipe.data.phantom_optical_depth),
+                "camera": Camera(offset=100.0, read_noise_electrons=rng.uniform(0, 2)),
+            }
+        )
+        pixels = degrade(truth * brightness, recording).numpy().astype(np.float32)
+        found.append(RawPlane(pixels, first_index + number % len(KINDS), f"phantom {kind}", widths))
+    return found
+
+
+def split_planes(
+    found: Sequence[RawPlane], fraction: float, seed: int
+) -> tuple[list[RawPlane], list[RawPlane]]:
+    """Split into planes to train on and planes to validate on, without shared pixels.
+
+    Several images are split by image. One image is split by plane, a run of neighbouring planes
+    held out, since planes next to each other look alike. One plane is split by a straight cut.
+
+    Parameters
+    ----------
+    found : sequence of RawPlane
+    fraction : float
+        Share held out, between 0 and 1.
+    seed : int
+
+    Returns
+    -------
+    training, validation : list of RawPlane
+
+    Raises
+    ------
+    InputError
+        If a single plane is too small to be cut in two.
+    """
+    rng = np.random.default_rng([seed, 2])
+    images = sorted({plane.image for plane in found})
+    if len(images) > 1:
+        count = min(max(1, round(fraction * len(images))), len(images) - 1)
+        held_out = set(rng.permutation(images)[:count].tolist())
+        return (
+            [plane for plane in found if plane.image not in held_out],
+            [plane for plane in found if plane.image in held_out],
+        )
+    if len(found) > 1:
+        count = min(max(1, round(fraction * len(found))), len(found) - 1)
+        start = int(rng.integers(len(found) - count + 1))
+        return (
+            [*found[:start], *found[start + count :]],
+            list(found[start : start + count]),
+        )
+    (plane,) = found
+    axis = int(np.argmax(plane.pixels.shape))
+    length = plane.pixels.shape[axis]
+    if length < 32:
+        raise InputError(
+            f"training needs a plane of at least 32 pixels along one side, but {plane.name} is "
+            f"{plane.pixels.shape[0]} x {plane.pixels.shape[1]}: use a larger image"
+        )
+    cut = length - max(16, round(fraction * length))
+    train, validate = np.split(plane.pixels, [cut], axis=axis)
+    return (
+        [RawPlane(np.ascontiguousarray(train), plane.image, plane.name, plane.widths_px)],
+        [RawPlane(np.ascontiguousarray(validate), plane.image, plane.name, plane.widths_px)],
+    )
+
+
+def _content(pixels: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return how much structure each cell of a plane holds, smallest for black borders.
+
+    The deviation within a cell, white noise removed by averaging 2 x 2 pixels first; very bright
+    cells do not count for more than the 90th percentile of those that hold anything.
+    """
+    image = torch.from_numpy(pixels)[None, None]
+    smooth = F.avg_pool2d(image, 2, ceil_mode=True)
+    side = CELL // 2
+    mean = F.avg_pool2d(smooth, side, ceil_mode=True)
+    square = F.avg_pool2d(smooth**2, side, ceil_mode=True)
+    deviation = (square - mean**2).clamp_min(0).sqrt()[0, 0].double().numpy()
+    filled = deviation[deviation > 0]
+    return np.minimum(deviation, np.quantile(filled, 0.9)) if filled.size else deviation
+
+
+class PairDataset(Dataset[Pair]):
+    """Seeded pairs of a further degraded patch and the raw patch.
+
+    Parameters
+    ----------
+    found : sequence of RawPlane
+        Planes to draw from; every image is drawn equally often, planes and places within it in
+        proportion to their content.
+    recipe : Recipe
+    radius : int
+        Pixels the loop loses on each side per iteration.
+    length : int
+        Number of examples.
+    stream : int
+        Distinguishes training from validation under the same seed.
+    """
+
+    def __init__(
+        self, found: Sequence[RawPlane], recipe: Recipe, *, radius: int, length: int, stream: int
+    ) -> None:
+        self.recipe = recipe
+        self.radius = radius
+        self.length = length
+        self.stream = stream
+        self._floors = [plane.floor for plane in found]
+        self._deviations = [float(plane.pixels.std()) for plane in found]
+        self._contents = [_content(plane.pixels) for plane in found]
+        by_image: dict[int, list[int]] = {}
+        for number, plane in enumerate(found):
+            by_image.setdefault(plane.image, []).append(number)
+        self._planes = list(found)
+        self._by_image = list(by_image.values())
+
+    def __len__(self) -> int:
+        return self.length
+
+    def _steps(self, index: int) -> int:
+        """Draw how many steps to degrade; equal within a batch, so that it can be stacked."""
+        batch = index // self.recipe.training.batch
+        rng = np.random.default_rng([self.recipe.seed, 3, self.stream, batch])
+        return int(rng.integers(1, self.recipe.training.unroll + 1))
+
+    def _place(self, rng: np.random.Generator) -> tuple[int, int, int]:
+        """Draw a plane and a pixel in it: (plane, y, x)."""
+        members = self._by_image[int(rng.integers(len(self._by_image)))]
+        totals = np.array([self._contents[m].mean() for m in members]) + 1e-12
+        number = members[int(rng.choice(len(members), p=totals / totals.sum()))]
+        content = self._contents[number].ravel()
+        # One patch in ten comes from anywhere, so that background is known too.
+        share = 0.9 * content / (content.sum() + 1e-12) + 0.1 / content.size
+        cell = int(rng.choice(content.size, p=share / share.sum()))
+        row, column = divmod(cell, self._contents[number].shape[1])
+        height, width = self._planes[number].pixels.shape
+        y = min(int(row * CELL + rng.integers(CELL)), height - 1)
+        x = min(int(column * CELL + rng.integers(CELL)), width - 1)
+        return number, y, x
+
+    def __getitem__(self, index: int) -> Pair:
+        """Draw example `index`."""
+        settings = self.recipe
+        rng = np.random.default_rng([settings.seed, 4, self.stream, index])
+        steps = self._steps(index)
+        number, y, x = self._place(rng)
+        plane = self._planes[number]
+        margin = steps * self.radius
+        side = settings.data.patch + 2 * (margin + CONTEXT)
+        low, high = settings.data.zoom
+        zoom = math.exp(rng.uniform(math.log(low), math.log(high)))
+        region = _region(plane.pixels, y, x, math.ceil(side / zoom))
+        region = np.rot90(region, int(rng.integers(4)))
+        region = region[:, ::-1] if rng.random() < 0.5 else region
+        raw = torch.from_numpy(np.ascontiguousarray(region))
+        if raw.shape[-1] != side:
+            raw = F.interpolate(raw[None, None], (side, side), mode="bilinear", antialias=zoom < 1)[
+                0, 0
+            ]
+
+        low, high = settings.physics.photons
+        mean_photons = math.exp(rng.uniform(math.log(low), math.log(high)))
+        draw = draw_degradation(
+            settings.physics,
+            rng,
+            widths_px=plane.widths_px,
+            mean_photons=mean_photons,
+            steps=steps,
+        )
+        floor = self._floors[number]
+        per_count = mean_photons / max(float(plane.pixels.mean()) - floor, 1e-9)
+        recorded = degrade((raw - floor) * per_count, draw)
+        degraded = remove_known_part(recorded, draw) / per_count + floor
+        degraded = degraded[CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]
+        edge = CONTEXT + margin
+        target = raw[None, edge:-edge, edge:-edge].float()
+        scale = max(float(target.std()), 0.1 * self._deviations[number])
+        return Pair(
+            degraded=degraded[None].float(),
+            raw=target,
+            steps=torch.tensor(steps),
+            scale=torch.tensor(scale).reshape(1, 1, 1),
+        )
+
+
+def _region(pixels: NDArray[np.float32], y: int, x: int, side: int) -> NDArray[np.float32]:
+    """Cut a square around a pixel, mirrored where it reaches over the border."""
+    rows, columns = (
+        _mirrored_indices(centre - side // 2, side, length)
+        for centre, length in zip((y, x), pixels.shape, strict=True)
+    )
+    return pixels[np.ix_(rows, columns)]
+
+
+def _mirrored_indices(start: int, count: int, length: int) -> NDArray[np.intp]:
+    index = np.arange(start, start + count) % (2 * length)
+    return np.where(index < length, index, 2 * length - 1 - index)

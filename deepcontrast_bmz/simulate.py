@@ -1,0 +1,134 @@
+"""The forward model on a labelled image: what a camera would record through tissue."""
+
+from __future__ import annotations
+
+__all__ = ["make_degradation", "read_degradation", "simulate"]
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.image import pixel_size_um, planes
+from deepcontrast_bmz.physics.camera import Camera
+from deepcontrast_bmz.physics.degrade import Degradation, degrade
+from deepcontrast_bmz.physics.scatter import widths_in_pixels
+from deepcontrast_bmz.settings import Scatter, describe_invalid
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import xarray as xr
+
+
+def simulate(
+    image: xr.DataArray, degradation: Degradation, mean_photons: float | None = None
+) -> xr.DataArray:
+    """Return the image recorded through tissue, plane by plane.
+
+    Parameters
+    ----------
+    image : DataArray
+        Light per pixel, with dims among t, c, z, y, x.
+    degradation : Degradation
+        What happens to the light; plane i takes its noise from ``seed + i``.
+    mean_photons : float, optional
+        The image is scaled to this many photons per pixel on average before the tissue; left
+        out, its values are taken as photons.
+
+    Returns
+    -------
+    DataArray
+        Same dims, coordinates and attributes; float32, or unsigned integers where the camera
+        has a bit depth.
+    """
+    values = image.to_numpy()
+    scale = 1.0
+    if mean_photons is not None:
+        mean = float(values.mean(dtype=np.float64))
+        scale = mean_photons / mean if mean > 0 else 1.0
+    bits = degradation.camera.bit_depth
+    dtype = np.float32 if bits is None else np.uint8 if bits <= 8 else np.uint16
+    dtype = np.uint32 if bits is not None and bits > 16 else dtype
+    out = np.empty(values.shape, dtype)
+    flat = out.reshape(-1, *values.shape[-2:])
+    for number, (_, plane) in enumerate(planes(image)):
+        drawn = degradation.model_copy(update={"seed": degradation.seed + number})
+        photons = torch.from_numpy(plane.astype(np.float64) * scale)
+        flat[number] = degrade(photons, drawn).numpy().astype(dtype)
+    return image.copy(data=out)
+
+
+def make_degradation(
+    image: xr.DataArray,
+    *,
+    optical_depth: float,
+    widths: tuple[float, ...],
+    weights: tuple[float, ...],
+    unit: str,
+    absorption: float,
+    veil: float,
+    gain: float,
+    offset: float,
+    read_noise: float,
+    bit_depth: int | None,
+    seed: int,
+) -> Degradation:
+    """Return a degradation from numbers a user gave, checked.
+
+    Parameters
+    ----------
+    image : DataArray
+        For its pixel size, where the widths are in micrometres.
+    optical_depth, absorption : float
+        Optical depths of scattering and absorption.
+    widths, weights : tuple of float
+        The scattering kernel, in `unit`.
+    unit : {'px', 'um'}
+    veil : float
+        Photons per pixel.
+    gain, offset, read_noise, bit_depth
+        The camera: electrons per count, counts, electrons, bits.
+    seed : int
+
+    Raises
+    ------
+    InputError
+        If a value is out of its range, or micrometres are asked for without a pixel size.
+    """
+    try:
+        kernel = Scatter.model_validate({"widths": widths, "weights": weights, "unit": unit})
+        return Degradation(
+            optical_depth=optical_depth,
+            widths_px=widths_in_pixels(kernel, pixel_size_um(image)),
+            weights=kernel.weights,
+            absorption_optical_depth=absorption,
+            veil_photons=veil,
+            camera=Camera(
+                gain=gain, offset=offset, read_noise_electrons=read_noise, bit_depth=bit_depth
+            ),
+            seed=seed,
+        )
+    except ValidationError as error:
+        raise InputError(describe_invalid(error, "the degradation")) from error
+
+
+def read_degradation(path: Path) -> Degradation:
+    """Read a degradation that was saved as JSON.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or is no degradation.
+    """
+    try:
+        return Degradation.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"a saved degradation must be readable, but {path} is not ({error.strerror}): "
+            "name another file"
+        ) from error
+    except ValidationError as error:
+        raise InputError(describe_invalid(error, f"the degradation in {path}")) from error

@@ -1,0 +1,207 @@
+"""The automatic dial finds the optical depth where the inverse is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from deepcontrast_bmz.physics.camera import Camera, NoiseModel, expose
+from deepcontrast_bmz.physics.phantom import Kind, phantom
+from deepcontrast_bmz.physics.scatter import scatter
+from deepcontrast_bmz.settings import (
+    LoopDescription,
+    NetworkSettings,
+    PhysicsSettings,
+    Scatter,
+    StopRule,
+)
+from deepcontrast_bmz.stop import DialChoice, choose_dial, content_window, forward_residual
+
+WIDTHS = (4.0, 12.0)
+WEIGHTS = (0.7, 0.3)
+KINDS: tuple[Kind, ...] = ("membranes", "tubes", "nuclei")
+
+
+def description(step: float = 1.0, residual: float = 1.15) -> LoopDescription:
+    return LoopDescription(
+        step_optical_depth=step,
+        iterations=4,
+        channels=tuple(f"iteration_{k}" for k in range(1, 5)),
+        network=NetworkSettings(),
+        radius_px=47,
+        halo_px=188,
+        halo_tolerance=1e-6,
+        scatter=Scatter(widths=WIDTHS, weights=WEIGHTS),
+        stop_rule=StopRule(residual=residual),
+        training_ranges=PhysicsSettings(),
+        seed=0,
+        torch_version="2",
+    )
+
+
+def truth(kind: Kind, size: int = 160) -> Tensor:
+    return torch.from_numpy(phantom(kind, (size, size), np.random.default_rng(3)))
+
+
+def perfect_iterations(
+    sharp: Tensor, depth: float, step: float = 1.0, *, clipped: bool = False
+) -> Tensor:
+    """Return what a perfect network gives; beyond the truth it goes on sharpening.
+
+    With `clipped` it then cuts off below zero, so that only the residual can tell.
+    """
+    kept: list[Tensor] = []
+    for k in range(1, 5):
+        left = depth - k * step
+        if left >= 0:
+            kept.append(scatter(sharp, left, WIDTHS, WEIGHTS))
+        else:
+            haze = scatter(sharp, 1.0, WIDTHS, WEIGHTS)
+            sharper = sharp + np.expm1(-left) * (sharp - haze)
+            kept.append(sharper.clamp_min(0) if clipped else sharper)
+    return torch.stack(kept)
+
+
+def recorded(sharp: Tensor, depth: float, photons: float, offset: float = 100.0) -> Tensor:
+    seen = scatter(sharp, depth, WIDTHS, WEIGHTS).clamp_min(0) * photons
+    camera = Camera(gain=0.5, offset=offset, read_noise_electrons=1.5)
+    return expose(seen, camera, torch.Generator().manual_seed(0))
+
+
+def chosen(
+    kind: Kind,
+    depth: float,
+    *,
+    step: float = 1.0,
+    photons: float = 600.0,
+    clipped: bool = False,
+    scale: float = 1.0,
+) -> DialChoice:
+    sharp = truth(kind)
+    sharp = sharp - sharp.min()
+    counts = 2 * photons * perfect_iterations(sharp, depth, step, clipped=clipped) + 100.0
+    raw = recorded(sharp, depth, photons)
+    return choose_dial(scale * raw, scale * counts, description(step), widths_px=WIDTHS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("depth", [0.0, 1.0, 2.0, 3.0])
+def test_the_dial_is_the_optical_depth(kind: Kind, depth: float) -> None:
+    choice = chosen(kind, depth)
+    assert choice.residual_dial is not None
+    assert choice.background_dial is not None
+    assert choice.dial == min(choice.residual_dial, choice.background_dial)
+    assert abs(choice.dial - depth) <= 0.25, choice
+
+
+@pytest.mark.parametrize("kind", ["tubes", "nuclei"])
+@pytest.mark.parametrize("depth", [1.0, 2.0])
+def test_the_residual_catches_what_the_background_cannot(kind: Kind, depth: float) -> None:
+    choice = chosen(kind, depth, clipped=True)
+    assert choice.residual_dial is not None
+    assert choice.background_dial is not None
+    assert choice.residual_dial < choice.background_dial
+    assert depth <= choice.dial <= depth + 0.25, choice
+    assert "no longer the raw one" in choice.reason
+
+
+def test_the_dial_counts_optical_depth_not_iterations() -> None:
+    half_steps = chosen("nuclei", 1.0, step=0.5)
+    assert abs(half_steps.dial - 1.0) <= 0.25, half_steps
+
+
+def test_the_dial_does_not_depend_on_the_unit_of_grey_values() -> None:
+    assert chosen("tubes", 2.0, scale=16.0).dial == chosen("tubes", 2.0).dial
+
+
+@pytest.mark.parametrize(("count", "step"), [(1, 1.0), (2, 1.0), (3, 0.4)])
+def test_the_dial_goes_no_further_than_the_iterations(count: int, step: float) -> None:
+    raw = recorded(truth("nuclei"), 3.0, 600.0)
+    # Nothing happens in this loop, so nothing ever looks wrong.
+    choice = choose_dial(
+        raw, raw.expand(count, -1, -1), description(step, residual=1e6), widths_px=WIDTHS
+    )
+    assert choice.dial == pytest.approx(count * step)
+    assert "neither" in choice.reason
+
+
+def test_without_noise_only_the_background_decides_and_the_reason_says_so() -> None:
+    sharp = truth("nuclei")
+    raw = scatter(sharp, 2.0, WIDTHS, WEIGHTS) * 1000
+    choice = choose_dial(
+        raw, perfect_iterations(sharp, 2.0) * 1000, description(), widths_px=WIDTHS
+    )
+    assert choice.residual_dial is None
+    assert choice.dial == choice.background_dial
+    assert 0 < choice.dial <= 2
+    assert choice.confidence <= 0.25
+    assert "unmeasurable" in choice.reason
+
+
+def test_a_constant_image_has_nothing_to_gain() -> None:
+    raw = torch.full((40, 50), 7.0)
+    choice = choose_dial(raw, raw.expand(4, -1, -1), description(), widths_px=WIDTHS)
+    assert choice.dial == 0
+    assert "constant" in choice.reason
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (2, 1), (5, 7), (30, 3)])
+def test_tiny_images_get_a_dial(shape: tuple[int, int]) -> None:
+    raw = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 50
+    choice = choose_dial(raw, raw.expand(4, -1, -1), description(), widths_px=WIDTHS)
+    assert 0 <= choice.dial <= 4
+
+
+def test_noise_alone_leaves_a_residual_of_one() -> None:
+    sharp = truth("nuclei", 256)
+    raw = recorded(sharp, 1.0, 500.0)
+    residual = forward_residual(
+        raw,
+        1000 * sharp + 100,
+        1.0,
+        widths_px=WIDTHS,
+        weights=WEIGHTS,
+        noise=NoiseModel(slope=2.0, intercept=-200.0 + 9.0, floor=1.0),
+    )
+    assert residual == pytest.approx(1.0, abs=0.03)
+
+
+def test_a_hot_pixel_is_no_misfit() -> None:
+    sharp = truth("nuclei", 256)
+    raw = recorded(sharp, 1.0, 500.0)
+    noise = NoiseModel(slope=2.0, intercept=-191.0, floor=1.0)
+    hot = raw.clone()
+    hot[128, 128] += 60000
+    residuals = [
+        forward_residual(y, 1000 * sharp + 100, 1.0, widths_px=WIDTHS, weights=WEIGHTS, noise=noise)
+        for y in (raw, hot)
+    ]
+    assert residuals[1] == pytest.approx(residuals[0], rel=0.01)
+
+
+@pytest.mark.parametrize(("y", "x"), [(40, 500), (300, 60), (170, 300)])
+def test_the_window_lies_where_the_content_is(y: int, x: int) -> None:
+    raw = torch.zeros(400, 600)
+    raw[y - 20 : y + 20, x - 20 : x + 20] = 100
+    rows, columns = content_window(raw, 128)
+    assert (rows.stop - rows.start, columns.stop - columns.start) == (128, 128)
+    assert rows.start <= y - 20
+    assert y + 20 <= rows.stop
+    assert columns.start <= x - 20
+    assert x + 20 <= columns.stop
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 900), (900, 5), (129, 128), (128, 128)])
+def test_the_window_fits_into_the_image(shape: tuple[int, int]) -> None:
+    rows, columns = content_window(torch.rand(shape), 128)
+    for part, length in ((rows, shape[0]), (columns, shape[1])):
+        assert 0 <= part.start < part.stop <= length
+        assert part.stop - part.start == min(128, length)
+
+
+def test_without_content_the_window_is_in_the_middle() -> None:
+    rows, columns = content_window(torch.ones(640, 640), 128)
+    assert abs(rows.start + 64 - 320) <= 32
+    assert abs(columns.start + 64 - 320) <= 32
