@@ -286,18 +286,25 @@ def export(
     sample: Annotated[
         Path | None, typer.Option(help="Raw image for the test tensors; else a phantom.")
     ] = None,
+    repository: Annotated[
+        bool,
+        typer.Option(
+            "--repository", help="Write rdf.yaml, weights/ and model_cards/ into the folder OUT."
+        ),
+    ] = False,
 ) -> None:
     """Export a run as a BioImage Model Zoo package."""
-    from deepcontrast_bmz.package import export_run
+    from deepcontrast_bmz.package import DEFAULT_NAME, export_run, write_repository_model
 
+    write = write_repository_model if repository else export_run
     print(
-        export_run(
+        write(
             run,
             out,
             iterations=iterations,
             card=card,
             maintainer=maintainer,
-            name=name,
+            name=name or DEFAULT_NAME,
             sample=sample,
         )
     )

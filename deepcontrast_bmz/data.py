@@ -6,7 +6,7 @@ it would have seen. No clean image occurs anywhere: the target is the raw image 
 
 from __future__ import annotations
 
-__all__ = ["PairDataset", "RawPlane", "phantom_planes", "planes_of", "split_planes"]
+__all__ = ["Pair", "PairDataset", "RawPlane", "phantom_planes", "planes_of", "split_planes"]
 
 import math
 from dataclasses import dataclass

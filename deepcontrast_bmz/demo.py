@@ -7,7 +7,7 @@ the truth is only used to score the result.
 
 from __future__ import annotations
 
-__all__ = ["run_demo"]
+__all__ = ["demo_recipe", "run_demo", "specimen"]
 
 import time
 from typing import TYPE_CHECKING

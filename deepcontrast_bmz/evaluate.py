@@ -179,8 +179,10 @@ class Evaluation(Record):
     """The automatic dial."""
     chosen_reason: str
     """Why that one."""
+    chosen_confidence: float
+    """How far the rules behind it agree, 0 to 1."""
     scores: tuple[DialScores, ...]
-    """One per dial, rising."""
+    """One per dial, rising from 0, the raw image."""
     previews: tuple[Preview, ...] = Field(default=(), exclude=True, repr=False)
     """One per dial, all between the same black and white; not part of the JSON."""
     reference_preview: Preview | None = Field(default=None, exclude=True, repr=False)
@@ -232,7 +234,7 @@ def evaluate(
     *,
     reference: xr.DataArray | None = None,
     dials: Sequence[float] | None = None,
-    block: int = 1024,
+    block: int | None = None,
     plane: int | None = None,
     offset: float | None = None,
     reference_offset: float | None = None,
@@ -250,9 +252,10 @@ def evaluate(
         The same specimen without haze: ground truth, or a shallow plane; one plane, or as many
         as the image. Its unit may differ.
     dials : sequence of float, optional
-        Optical depths; None: every 0.25 from 0 to all iterations, and the automatic dial.
-    block : int
-        Side of the blocks the model runs on, in pixels.
+        Optical depths; None: every 0.25 up to all iterations. 0 and the automatic dial are always
+        among them.
+    block : int, optional
+        Largest side of the blocks the model runs on, in pixels; None: what suits its weights.
     plane : int, optional
         Which plane, counted over all axes but y and x; None: the one with the most content.
     offset : float, optional
@@ -314,7 +317,8 @@ def evaluate(
         stacks.append((torch.from_numpy(part), torch.from_numpy(values)))
         tell(0.8 * (number + 1) / 3)
     choice = choose_dial(*stacks[0], description, widths_px=widths, noise=noise)
-    sweep = _dials(dials, step, iterations, choice.dial)
+    automatic = round(choice.dial, 9)
+    sweep = _dials(dials, step, iterations, automatic)
 
     scorer = _Scorer(
         raw=raw,
@@ -334,10 +338,10 @@ def evaluate(
         row, z = scorer.score(dial, whole, one, two)
         rows.append(row)
         images.append(whole)
-        if dial == choice.dial:
+        if dial == automatic:
             residual = z
         tell(0.8 + 0.2 * (number + 1) / len(sweep))
-    shown = images[int(np.argmin([abs(dial - choice.dial) for dial in sweep]))]
+    shown = images[sweep.index(automatic)]
     black, white = (float(v) for v in np.quantile(shown, (0.003, 0.998)))
     reliability = {name: scorer.reliability(band) for name, band in metrics.BANDS.items()}
     return Evaluation(
@@ -357,8 +361,9 @@ def evaluate(
         noise=noise,
         reliability_fine=reliability["fine"],
         reliability_coarse=reliability["coarse"],
-        chosen_dial=choice.dial,
+        chosen_dial=automatic,
         chosen_reason=choice.reason,
+        chosen_confidence=choice.confidence,
         scores=tuple(rows),
         previews=tuple(_preview(picture, black, white) for picture in images),
         reference_preview=None
@@ -474,7 +479,8 @@ def _dials(
                     f"a dial lies between 0 and {largest:g}, all that {iterations} iterations of "
                     f"{step:g} remove, not at {dial:g}: choose another"
                 )
-    return sorted(dials | {automatic})
+    # Rounded, so that the same dial computed in two ways is one.
+    return sorted({round(dial, 9) for dial in dials | {0.0, automatic}})
 
 
 def _finite(value: float) -> float | None:

@@ -38,7 +38,7 @@ from torch import Tensor
 
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.loop import Loop, Reinjection
-from deepcontrast_bmz.network import build_network
+from deepcontrast_bmz.network import DilatedNetwork, build_network
 from deepcontrast_bmz.physics.scatter import separable_terms
 from deepcontrast_bmz.settings import (
     CHANNEL_PREFIX,
@@ -48,6 +48,7 @@ from deepcontrast_bmz.settings import (
     describe_invalid,
     read_recipe,
 )
+from deepcontrast_bmz.tiles import InStrips
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,13 @@ WEIGHTS_FORMATS: tuple[WeightsFormat, ...] = get_args(WeightsFormat)
 
 SHIPPED = ("deepcontrast",)
 """Names of the models that come with this project."""
+
+LARGE_BLOCK = 2048
+"""Side of a block, in pixels, where hidden channels take no memory to speak of, or there is plenty:
+the larger a block, the smaller the share of surroundings."""
+
+SMALL_BLOCK = 768
+"""Side of a block, in pixels, where all hidden channels are held: about half a gigabyte."""
 
 _LARGEST_ZIP = 4 * 2**30
 """Bytes that a package may unpack to."""
@@ -140,6 +148,7 @@ class _Runner(Protocol):
     """Something that takes a block with its surroundings to its iterations."""
 
     device: str
+    block: int
 
     def __call__(self, extended: Tensor, iterations: int) -> Tensor: ...
 
@@ -164,6 +173,11 @@ class Model:
     """Pooling grid, in pixels, on which blocks have to begin."""
     runner: _Runner = field(repr=False)
     """Runs the weights."""
+
+    @property
+    def block(self) -> int:
+        """Side in pixels of the blocks that it runs well on."""
+        return self.runner.block
 
     def iterate(self, extended: Tensor, iterations: int) -> Tensor:
         """Run the loop on an image that comes with its surroundings.
@@ -208,7 +222,12 @@ class _LoopRunner:
 
     def __init__(self, loop: Loop, device: str) -> None:
         self.device = device
-        self.loop = loop.to(device).eval().requires_grad_(requires_grad=False)
+        loop = loop.to(device).eval().requires_grad_(requires_grad=False)
+        if device == "cpu" and isinstance(loop.network, DilatedNetwork):
+            loop = Loop(InStrips(loop.network), loop.iterations, loop.reinjection)
+        self.loop = loop
+        in_strips = isinstance(loop.network, InStrips) and loop.reinjection is None
+        self.block = LARGE_BLOCK if in_strips or device == "cuda" else SMALL_BLOCK
 
     def __call__(self, extended: Tensor, iterations: int) -> Tensor:
         return self.loop.iterate(extended, iterations)
@@ -221,6 +240,7 @@ class _GraphRunner:
         self, graph: Callable[[Tensor], Tensor], description: LoopDescription, device: str
     ) -> None:
         self.device = device
+        self.block = SMALL_BLOCK
         self.graph = graph
         self.channels = description.iterations
         self.radius = description.radius_px

@@ -72,7 +72,7 @@ def enhance(
     dial: float | Literal["auto"] | None = None,
     iterations: int | None = None,
     all_iterations: bool = False,
-    block: int = 1024,
+    block: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Enhanced:
     """Run the loop on an image, plane by plane and block by block.
@@ -94,8 +94,9 @@ def enhance(
         Return the iterations as channels ``iteration_1 .. iteration_K``. Channels that the image
         has itself come first: ``GFP iteration_1``, ``GFP iteration_2``, ...; those without a
         name are called ``channel_0``, ``channel_1``, ...
-    block : int
-        Largest side of the blocks in pixels; it bounds the memory, the result is the same.
+    block : int, optional
+        Largest side of the blocks in pixels; it bounds the memory, the result is the same. Left
+        out, it is what suits the model.
     progress : callable, optional
         Is given the share that is done, 0 to 1, after every block.
 
@@ -109,7 +110,7 @@ def enhance(
         If the choice of dial contradicts itself or is out of the model's reach, or pixels are
         not numbers that can be computed with.
     """
-    if block < 1:
+    if block is not None and block < 1:
         raise InputError(f"a block has at least 1 pixel, not {block}: give more, or leave it out")
     count = _channel_count(model, dial, iterations) if all_iterations else None
     wanted, reason = _wanted(model, dial, iterations)
@@ -193,13 +194,13 @@ class _Task:
         self,
         model: Model,
         image: xr.DataArray,
-        block: int,
+        block: int | None,
         count: int | None,
         progress: Callable[[float], None] | None,
     ) -> None:
         self.model = model
         self.image = image
-        self.block = block
+        self.block = block if block is not None else model.block
         self.count = count
         self.progress = progress
         self.shape = tuple(int(n) for n in image.shape[:-2])
@@ -442,7 +443,7 @@ def predict_files(
     iterations: int | None = None,
     all_iterations: bool = False,
     channel: str | int | None = None,
-    block: int = 1024,
+    block: int | None = None,
     progress: Callable[[float], None] | None = None,
     finished: Callable[[Path, Enhanced], None] | None = None,
 ) -> list[Path]:

@@ -400,6 +400,7 @@ figure{margin:0}figcaption{color:var(--soft);font-size:.88rem;margin-top:.5rem}
 .stage{position:relative;overflow:hidden;border-radius:.5rem;background:#000;width:100%;
 touch-action:pan-y;--cut:50%}
 .stage img{position:absolute;inset:0;width:100%;height:100%;display:block;user-select:none}
+[hidden]{display:none!important}
 .stage .crisp{image-rendering:pixelated}
 .after{position:absolute;inset:0;clip-path:inset(0 0 0 var(--cut))}
 .handle{position:absolute;top:0;bottom:0;left:var(--cut);width:2px;margin-left:-1px;
@@ -446,6 +447,7 @@ tr.chosen>*{background:var(--tint)}
 .v{white-space:nowrap}.v svg{width:.85rem;height:.85rem;display:inline-block;
 vertical-align:-.1rem;margin-right:.4rem}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,18rem),1fr));gap:1.25rem}
+.pair figure{max-width:36rem}
 .pair img{width:100%;height:auto;border-radius:.5rem;display:block;background:#000}
 pre{background:var(--paper);border:1px solid var(--line);border-radius:.5rem;padding:.8rem;
 overflow-x:auto;margin:0}code{font:.9em ui-monospace,"SF Mono",Menlo,Consolas,monospace}
@@ -687,7 +689,7 @@ def _score_table(evaluation: Evaluation) -> str:
 <div class="wide" role="region" aria-labelledby="scores" tabindex="0">
 <table>
 <caption>One row per dial. The automatic dial is {_dial(evaluation.chosen_dial)}:
-{escape(reason)}.</caption>
+{escape(reason)} (confidence {_number(evaluation.chosen_confidence)}).</caption>
 <thead><tr><th scope="col">Dial</th>{head}<th scope="col" class="word">Verdict</th></tr></thead>
 <tbody>{"".join(rows)}</tbody>
 </table>

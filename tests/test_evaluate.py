@@ -40,6 +40,7 @@ class Enhancer:
 
     function: Callable[[Double, int], Double]
     device: str = "cpu"
+    block: int = 512
 
     def __call__(self, extended: Tensor, iterations: int) -> Tensor:
         m = iterations * RADIUS
@@ -156,6 +157,14 @@ def test_grid_covers_all_iterations_and_holds_the_automatic_dial(found: Evaluati
     assert dials == sorted(dials)
     assert found.chosen.dial == found.chosen_dial
     assert found.chosen_reason
+    assert 0 <= found.chosen_confidence <= 1
+
+
+def test_the_raw_image_and_the_automatic_dial_are_in_every_sweep(
+    inverse: Model, raw: Double, found: Evaluation
+) -> None:
+    result = evaluate(inverse, image_of(raw), offset=100, dials=[0.1 * 3, 0.3])
+    assert [row.dial for row in result.scores] == sorted({0, 0.3, found.chosen_dial})
 
 
 def test_halves_do_not_pay_for_noise_in_contrast(found: Evaluation) -> None:

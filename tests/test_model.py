@@ -114,6 +114,12 @@ def extended(iterations: int) -> Tensor:
     return 100 * torch.rand(2, 1, side, side + 3, generator=torch.Generator().manual_seed(0))
 
 
+def test_blocks_are_small_where_hidden_channels_are_held(package: Path) -> None:
+    strips = open_model(package, device="cpu")
+    graph = open_model(package, weights="onnx", device="cpu")
+    assert graph.block < strips.block
+
+
 def expected(iterations: int) -> Tensor:
     with torch.inference_mode():
         return new_loop().iterate(extended(iterations), iterations)

@@ -47,6 +47,7 @@ class LoopRunner:
     """Runs a loop on the CPU, and counts."""
 
     device = "cpu"
+    block = 1024
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop

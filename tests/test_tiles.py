@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from deepcontrast_bmz.loop import Loop, extend_symmetric
-from deepcontrast_bmz.network import build_network
+from deepcontrast_bmz.model import build_loop
+from deepcontrast_bmz.network import DilatedNetwork, build_network
 from deepcontrast_bmz.settings import NetworkSettings
-from deepcontrast_bmz.tiles import Block, cut, in_blocks, measure_halo, read_block
+from deepcontrast_bmz.tiles import Block, InStrips, cut, in_blocks, measure_halo, read_block
 
 DILATED = NetworkSettings(width=4, dilations=(1, 2, 1))
 BLURPOOL = NetworkSettings(kind="blurpool_unet", width=4, levels=3)
@@ -138,6 +139,40 @@ def test_progress_rises_to_one() -> None:
     assert len(shares) == 9
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
+
+
+@pytest.mark.parametrize("rows", [None, 1, 2, 5, 64])
+@pytest.mark.parametrize("dilations", [(1, 2, 4, 8, 4, 2, 1), (3,)])
+@pytest.mark.parametrize("inside", [(1, 1), (1, 40), (37, 20)])
+def test_strips_give_the_values_of_the_network(
+    rows: int | None, dilations: tuple[int, ...], inside: tuple[int, int]
+) -> None:
+    torch.manual_seed(2)
+    network = DilatedNetwork(6, dilations)
+    strips = InStrips(network, rows)
+    assert (strips.radius, strips.multiple) == (network.radius, network.multiple)
+    r = network.radius
+    x = torch.from_numpy(random_planes(2, 1, inside[0] + 2 * r, inside[1] + 2 * r))
+    with torch.inference_mode():
+        expected = network(x)
+        assert (strips(x) - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
+def test_strips_go_through_the_loop_with_reinjection() -> None:
+    plain = build_loop(
+        DILATED,
+        iterations=2,
+        reinjection=0.5,
+        step_optical_depth=1.0,
+        widths_px=(1.0, 3.0),
+        weights=(0.7, 0.3),
+    )
+    assert isinstance(plain.network, DilatedNetwork)
+    strips = Loop(InStrips(plain.network, 4), 2, plain.reinjection)
+    x = torch.from_numpy(random_planes(1, 1, 30, 40))
+    with torch.inference_mode():
+        expected = plain(x)
+        assert (strips(x) - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
 class Neighbours(nn.Module):

@@ -170,7 +170,7 @@ def _fiji(bench: Bench, measured: Measured) -> None:
             process(bench.image(size))
         measured.note("any_size", "passed", f"emulated ({weights_format}): {', '.join(ran)}")
         if not any(a.size is not None for a in bench.input.spatial):
-            measured.note("seams", "passed", "one tile up to 50 megapixels: there are no seams")
+            measured.note("seams", "passed", "by its tile rule, read: one tile up to 50 megapixels")
 
     _try(measured, ("any_size", "seams"), sizes)
 
@@ -206,7 +206,7 @@ def _in_tiles(bench: Bench, program: str, measured: Measured) -> None:
             halo=halo,
             mode="symmetric" if program == "qupath" else "reflect",
         )
-        image = bench.tiled_image()
+        image = bench.tiled_image(tile)
         said = (
             f"emulated ({weights_format}, {image['y']} x {image['x']} in tiles of "
             f"{tile[0]} x {tile[1]}, halo {halo}, edge tiles centred): "

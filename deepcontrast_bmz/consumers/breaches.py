@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = [
     "axes_without_id",
     "axis_types",
+    "batch_sizes",
     "channels_without_names",
     "debug_paths",
     "external_onnx",
@@ -19,6 +20,7 @@ __all__ = [
     "no_such_weights",
     "no_whole_channel_count",
     "nulls",
+    "onnx_static",
     "onnx_too_new",
     "operations_outside",
     "percentiles_missing",
@@ -220,6 +222,26 @@ def onnx_too_new(package: Package, *, opset: int, ir_version: int) -> Iterator[s
     declared = integer(package.view.weights["onnx"].get("opset_version"))
     if declared is not None and declared != facts.opset:
         yield f"opset {facts.opset} in {path.name}, declared as {declared}"
+
+
+def onnx_static(package: Package) -> Iterator[str]:
+    """Yield axes of variable size that the ONNX graph takes in one size only."""
+    path = package.weights_file("onnx")
+    if path is None or not package.view.inputs:
+        return
+    axes = package.view.inputs[0].axes
+    for axis, size in zip(axes, onnx_facts(path).input_shape, strict=False):
+        free = axis.minimum is not None or (axis.kind == "batch" and axis.size is None)
+        if free and size is not None:
+            yield f"size {size} only, on axis {axis.name}, in {path.name}"
+
+
+def batch_sizes(package: Package) -> Iterator[str]:
+    """Yield batch axes of a fixed size other than 1."""
+    for tensor in package.view.inputs:
+        for axis in tensor.axes:
+            if axis.kind == "batch" and axis.size not in (None, 1):
+                yield f"batch of {axis.size} in {tensor.name}"
 
 
 def external_onnx(package: Package) -> Iterator[str]:

@@ -273,6 +273,16 @@ RULES: tuple[Rule, ...] = (
         breaches.input_without_channel,
     ),
     Rule(
+        "fiji.batch",
+        "the batch axis takes one image",
+        "error",
+        "runs",
+        "The network gets one image at a time and refuses it.",
+        "leave the size of the batch axis out",
+        "JDLL Axis (0.5): batch has min 1 and step 0, read",
+        breaches.batch_sizes,
+    ),
+    Rule(
         "fiji.axis-types",
         "axes are batch, channel and space only",
         "error",

@@ -77,6 +77,8 @@ class Package:
         """Return the file a source names, or None if it is absent or lies outside the package."""
         if "://" in source or "\0" in source or not source:
             return None
+        if source.startswith("/") or ".." in PurePosixPath(source).parts:
+            return None
         path = (self.root / source).resolve()
         if not path.is_relative_to(self.root.resolve()) or not path.is_file():
             return None

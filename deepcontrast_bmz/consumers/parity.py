@@ -32,8 +32,9 @@ TILE_TOLERANCE = 1e-3
 """Largest difference between tiles and the whole image, over the range of the channel."""
 BORDER_TOLERANCE = 1e-2
 """Difference at the border of the image from which it is worth a warning."""
+TILE = 512
 TILED_IMAGE = (600, 560)
-"""Size of the image that is cut into tiles: more than one tile of 512 each way, edge tiles
+"""Least size of the image that is cut into tiles: more than one tile of 512 each way, edge tiles
 off the grid of the others."""
 LEAST_MARGIN = 32
 """Pixels at the border where tiles and whole image may differ, since programs pad differently."""
@@ -234,7 +235,9 @@ class Bench:
     _graphs: dict[str, Callable[[Array], Array]] = field(
         default_factory=dict[str, "Callable[[Array], Array]"]
     )
-    _whole: dict[str, Array] = field(default_factory=dict[str, "Array"])
+    _whole: dict[tuple[str, int, int], Array] = field(
+        default_factory=dict[tuple[str, int, int], "Array"]
+    )
 
     def __post_init__(self) -> None:
         """Look at the tensors once.
@@ -306,13 +309,26 @@ class Bench:
 
         return run
 
-    def image(self, sizes: Mapping[str, int]) -> Array:
-        """Return the raw test input, mirrored or cropped to these sizes by axis id."""
+    def image(self, sizes: Mapping[str, int], *, shift: int = 0) -> Array:
+        """Return the raw test input, mirrored or cropped to these sizes by axis id.
+
+        It begins `shift` thirds of the test input further on.
+        """
         x = self.test_input
         for index, name in enumerate(self.in_names):
             if name in sizes:
-                x = x.take(mirror_indices(0, sizes[name], x.shape[index], "symmetric"), axis=index)
+                size = x.shape[index]
+                start = shift * (size // 3 + 1)
+                indices = mirror_indices(start, start + sizes[name], size, "symmetric")
+                x = x.take(indices, axis=index)
         return np.ascontiguousarray(x)
+
+    def scene(self, sizes: Mapping[str, int]) -> Array:
+        """Return an image of these sizes that is nowhere its own mirror image.
+
+        Where it was, a tile that ends there would go on as the image does, and hide its seam.
+        """
+        return (self.image(sizes) + self.image(sizes, shift=1)) / 2
 
     def sizes(self) -> list[dict[str, int]]:
         """Return the smallest legal size and some odd ones."""
@@ -402,16 +418,20 @@ class Bench:
             )
         return relative_difference(out, expected, self.channel, self.margins(expected, self.halo))
 
-    def tiled_image(self) -> dict[str, int]:
-        """Return the size of the image that is cut into tiles."""
+    def tiled_image(self, tile: tuple[int, int]) -> dict[str, int]:
+        """Return the size of the image that is cut into tiles: more than one tile each way."""
         self.plane_axes()
         by_name = {axis.name: axis for axis in self.input.spatial}
         if any(axis.size is not None for axis in by_name.values()):
             raise NotPossibleError(
                 "the model takes one size only: there is no whole image to compare"
             )
-        target = dict(zip(("y", "x"), TILED_IMAGE, strict=True))
-        return {name: by_name[name].legal(target[name]) for name in ("y", "x")}
+        found: dict[str, int] = {}
+        for name, least, side in zip(("y", "x"), TILED_IMAGE, tile, strict=True):
+            # Seams of a large tile lie deep inside only if the image grows with it.
+            larger = side + 2 * LEAST_MARGIN if least > TILE else least
+            found[name] = by_name[name].legal(max(least, larger))
+        return found
 
     def against_whole(
         self,
@@ -423,11 +443,13 @@ class Bench:
     ) -> tuple[float, float]:
         """Return the difference of tiles to the whole image, inside and at the border."""
         plane = self.plane_axes()
-        image = self.image(self.tiled_image())
+        sizes = self.tiled_image(tile)
+        image = self.scene(sizes)
         process = self.process(weights_format)
-        if weights_format not in self._whole:
-            self._whole[weights_format] = process(image)
-        whole = self._whole[weights_format]
+        key = (weights_format, sizes["y"], sizes["x"])
+        if key not in self._whole:
+            self._whole[key] = process(image)
+        whole = self._whole[key]
         if any(whole.shape[p] != image.shape[p] for p in plane):
             raise NotPossibleError("the output has another size than the input")
         joined = tiled(

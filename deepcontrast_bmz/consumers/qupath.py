@@ -258,6 +258,16 @@ RULES: tuple[Rule, ...] = (
         breaches.unfrozen_interpolate,
     ),
     Rule(
+        "qupath.batch",
+        "the batch axis takes one image",
+        "error",
+        "runs",
+        "The network gets one image at a time and refuses it.",
+        "leave the size of the batch axis out",
+        "qupath-bioimageio-spec BatchAxis, read",
+        breaches.batch_sizes,
+    ),
+    Rule(
         "qupath.two-dimensional",
         "images are two-dimensional, x right after y",
         "error",

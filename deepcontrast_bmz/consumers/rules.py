@@ -250,7 +250,11 @@ def build_row(program: Program, findings: Sequence[Finding], measured: Measured)
     A column fails if a rule with severity error is broken or a measurement failed; it passes if a
     measurement passed (for `opens`: if no rule is broken); else it is skipped.
     """
-    everything = [*findings, *measured.findings]
+    # The validator and the runner of the same program may say the same.
+    first: dict[tuple[str, str], Finding] = {}
+    for finding in (*findings, *measured.findings):
+        first.setdefault((finding.rule, finding.met), finding)
+    everything = list(first.values())
     cells: dict[str, Verdict] = {}
     for column in COLUMNS:
         broken = [f for f in everything if f.column == column and f.severity == "error"]

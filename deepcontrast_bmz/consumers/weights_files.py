@@ -33,6 +33,8 @@ class OnnxFacts:
     opset: int = 0
     ir_version: int = 0
     external_data: bool = False
+    input_shape: tuple[int | None, ...] = ()
+    """Sizes of the first input; None where any size goes."""
     problem: str = ""
 
 
@@ -51,7 +53,9 @@ def _onnx_facts(path: Path, _changed: int) -> OnnxFacts:
     external = any(
         tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer
     )
-    return OnnxFacts(max(opsets), model.ir_version, external)
+    shape = model.graph.input[0].type.tensor_type.shape.dim if model.graph.input else ()
+    sizes = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in shape)
+    return OnnxFacts(max(opsets), model.ir_version, external, sizes)
 
 
 def onnx_facts(path: Path) -> OnnxFacts:

@@ -31,6 +31,7 @@ from deepcontrast_bmz.export import export_weights
 from deepcontrast_bmz.jdll_order import java_hash, loads_first, shares_slot
 from deepcontrast_bmz.loop import Loop
 from deepcontrast_bmz.network import build_network
+from deepcontrast_bmz.package import export_run
 from deepcontrast_bmz.settings import NetworkSettings
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 HALO = 24
 CHANNELS = 4
-SMALL = (520, 80)
+SMALL = (600, 80)
 
 
 def sha256(path: Path) -> str:
@@ -253,7 +254,7 @@ def test_good_package_passes_everywhere_and_the_state_dict_is_not_called_passed(
         # The program itself was not run, however well its emulation went.
         assert row.runs.state == "skipped"
         assert row.right_values.state == row.any_size.state == row.seams.state == "passed"
-        assert row.seams.reasons[0].startswith(("emulated", "one tile"))
+        assert row.seams.reasons[0].startswith(("emulated", "by its tile rule"))
         assert row.passed is None
     assert report.row("bioengine").right_values.state == "skipped"
     # The only warnings are emulated ones: descriptions and weights are clean.
@@ -261,12 +262,17 @@ def test_good_package_passes_everywhere_and_the_state_dict_is_not_called_passed(
     assert "partly" in report.to_text()
 
 
-def test_code_of_the_package_runs_when_allowed(good: Path) -> None:
-    report = check_package(good, run=["core"], run_code=True)
-    reasons = report.row("core").right_values.reasons
-    assert report.passed
-    assert any(reason.startswith("pytorch_state_dict") for reason in reasons)
-    assert report.row("core").right_values.not_run == ()
+def test_code_of_the_package_runs_when_allowed(spoilt: Copy) -> None:
+    only_state_dict(spoilt)
+    save_descriptions(spoilt.folder, spoilt.rdf)
+    core = check_package(spoilt.folder, run=["core"]).row("core")
+    assert core.runs.state == core.right_values.state == "skipped"
+    assert core.passed is None
+    core = check_package(spoilt.folder, run=["core", "parity"], run_code=True).row("core")
+    for verdict in (core.runs, core.right_values, core.any_size):
+        assert verdict.state == "passed"
+        assert verdict.reasons[0].startswith("pytorch_state_dict")
+        assert verdict.not_run == ()
 
 
 def test_zip_is_judged_like_its_folder(good: Path, tmp_path: Path) -> None:
@@ -486,6 +492,23 @@ def file_outside(c: Copy) -> None:
     c.rdf["documentation"] = "../README.md"
 
 
+def absolute_file(c: Copy) -> None:
+    c.rdf["documentation"] = str((c.folder / "README.md").resolve())
+
+
+def batch_of_four(c: Copy) -> None:
+    for side in (c.input, c.output):
+        side["axes"][0]["size"] = 4
+
+
+def one_size_of_onnx(c: Copy) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        for dim in model.graph.input[0].type.tensor_type.shape.dim:
+            dim.dim_value = 64
+
+    change_onnx(c, change)
+
+
 def time_axis(c: Copy) -> None:
     c.input["axes"][0] = {"type": "time", "id": "time", "size": 1}
 
@@ -585,6 +608,9 @@ SPOILT: list[tuple[Callable[[Copy], None], dict[str, str]]] = [
     (torch_3, {"fiji": "fiji.pytorch-major"}),
     (missing_file, {"core": "core.files"}),
     (file_outside, {"core": "core.files"}),
+    (absolute_file, {"core": "core.files"}),
+    (batch_of_four, {"fiji": "fiji.batch", "qupath": "qupath.batch"}),
+    (one_size_of_onnx, {"core": "core.onnx-dynamic"}),
     (time_axis, {"fiji": "fiji.axis-types"}),
     (index_axis, {"fiji": "fiji.axis-types", "ilastik": "ilastik.axis-names"}),
     (version_050, {"qupath": "qupath.format-version"}),
@@ -691,13 +717,14 @@ def test_output_two_percent_off(spoilt: Copy) -> None:
     np.save(spoilt.folder / "test_output.npy", 1.02 * np.load(spoilt.folder / "test_output.npy"))
     spoilt.rehash(spoilt.output["test_tensor"])
     assert spoilt.check().passed
-    report = spoilt.check("core", "parity", "fiji")
+    # The core is slow with TorchScript; one format is enough here.
+    del spoilt.rdf["weights"]["torchscript"]
+    report = spoilt.check("core", "fiji")
     core = report.row("core")
     assert core.right_values.state == "failed"
-    assert {reason.split(":")[0] for reason in core.right_values.reasons} == {"torchscript", "onnx"}
+    assert core.right_values.reasons[0].startswith("onnx")
+    assert core.runs.state == "passed"
     assert report.row("fiji").right_values.state == "failed"
-    # The formats still agree with each other.
-    assert not any("differs" in reason for reason in core.right_values.reasons)
 
 
 class Brighter(nn.Module):
@@ -893,16 +920,16 @@ def test_no_description_makes_a_rule_crash(spoilt: Copy) -> None:
     places = every_place(spoilt.rdf)
     assert len(places) > 100
     for index, place in enumerate(places):
-        for junk in (JUNK[index % len(JUNK)], JUNK[(3 * index + 1) % len(JUNK)]):
-            rdf = json.loads(original)
-            inner = rdf
-            for key in place[:-1]:
-                inner = inner[key]
-            inner[place[-1]] = junk
-            package = Package(spoilt.folder, spoilt.folder, "rdf.yaml", rdf, rdf)
-            for program in PROGRAMS:
-                for finding in apply_rules(program.rules, package):
-                    assert finding.met, (place, junk, finding.rule)
+        junk = JUNK[index % len(JUNK)]
+        rdf = json.loads(original)
+        inner = rdf
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = junk
+        package = Package(spoilt.folder, spoilt.folder, "rdf.yaml", rdf, rdf)
+        for program in PROGRAMS:
+            for finding in apply_rules(program.rules, package):
+                assert finding.met, (place, junk, finding.rule)
 
 
 def test_rules_need_neither_torch_nor_long(good: Path) -> None:
@@ -1018,7 +1045,7 @@ def test_of_many_tiles_some_are_run_and_the_rest_is_left() -> None:
     assert count == 9
     assert np.array_equal(joined[..., :10, :10], -image[..., :10, :10])
     assert np.array_equal(joined[..., 90:, 90:], -image[..., 90:, 90:])
-    assert np.array_equal(joined[..., 10:50, :], image[..., 10:50, :])
+    assert np.array_equal(joined[..., 10:40, :], image[..., 10:40, :])
 
 
 def test_difference_is_over_the_range_of_each_channel() -> None:
@@ -1084,3 +1111,12 @@ def test_java_hash_is_that_of_java() -> None:
     assert java_hash("a") == 97
     assert java_hash("hello") == 99162322
     assert java_hash("polygenelubricants") == 2**31
+
+
+def test_exported_run_breaks_no_rule_and_its_formats_agree(tiny_run: Path, tmp_path: Path) -> None:
+    packed = export_run(tiny_run, tmp_path / "tiny.zip", maintainer="Somebody:no-such-user")
+    report = check_package(packed, run=["parity", "fiji"])
+    assert report.passed, report.to_text()
+    assert [f for row in report.rows for f in row.findings] == []
+    assert report.row("core").any_size.state == "passed"
+    assert report.row("fiji").right_values.state == "passed"

@@ -1,0 +1,296 @@
+"""The exported loop in one file: torch is all it needs."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def sort_pairs(x: Tensor) -> Tensor:
+    """Sort channel i of the first half with channel i of the second half, pixel by pixel.
+
+    Parameters
+    ----------
+    x : Tensor, (B, 2 N, Y, X)
+
+    Returns
+    -------
+    Tensor, same shape as x
+        The larger of each pair in the first half, the smaller in the second.
+    """
+    first, second = x.chunk(2, dim=1)
+    return torch.cat((torch.maximum(first, second), torch.minimum(first, second)), dim=1)
+
+
+class AffineConv(nn.Module):
+    """Convolution without bias whose weights sum to a fixed number per output channel.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Channels.
+    size : int
+        Side of the kernel, odd.
+    dilation : int
+        Distance between kernel elements in pixels.
+    total : float
+        What the weights of each output channel sum to: one keeps grey levels, zero makes a
+        correction that ignores them.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, size: int = 3, dilation: int = 1, total: float = 1.0
+    ) -> None:
+        super().__init__()
+        bound = (3.0 / (inputs * size * size)) ** 0.5
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, size, size).uniform_(-bound, bound))
+        self.dilation = dilation
+        self.total = total
+        self.margin = dilation * (size // 2)
+
+    def kernel(self) -> Tensor:
+        """Return the weights, shifted to their sum: (outputs, inputs, size, size)."""
+        count = self.weight[0].numel()
+        mean = self.weight.mean(dim=(1, 2, 3), keepdim=True)
+        return self.weight - mean + self.total / count
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve without padding: each side loses `margin` pixels."""
+        return F.conv2d(x, self.kernel(), dilation=self.dilation)
+
+    def same(self, x: Tensor) -> Tensor:
+        """Convolve with the edge replicated, so that the size stays."""
+        m = self.margin
+        return self(F.pad(x, (m, m, m, m), mode="replicate"))
+
+
+class DilatedNetwork(nn.Module):
+    r"""Sum of sorted dilated convolutions, equivariant to shift and to normalisation.
+
+    .. math:: g_0 = C_0 x, \quad g_k = g_{k-1} + S(C_k g_{k-1}), \quad f(x) = x + 2^{-n} O g_n
+
+    with S the pairwise sort, the kernels C summing to one and O to zero. Every g_k is 2^k times
+    a quantity with the grey level of x, hence the power of two, which rounds nothing.
+
+    Parameters
+    ----------
+    width : int
+        Channels of every hidden layer; even.
+    dilations : tuple of int
+        Dilation of each 3 x 3 convolution after the first.
+
+    Attributes
+    ----------
+    radius : int
+        Pixels on each side that the output loses against the input.
+    multiple : int
+        Shifts by multiples of this are commuted with: here 1, every shift.
+    """
+
+    def __init__(
+        self, width: int = 16, dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 8, 4, 2, 1)
+    ) -> None:
+        super().__init__()
+        self.first = AffineConv(1, width)
+        self.hidden = nn.ModuleList(AffineConv(width, width, dilation=d) for d in dilations)
+        self.last = AffineConv(width, 1, size=1, total=0.0)
+        self.dilations = tuple(dilations)
+        self.radius = 1 + sum(dilations)
+        self.multiple = 1
+        self.scale = 0.5 ** len(dilations)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Undo one step of the degradation.
+
+        Parameters
+        ----------
+        x : Tensor, (B, 1, Y, X)
+            Grey values in any unit, Y and X above 2 `radius`.
+
+        Returns
+        -------
+        Tensor, (B, 1, Y - 2 radius, X - 2 radius)
+            Same unit as x.
+        """
+        r = self.radius
+        g = self.first(x)
+        for layer, m in zip(self.hidden, self.dilations, strict=True):
+            # In place saves memory, and keeps old TorchScript runtimes from compiling the sort and
+            # the sum into one kernel, anew and for seconds, at every image size (so does `alpha`).
+            g = sort_pairs(layer(g)).add_(g[:, :, m:-m, m:-m])
+        return torch.add(x[:, :, r:-r, r:-r], self.last(g), alpha=self.scale)
+
+
+def extend_symmetric(x: Tensor, margin: int) -> Tensor:
+    """Mirror the image at its borders, the edge pixel repeated, by `margin` pixels on each side.
+
+    Works at any size, also where the margin is larger than the image: it is then mirrored again.
+
+    Parameters
+    ----------
+    x : Tensor, (B, C, Y, X)
+    margin : int
+        Pixels added on each side.
+
+    Returns
+    -------
+    Tensor, (B, C, Y + 2 margin, X + 2 margin)
+    """
+    if margin == 0:
+        return x
+    height, width = x.shape[2], x.shape[3]
+    rows = torch.arange(-margin, height + margin, device=x.device) % (2 * height)
+    rows = torch.where(rows < height, rows, 2 * height - 1 - rows)
+    columns = torch.arange(-margin, width + margin, device=x.device) % (2 * width)
+    columns = torch.where(columns < width, columns, 2 * width - 1 - columns)
+    return x.index_select(2, rows).index_select(3, columns)
+
+
+class Reinjection(nn.Module):
+    """Feeds a share of what one step leaves unexplained back into the image.
+
+    After f(x), the residual r = x - H f(x) holds what the network dropped; r, slightly smoothed,
+    is added with weight `share`. H is a sum of separable terms, so that it exports to any format.
+
+    Parameters
+    ----------
+    share : float
+        Weight of the residual.
+    terms : int
+        Number of separable terms of H.
+    reach : int
+        Half width of the kernels, in pixels.
+    """
+
+    def __init__(self, share: float, terms: int, reach: int) -> None:
+        super().__init__()
+        self.share = share
+        self.reach = reach
+        self.radius = reach + 2
+        self.kernels: Tensor
+        self.amplitudes: Tensor
+        self.register_buffer("kernels", torch.zeros(terms, 2 * reach + 1))
+        self.register_buffer("amplitudes", torch.zeros(terms))
+        taps = torch.exp(-0.5 * torch.arange(-2.0, 3.0) ** 2 / 0.7**2)
+        smooth = torch.outer(taps, taps)
+        self.smooth: Tensor
+        self.register_buffer("smooth", (smooth / smooth.sum())[None, None], persistent=False)
+
+    def set_kernels(self, amplitudes: Tensor, kernels: Tensor) -> None:
+        """Set the terms of H: `amplitudes` (terms,), `kernels` (terms, 2 reach + 1), rows sum 1."""
+        self.amplitudes.copy_(amplitudes)
+        self.kernels.copy_(kernels)
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        """Return `after` with the residual fed back; each side loses `radius` pixels.
+
+        Parameters
+        ----------
+        before, after : Tensor, (B, 1, Y, X)
+            Image before and after one pass of the network, over the same pixels.
+        """
+        r = self.reach
+        terms = self.kernels.shape[0]
+        along_y = F.conv2d(after, self.kernels[:, None, :, None])
+        weighted = (self.kernels * self.amplitudes[:, None])[None, :, None, :]
+        scattered = F.conv2d(along_y, weighted.reshape(1, terms, 1, 2 * r + 1))
+        residual = F.conv2d(before[:, :, r:-r, r:-r] - scattered, self.smooth)
+        m = self.radius
+        return torch.add(after[:, :, m:-m, m:-m], residual, alpha=self.share)
+
+
+class Loop(nn.Module):
+    """Applies one network again and again and keeps every iteration.
+
+    Parameters
+    ----------
+    network : Module
+        Takes (B, 1, Y, X) to (B, 1, Y - 2 r, X - 2 r) with attributes ``radius`` (r) and
+        ``multiple``.
+    iterations : int
+        How many iterations `forward` returns.
+    reinjection : Reinjection or None
+        Feeds the one-step residual back after every iteration; None is the plain loop.
+    """
+
+    def __init__(
+        self, network: nn.Module, iterations: int = 4, reinjection: Reinjection | None = None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.iterations = iterations
+        self.reinjection = reinjection
+        self.multiple = int(network.multiple)  # pyright: ignore[reportArgumentType]
+        self.network_radius = int(network.radius)  # pyright: ignore[reportArgumentType]
+        radius = self.network_radius + (reinjection.radius if reinjection is not None else 0)
+        # Cropping must keep the phase of a pooling grid.
+        self.radius = -(-radius // self.multiple) * self.multiple
+
+    def step(self, x: Tensor) -> Tensor:
+        """Run one iteration: (B, 1, Y, X) to (B, 1, Y - 2 radius, X - 2 radius)."""
+        after = self.network(x)
+        lost = self.network_radius
+        if self.reinjection is not None:
+            r = self.network_radius
+            after = self.reinjection(x[:, :, r:-r, r:-r], after)
+            lost = lost + self.reinjection.radius
+        spare = self.radius - lost
+        return after[:, :, spare:-spare, spare:-spare] if spare else after
+
+    def iterate(self, extended: Tensor, iterations: int) -> Tensor:
+        """Run the loop on an image that comes with its surroundings.
+
+        Parameters
+        ----------
+        extended : Tensor, (B, 1, Y + 2 iterations radius, X + 2 iterations radius)
+            The image and all that the iterations see around it.
+        iterations : int
+            Number of iterations, at least 1.
+
+        Returns
+        -------
+        Tensor, (B, iterations, Y, X)
+            Channel k is the image after k + 1 iterations.
+        """
+        x = extended
+        kept: list[Tensor] = []
+        for done in range(1, iterations + 1):
+            x = self.step(x)
+            margin = (iterations - done) * self.radius
+            kept.append(x[:, :, margin:-margin, margin:-margin] if margin else x)
+        return torch.cat(kept, dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the loop on a whole image: (B, 1, Y, X) to (B, iterations, Y, X)."""
+        return self.iterate(extend_symmetric(x, self.iterations * self.radius), self.iterations)
+
+
+class DeepContrastLoop(Loop):
+    """The exported loop, built from plain values: (B, 1, Y, X) to (B, iterations, Y, X).
+
+    Parameters
+    ----------
+    width : int
+        Channels of the first layer.
+    dilations : list[int]
+        Dilation of each 3 x 3 convolution.
+    iterations : int
+        Output channels: channel k is the image after k + 1 iterations.
+    reinjection : float
+        Share of the one-step residual fed back after every iteration; 0 is the plain loop.
+    terms, reach : int
+        Size of the kernels of the residual, which are in the state dict.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        dilations: list[int],
+        iterations: int,
+        reinjection: float = 0.0,
+        terms: int = 0,
+        reach: int = 0,
+    ) -> None:
+        feedback = Reinjection(reinjection, terms, reach) if reinjection > 0 else None
+        super().__init__(DilatedNetwork(width, tuple(dilations)), iterations, feedback)
