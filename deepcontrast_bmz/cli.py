@@ -10,7 +10,7 @@ __all__ = ["app", "main"]
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,6 +19,7 @@ from deepcontrast_bmz.errors import InputError, finite
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from deepcontrast_bmz.predict import Enhanced
     from deepcontrast_bmz.train import TrainingProgress
 
 app = typer.Typer(
@@ -56,19 +57,27 @@ def _numbers(text: str, name: str) -> tuple[float, ...]:
         ) from error
 
 
-@app.callback()
-def options(
-    debug: Annotated[  # noqa: ARG001 - taken out of the arguments by main
-        bool, typer.Option("--debug", help="Show the traceback of an error.")
-    ] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    """Handle what all commands share."""
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         from deepcontrast_bmz import __version__
 
         print(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Handle what all commands share."""
 
 
 @app.command()
@@ -217,7 +226,9 @@ def predict(
         str | None, typer.Option(help="pytorch_state_dict, torchscript or onnx.")
     ] = None,
     device: Device = "auto",
-    block: Annotated[int, typer.Option(help="Side of a block in pixels.")] = 1024,
+    block: Annotated[
+        int | None, typer.Option(help="Side of a block in pixels; else what suits the model.")
+    ] = None,
 ) -> None:
     """Enhance images; axes, pixel size and channel names are kept."""
     from deepcontrast_bmz.model import open_model
@@ -225,7 +236,7 @@ def predict(
 
     chosen = _dial(dial)
     opened = open_model(model, weights=weights, device=device)
-    for result in predict_files(
+    predict_files(
         opened,
         images,
         out,
@@ -235,13 +246,22 @@ def predict(
         channel=_channel(channel),
         block=block,
         progress=_fraction_progress("enhancing"),
-    ):
-        print(result)
+        finished=_say_enhanced,
+    )
 
 
-def _dial(text: str | None) -> float | str | None:
-    if text is None or text == "auto":
-        return text
+def _say_enhanced(path: Path, result: Enhanced) -> None:
+    """Print where the result is, its dial, and why that one."""
+    low, high = min(result.dials), max(result.dials)
+    dial = f"dial {low:g}" if low == high else f"dials {low:g} to {high:g}"
+    print(f"{path}: {dial}; {result.reason}")
+
+
+def _dial(text: str | None) -> float | Literal["auto"] | None:
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
     try:
         value = float(text)
     except ValueError as error:
@@ -263,8 +283,8 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Sweep the dial: contrast gain beside its price, as a table, a plot and report.html."""
-    from deepcontrast_bmz.report import evaluate_files
     from deepcontrast_bmz.model import open_model
+    from deepcontrast_bmz.report import evaluate_files
 
     opened = open_model(model, device=device)
     for line in evaluate_files(opened, images, out, reference=reference, channel=_channel(channel)):

@@ -85,6 +85,7 @@ _FLAT: dict[Role, str] = {
     "sample_input": "sample_input.tif",
     "sample_output": "sample_output.tif",
     "recipe": "recipe.toml",
+    "run": "run.json",
 }
 """File names in a package, in the order in which they are written."""
 
@@ -441,6 +442,8 @@ def _assemble(
     shown, _ = dial_position(min(depth, most), description.step_optical_depth, len(enhanced[0]))
     content["cover"] = _cover(raw, enhanced[0, max(shown, 1) - 1])
     content["recipe"] = recipe_to_toml(trained).encode()
+    # With recipe and weights this is the run again: the package can be rebuilt from itself.
+    content["run"] = (run.model_dump_json(indent=1) + "\n").encode()
     text = _documentation(card, name, description, recipe, run, exported, loop.multiple)
     content["documentation"] = text.encode()
     rdf = build_rdf(
@@ -605,6 +608,7 @@ def _places(rdf: dict[str, Any]) -> Iterator[tuple[Role, Any, str | int]]:
     yield "documentation", rdf, "documentation"
     yield "cover", rdf["covers"], 0
     yield "recipe", rdf["attachments"][0], "source"
+    yield "run", rdf["attachments"][1], "source"
     for kind, tensors in (("input", rdf["inputs"]), ("output", rdf["outputs"])):
         for purpose in ("test", "sample"):
             role: Any = f"{purpose}_{kind}"

@@ -64,6 +64,7 @@ Role = Literal[
     "cover",
     "documentation",
     "recipe",
+    "run",
 ]
 """What a file of a package is there for."""
 
@@ -369,7 +370,7 @@ def build_rdf(
             "ilastik",
         ],
         "timestamp": run.finished_utc,
-        "attachments": [_source(files["recipe"])],
+        "attachments": [_source(files["recipe"]), _source(files["run"])],
         "inputs": [
             {
                 "id": INPUT_ID,

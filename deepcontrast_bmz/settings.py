@@ -211,7 +211,7 @@ class Recipe(Record):
 class StopRule(Record):
     """Limits of the two rules that choose the dial when it is `auto`."""
 
-    residual: Positive = 1.0
+    residual: Positive = 0.8
     """Largest forward residual, mean((raw - H_D x_D)^2 / var), that is still noise."""
     background_sd: Positive = 1.5
     """How far the first percentile may sink below the camera offset, in noise deviations."""

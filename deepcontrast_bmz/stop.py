@@ -11,9 +11,12 @@ __all__ = [
     "GRID",
     "WINDOW",
     "DialChoice",
+    "background_level",
     "choose_dial",
     "content_window",
+    "dial_grid",
     "forward_residual",
+    "last_kept",
 ]
 
 import math
@@ -191,21 +194,16 @@ def choose_dial(
     step = description.step_optical_depth
     limits = description.stop_rule
     count = iterations.shape[0]
-    dials = _dials(count, step)
-
-    def enhanced(dial: float) -> Tensor:
-        return blend(raw, iterations, dial, step)
-
-    level = torch.tensor(offset)
-    lowest = offset - limits.background_sd * math.sqrt(float(noise.variance(level)))
+    dials = dial_grid(count, step)
 
     def background_kept(dial: float) -> bool:
-        return _first_percentile(enhanced(dial)) >= lowest
+        image = blend(raw, iterations, dial, step)
+        return background_level(image, offset, noise) >= -limits.background_sd
 
     def residual_kept(dial: float) -> bool:
         residual = forward_residual(
             raw,
-            enhanced(dial),
+            blend(raw, iterations, dial, step),
             dial,
             widths_px=widths_px,
             weights=description.scatter.weights,
@@ -213,7 +211,7 @@ def choose_dial(
         )
         return residual <= limits.residual
 
-    background = _last_kept(background_kept, dials, step)
+    background = last_kept(background_kept, dials, step)
     typical = math.sqrt(float(noise.variance(raw.median())))
     if typical < _NOISE_FREE * spread:
         return DialChoice(
@@ -227,7 +225,7 @@ def choose_dial(
                 "unknown, so more may be right: compare dials by eye"
             ),
         )
-    residual = _last_kept(residual_kept, dials, step)
+    residual = last_kept(residual_kept, dials, step)
     return DialChoice(
         dial=min(residual, background),
         residual_dial=residual,
@@ -237,13 +235,32 @@ def choose_dial(
     )
 
 
-def _first_percentile(image: Tensor) -> float:
+def background_level(image: Tensor, offset: float, noise: NoiseModel) -> float:
+    """Return the first percentile above the camera offset, in deviations of the noise there.
+
+    Parameters
+    ----------
+    image : Tensor, (Y, X)
+        Counts.
+    offset : float
+        Counts recorded in the dark.
+    noise : NoiseModel
+    """
     flat = image.flatten()
-    return float(flat.kthvalue(max(1, math.ceil(0.01 * flat.numel()))).values)
+    darkest = float(flat.kthvalue(max(1, math.ceil(0.01 * flat.numel()))).values)
+    return (darkest - offset) / math.sqrt(float(noise.variance(torch.tensor(offset))))
 
 
-def _dials(count: int, step: float) -> list[float]:
-    """Return 0, the grid and the whole iterations up to the last, in order."""
+def dial_grid(count: int, step: float) -> list[float]:
+    """Return 0, every 0.25 and the whole iterations up to the last, in order.
+
+    Parameters
+    ----------
+    count : int
+        Iterations at hand.
+    step : float
+        Optical depth of one.
+    """
     last = count * step
     grid = [GRID * i for i in range(math.floor(last / GRID + 1e-9) + 1)]
     wholes = [k * step for k in range(count + 1)]
@@ -254,8 +271,18 @@ def _dials(count: int, step: float) -> list[float]:
     return dials
 
 
-def _last_kept(kept: Callable[[float], bool], dials: Sequence[float], step: float) -> float:
-    """Return the last dial before a rule is broken; whole iterations first, to save work."""
+def last_kept(kept: Callable[[float], bool], dials: Sequence[float], step: float) -> float:
+    """Return the last dial before a rule is broken; whole iterations first, to save work.
+
+    Parameters
+    ----------
+    kept : callable
+        Says whether the rule holds at a dial.
+    dials : sequence of float
+        As from `dial_grid`.
+    step : float
+        Optical depth of one iteration.
+    """
     last, end = 0, len(dials)
     for i, dial in enumerate(dials):
         whole = abs(dial / step - round(dial / step)) < 1e-6

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 
 _STRIP_PIXELS = 2**15
-"""Pixels of a strip: 16 channels of them, 4 MB, stay in the cache from one layer to the next."""
+"""Pixels of a strip: 16 channels of them, 2 MB, stay in the cache from one layer to the next."""
 
 _STRIP_ROWS = 16
-"""Fewest rows of a strip: every layer keeps up to as many from the strip before."""
+"""Fewest rows of a strip: a layer keeps twice its dilation in rows from the strip before."""
 
 _ENOUGH_PIXELS = 64
 """A halo counts as tested only if this many pixels were seen with it."""
@@ -214,6 +214,7 @@ class InStrips(nn.Module):
             if g.shape[2] <= 2 * dilation:
                 seen[i] = g
                 return None
+            # A copy, so that the rest of the strip is freed.
             seen[i] = g[:, :, -2 * dilation :].clone()
             first, second = F.conv2d(g, kernel, dilation=dilation).chunk(2, dim=1)
             half = first.shape[1]

@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from deepcontrast_bmz import __version__
+from deepcontrast_bmz.calibrate import calibrate_stop_rule
 from deepcontrast_bmz.data import (
     Pair,
     PairDataset,
@@ -516,6 +517,7 @@ def _finish(
     """Write weights and record; the record comes last, so its presence means a whole run."""
     with replace_whole(out / "weights.pt") as path:
         torch.save(module.best, path)
+    module.loop.load_state_dict(module.best)
     parameters = sum(p.numel() for p in cast("Iterable[Tensor]", module.loop.parameters()))
     record = RunRecord(
         version=__version__,
@@ -528,6 +530,7 @@ def _finish(
         images=tuple(records),
         phantoms=module.recipe.data.phantoms,
         validation=module.best_scores,
+        stop_rule=calibrate_stop_rule(module.loop.cpu(), module.recipe),
     )
     with replace_whole(out / "run.json") as path:
         path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")

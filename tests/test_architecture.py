@@ -32,6 +32,7 @@ FLOORS = [
     "tiles",
     "model",
     "stop",
+    "calibrate",
     "train",
     "predict",
     "baselines",
@@ -105,9 +106,7 @@ def test_every_public_name_is_in_all(path: Path) -> None:
     if listed is None:
         assert room_of(path) == "physics", f"{room_of(path)} has no __all__"
         return
-    defined = {
-        node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)
-    }
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     public = {name for name in defined if not name.startswith("_")}
     imported_names = {
         alias.asname or alias.name

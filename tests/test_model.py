@@ -114,12 +114,6 @@ def extended(iterations: int) -> Tensor:
     return 100 * torch.rand(2, 1, side, side + 3, generator=torch.Generator().manual_seed(0))
 
 
-def test_blocks_are_small_where_hidden_channels_are_held(package: Path) -> None:
-    strips = open_model(package, device="cpu")
-    graph = open_model(package, weights="onnx", device="cpu")
-    assert graph.block < strips.block
-
-
 def expected(iterations: int) -> Tensor:
     with torch.inference_mode():
         return new_loop().iterate(extended(iterations), iterations)
@@ -157,6 +151,12 @@ def test_without_a_state_dict_the_next_format_opens(package: Path) -> None:
     del rdf["weights"]["pytorch_state_dict"]
     write_rdf(package, rdf)
     assert open_model(package, device="cpu").weights_format == "torchscript"
+
+
+def test_blocks_are_small_where_hidden_channels_are_held(package: Path) -> None:
+    strips = open_model(package, device="cpu")
+    graph = open_model(package, weights="onnx", device="cpu")
+    assert graph.block < strips.block
 
 
 @pytest.mark.parametrize("weights", ["torchscript", "onnx"])

@@ -44,6 +44,7 @@ MEMBERS = [
     "sample_input.tif",
     "sample_output.tif",
     "recipe.toml",
+    "run.json",
 ]
 
 

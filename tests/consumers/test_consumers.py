@@ -35,7 +35,7 @@ from deepcontrast_bmz.package import export_run
 from deepcontrast_bmz.settings import NetworkSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from deepcontrast_bmz.consumers import Finding, Report
@@ -142,6 +142,13 @@ def save_descriptions(folder: Path, rdf: dict[str, Any]) -> None:
         outputs.append({**output, "halo": halo} if any(halo) else output)
     text = yaml.safe_dump({**rdf, "outputs": outputs}, sort_keys=False)
     (folder / "model.yaml").write_text(text)
+
+
+@pytest.fixture(autouse=True)
+def _unoptimised() -> Iterator[None]:
+    """TorchScript would be optimised anew for every size, which takes longer than running it."""
+    with torch.jit.optimized_execution(False):  # pyright: ignore[reportPrivateImportUsage]
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,318 @@
+"""The command line: exit codes, one sentence for every mistake, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import xarray as xr
+from conftest import raw_stack
+
+from deepcontrast_bmz.cli import main
+from deepcontrast_bmz.image import read_image, write_image
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+def run(*arguments: object) -> int:
+    """Run ``dcbmz`` in this process and return its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    code = ended.value.code
+    return code if isinstance(code, int) else 0 if code is None else 1
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run what must be refused: exit code 2, and one sentence without a traceback."""
+    assert run(*arguments) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    lines = [line for line in said.splitlines() if line.startswith("dcbmz: ")]
+    assert len(lines) == 1, said
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Path:
+    out = tmp_path_factory.mktemp("package") / "tiny.zip"
+    assert run("export", tiny_run, "-o", out, "--name", "tiny model") == 0
+    return out
+
+
+@pytest.fixture
+def odd_images(tmp_path: Path) -> dict[str, Path]:
+    """Images that are unusual and must work."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "constant": np.full((40, 40), 5, np.uint8),
+        "one pixel": np.full((1, 1), 300, np.uint16),
+        "one row": rng.integers(0, 255, (1, 64), dtype=np.uint8),
+        "signed": rng.integers(-900, 900, (30, 31)).astype(np.int16),
+        "float": rng.normal(size=(30, 31)).astype(np.float32),
+        "8 bit": rng.integers(0, 255, (30, 31), dtype=np.uint8),
+    }
+    paths: dict[str, Path] = {}
+    for name, array in arrays.items():
+        paths[name] = tmp_path / f"{name}.tif"
+        write_image(xr.DataArray(array, dims=("y", "x")), paths[name])
+    return paths
+
+
+# ---- what works
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    said = capsys.readouterr().out
+    for command in ("demo", "degrade", "train", "predict", "evaluate", "export", "check"):
+        assert command in said
+    assert run("--version") == 0
+    assert capsys.readouterr().out.strip()[0].isdigit()
+
+
+def test_degrade_keeps_what_the_image_is_and_can_be_replayed(tmp_path: Path) -> None:
+    source = tmp_path / "in.ome.tif"
+    write_image(raw_stack(), source)
+    first, second = tmp_path / "one.ome.tif", tmp_path / "two.ome.tif"
+    draw = tmp_path / "draw.json"
+    options = ("--optical-depth", 2, "--gain", 0.5, "--offset", 100, "--bit-depth", 16)
+    assert run("degrade", source, "-o", first, *options, "--seed", 3, "--save-draw", draw) == 0
+    assert json.loads(draw.read_text())["optical_depth"] == 2
+    assert run("degrade", source, "-o", second, "--replay", draw) == 0
+    one, two, raw = read_image(first), read_image(second), read_image(source)
+    xr.testing.assert_identical(one, two)
+    assert (one.dims, one.shape, one.attrs) == (raw.dims, raw.shape, raw.attrs)
+    assert one.dtype == np.uint16
+    relative = [float(im.std() / (im.mean() - offset)) for im, offset in ((one, 100), (raw, 0))]
+    assert relative[0] < relative[1]
+
+
+def test_the_whole_way(tmp_path: Path, tiny_run: Path, stack_path: Path, package: Path) -> None:
+    """Run, package and every weights format enhance alike; axes and pixel size are kept."""
+    results: list[xr.DataArray] = []
+    for number, (model, *options) in enumerate(
+        (
+            (tiny_run,),
+            (package,),
+            (package, "--weights", "torchscript"),
+            (package, "--weights", "onnx"),
+        )
+    ):
+        out = tmp_path / f"{number}.ome.tif"
+        assert run("predict", model, stack_path, "-o", out, "--dial", 1.5, *options) == 0
+        results.append(read_image(out))
+    raw = read_image(stack_path)
+    span = float(results[0].max() - results[0].min())
+    for result in results:
+        assert (result.dims, result.shape) == (raw.dims, raw.shape)
+        assert result.attrs["pixel_size_um"] == raw.attrs["pixel_size_um"]
+        assert result.dtype == np.float32
+        assert float(abs(result - results[0]).max()) < 1e-5 * span
+
+
+def test_all_iterations_become_channels(tmp_path: Path, package: Path, stack_path: Path) -> None:
+    out = tmp_path / "all.ome.tif"
+    assert run("predict", package, stack_path, "-o", out, "--all-iterations") == 0
+    image = read_image(out)
+    assert list(image.coords["c"].values) == ["iteration_1", "iteration_2", "iteration_3"]
+
+
+@pytest.mark.parametrize("name", ["constant", "one pixel", "one row", "signed", "float", "8 bit"])
+@pytest.mark.parametrize("choice", [("--dial", "auto"), ("--all-iterations",)])
+def test_unusual_images_work(
+    tmp_path: Path,
+    tiny_run: Path,
+    odd_images: dict[str, Path],
+    name: str,
+    choice: Sequence[str],
+) -> None:
+    out = tmp_path / "out.tif"
+    assert run("predict", tiny_run, odd_images[name], "-o", out, *choice) == 0
+    image = read_image(out)
+    assert image.shape[-2:] == read_image(odd_images[name]).shape
+    assert bool(np.isfinite(image).all())
+
+
+def test_evaluate_writes_table_plot_and_report(
+    tmp_path: Path, tiny_run: Path, stack_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("evaluate", tiny_run, stack_path, "-o", tmp_path / "scores") == 0
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == {
+        "scores.csv",
+        "scores.json",
+        "curve.png",
+        "report.html",
+    }
+    assert "stack.tif" in capsys.readouterr().out
+
+
+def test_check_passes_and_fails_by_exit_code(
+    tmp_path: Path, package: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("check", package, "--run", "none", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["passed"] is True
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    import zipfile
+
+    with zipfile.ZipFile(package) as archive:
+        archive.extractall(broken)
+    rdf = (broken / "rdf.yaml").read_text()
+    (broken / "rdf.yaml").write_text(rdf.replace("id: tiny-model\n", "", 1))
+    assert run("check", broken, "--run", "none") == 1
+    assert "fiji" in capsys.readouterr().out
+
+
+# ---- what is refused
+
+
+@pytest.fixture
+def bad_files(tmp_path: Path) -> dict[str, Path]:
+    files = {name: tmp_path / f"{name}.tif" for name in ("empty", "text", "truncated", "missing")}
+    files["empty"].touch()
+    files["text"].write_text("this is no image\n" * 50)
+    whole = tmp_path / "whole.tif"
+    write_image(raw_stack(), whole)
+    files["truncated"].write_bytes(whole.read_bytes()[:5000])
+    import tifffile
+
+    for name, values in {
+        "nan": np.full((24, 24), np.nan, np.float32),
+        "infinite": np.full((24, 24), np.inf, np.float32),
+        "complex": np.ones((24, 24), np.complex64),
+    }.items():
+        files[name] = tmp_path / f"{name}.tif"
+        tifffile.imwrite(files[name], values)
+    return files
+
+
+@pytest.mark.parametrize(
+    "name", ["empty", "text", "truncated", "missing", "nan", "infinite", "complex"]
+)
+@pytest.mark.parametrize("command", ["predict", "degrade", "train", "evaluate"])
+def test_bad_images(
+    tmp_path: Path,
+    tiny_run: Path,
+    bad_files: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    command: str,
+) -> None:
+    out = tmp_path / "out.tif"
+    model = () if command in ("degrade", "train") else (tiny_run,)
+    said = refused(capsys, command, *model, bad_files[name], "-o", out)
+    assert f"{name}.tif" in said
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--dial", "-1"),
+        ("--dial", "much"),
+        ("--dial", "nan"),
+        ("--dial", "inf"),
+        ("--iterations", "0"),
+        ("--iterations", "-2"),
+        ("--dial", "1", "--iterations", "2"),
+        ("--dial", "1", "--all-iterations"),
+        ("--weights", "keras"),
+        ("--device", "tpu"),
+        ("--block", "0"),
+        ("--channel", "DAPI"),
+    ],
+)
+def test_bad_choices_of_predict(
+    tmp_path: Path,
+    tiny_run: Path,
+    stack_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: Sequence[str],
+) -> None:
+    out = tmp_path / "out.tif"
+    refused(capsys, "predict", tiny_run, stack_path, "-o", out, *options)
+    assert not out.exists()
+
+
+def test_bad_models(
+    tmp_path: Path, stack_path: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.tif"
+    no_zip = tmp_path / "no.zip"
+    no_zip.write_text("no zip")
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    (unfinished / "recipe.toml").write_bytes((tiny_run / "recipe.toml").read_bytes())
+    for model in ("deepcontrst", no_zip, unfinished, tmp_path, tmp_path / "gone"):
+        refused(capsys, "predict", model, stack_path, "-o", out)
+        assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--optical-depth", "-1"),
+        ("--optical-depth", "nan"),
+        ("--widths", "5,x"),
+        ("--widths", "5", "--weights", "0.5,0.5"),
+        ("--widths", "-5,24"),
+        ("--weights", "0.2,0.3"),
+        ("--unit", "mm"),
+        ("--absorption", "-1"),
+        ("--photons", "0"),
+        ("--gain", "0"),
+        ("--bit-depth", "0"),
+    ],
+)
+def test_bad_choices_of_degrade(
+    tmp_path: Path,
+    stack_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: Sequence[str],
+) -> None:
+    out = tmp_path / "out.tif"
+    refused(capsys, "degrade", stack_path, "-o", out, *options)
+    assert not out.exists()
+
+
+def test_outputs_that_cannot_be_written(
+    tmp_path: Path, tiny_run: Path, stack_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = tmp_path / "no" / "such" / "folder" / "out.tif"
+    file = tmp_path / "file"
+    file.touch()
+    refused(capsys, "predict", tiny_run, stack_path, "-o", file / "out.tif")
+    refused(capsys, "degrade", stack_path, "-o", nowhere)
+    refused(capsys, "export", tiny_run, "-o", nowhere.with_suffix(".zip"))
+    refused(capsys, "evaluate", tiny_run, stack_path, "-o", file)
+    refused(capsys, "train", stack_path, "-o", file / "run")
+    refused(capsys, "predict", tiny_run, stack_path, "-o", stack_path)
+
+
+def test_export_refuses_what_is_no_run(
+    tmp_path: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.zip"
+    refused(capsys, "export", tmp_path, "-o", out)
+    refused(capsys, "export", tiny_run, "-o", out, "--maintainer", "nobody")
+    refused(capsys, "export", tiny_run, "-o", out, "--card", tmp_path / "gone.md")
+    assert not out.exists()
+
+
+def test_check_refuses_what_is_no_package(
+    tmp_path: Path, stack_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(capsys, "check", tmp_path)
+    refused(capsys, "check", stack_path)
+    refused(capsys, "check", tmp_path / "gone.zip")
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    from deepcontrast_bmz.errors import InputError
+
+    with pytest.raises(InputError):
+        main(["check", str(tmp_path), "--debug"])
