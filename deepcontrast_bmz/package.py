@@ -250,7 +250,7 @@ with deepcontrast_bmz {run.version} and torch {run.torch_version}. All settings 
 
 def _card_validation(run: RunRecord, exported: ExportRecord, description: LoopDescription) -> str:
     names = {
-        "loss": "mean absolute error (photons, normalised as in training)",
+        "loss": "mean absolute difference, in deviations of the raw patch",
         "psnr_degraded": "PSNR of the degraded patches against the raw ones, dB",
         "psnr_restored": "PSNR of the restored patches against the raw ones, dB",
     }

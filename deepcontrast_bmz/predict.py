@@ -484,6 +484,8 @@ def predict_files(
     if all_iterations:
         _channel_count(model, dial, iterations)
     _wanted(model, dial, iterations)
+    for target in targets:
+        _make_folder(target.parent)
     written: list[Path] = []
     for number, (path, target) in enumerate(zip(paths, targets, strict=True)):
         image = select_channel(read_image(path), channel).rename(path.name)
@@ -496,7 +498,6 @@ def predict_files(
             block=block,
             progress=_within(progress, number / len(paths), 1 / len(paths)),
         )
-        target.parent.mkdir(parents=True, exist_ok=True)
         write_image(enhanced.image, target)
         logger.info("%s: dial %s, %s", target, enhanced.dials[:1], enhanced.reason)
         written.append(target)
@@ -511,6 +512,17 @@ def _split_suffix(path: Path) -> tuple[str, str]:
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)], path.name[-len(suffix) :]
     return path.stem, path.suffix
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of an output before anything is computed for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"an output needs a folder that can be made, but {folder} cannot ({error.strerror}): "
+            "give another place"
+        ) from error
 
 
 def _targets(paths: Sequence[Path], out: Path) -> list[Path]:

@@ -186,7 +186,8 @@ def _absolute_tolerance(low: float, high: float) -> float:
     if wanted <= 0:
         return 1e-3
     digit = 10.0 ** math.floor(math.log10(wanted))
-    return float(f"{math.floor(wanted / digit) * digit:.1e}")
+    # The logarithm of 999.99... may round to 3: at least one digit is left.
+    return float(f"{max(math.floor(wanted / digit), 1) * digit:.1e}")
 
 
 _NETWORK_TEXT = {

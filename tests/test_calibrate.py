@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
 import torch
 
 from deepcontrast_bmz import calibrate
@@ -15,6 +14,7 @@ from deepcontrast_bmz.settings import Recipe, StopRule
 
 if TYPE_CHECKING:
     import numpy as np
+    import pytest
 
 RECIPE = Recipe.model_validate({"seed": 3})
 
@@ -37,7 +37,9 @@ class TruthLoop(Loop):
         for k in range(1, 5):
             # Beyond the truth, contrast goes on growing, as it does with a real network.
             left = depth - k
-            image = self.seen(truth, left) if left >= 0 else truth + (truth - self.seen(truth, -left))
+            image = (
+                self.seen(truth, left) if left >= 0 else truth + (truth - self.seen(truth, -left))
+            )
             channels.append(fit[0] * image + fit[1])
         return torch.stack(channels)[None]
 

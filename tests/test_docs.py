@@ -18,8 +18,19 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 def blocks(page: Path, language: str) -> list[str]:
     """Fenced blocks of a language; those without one have the language ''."""
-    text = page.read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S)
+    found: list[str] = []
+    inside: str | None = None
+    lines: list[str] = []
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("```"):
+            lines.append(line)
+        elif inside is None:
+            inside, lines = line[3:], []
+        else:
+            if inside == language:
+                found.append("\n".join(lines))
+            inside = None
+    return found
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -78,4 +89,4 @@ def test_every_room_is_in_the_readme() -> None:
     rooms = {path.stem for path in house.glob("*.py")} - {"__init__", "__main__"}
     rooms |= {path.name for path in house.iterdir() if (path / "__init__.py").exists()}
     named = set(re.findall(r"\w+", tree))
-    assert rooms <= named, rooms - named
+    assert rooms <= named, f"not in the README's tree: {sorted(rooms - named)}"

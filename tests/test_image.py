@@ -20,7 +20,6 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepcontrast_bmz import image as room
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import (
     DIMS,
@@ -34,6 +33,7 @@ from deepcontrast_bmz.image import (
     select_channel,
     write_image,
 )
+from deepcontrast_bmz.image import reading as image_reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,7 +120,7 @@ def test_a_lazy_image_is_read_and_written_plane_by_plane(
 ) -> None:
     image = labelled("tczyx", names=["a", "b", "c"], sizes=SIZES)
     write_image(image, tmp_path / f"in{suffix}")
-    monkeypatch.setattr(room, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(image_reading, "IN_MEMORY_BYTES", 0)
     lazy = read_image(tmp_path / f"in{suffix}")
     assert isinstance(lazy.data, da.Array)
     assert max(lazy.data.chunks[0] + lazy.data.chunks[1] + lazy.data.chunks[2]) == 1
@@ -430,7 +430,7 @@ def test_a_tiff_of_another_program(
     arguments: dict[str, Any] = {"photometric": "minisblack", **told}
     tifffile.imwrite(tmp_path / "i.tif", content, **arguments)
     if lazy:
-        monkeypatch.setattr(room, "IN_MEMORY_BYTES", 0)
+        monkeypatch.setattr(image_reading, "IN_MEMORY_BYTES", 0)
     image = read_image(tmp_path / "i.tif")
     assert "".join(str(d) for d in image.dims) == dims
     assert image.attrs["pixel_size_um"] == pytest.approx(sizes, rel=1e-6)

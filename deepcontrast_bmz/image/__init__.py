@@ -1,0 +1,125 @@
+"""Files to labelled images and back.
+
+What is written has the axes of what was read. An axis of length one therefore stays only where
+the file states it: OME-Zarr always does, tifffile's own header does, an OME-TIFF does if its one
+channel has a name (or a note of ours names the axis). ImageJ and OME headers cannot tell "one
+plane" from "no such axis", so there an axis of length one is none.
+
+Images up to `IN_MEMORY_BYTES` are read at once, larger ones (and chunks of a large OME-Zarr)
+only when they are looked at; `planes` and `write_image` then hold one plane at a time.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DIMS",
+    "IN_MEMORY_BYTES",
+    "channel_names",
+    "check_pixels",
+    "image_sha256",
+    "pixel_size_um",
+    "planes",
+    "read_image",
+    "replace_whole",
+    "select_channel",
+    "write_image",
+]
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.image.installed import read_with_bioio
+from deepcontrast_bmz.image.labelled import (
+    DIMS,
+    channel_names,
+    check_pixels,
+    pixel_size_um,
+    planes,
+    select_channel,
+)
+from deepcontrast_bmz.image.ome_zarr import ZARR_SUFFIXES, read_zarr, write_zarr
+from deepcontrast_bmz.image.reading import IN_MEMORY_BYTES, labelled_image
+from deepcontrast_bmz.image.tiff import TIFF_SUFFIXES, read_tiff, write_tiff
+from deepcontrast_bmz.image.whole import image_sha256, replace_whole
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def read_image(path: Path) -> xr.DataArray:
+    """Read one image with its axes, channel names and pixel size.
+
+    TIFF (.tif, .tiff; plain, ImageJ, OME), OME-Zarr (.zarr; a folder of format 0.1 to 0.5, or an
+    image inside one) and whatever further readers of `bioio` are installed. A stack that says
+    nothing about its third axis is z, y, x; colour samples become channels.
+
+    Parameters
+    ----------
+    path : Path
+        A file, or the folder of an OME-Zarr.
+
+    Returns
+    -------
+    DataArray, dims a subset of (t, c, z, y, x)
+        Pixels as in the file, in native byte order; large images are dask arrays.
+
+    Raises
+    ------
+    InputError
+        If the path is missing or of an unknown kind, the file is damaged or cut short, its axes
+        are unknown, or its pixels are no real numbers.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(
+            f"an image must exist, but there is nothing at '{path}': check the spelling"
+        )
+    if path.is_dir():
+        return labelled_image(read_zarr(path), path)
+    if path.stat().st_size == 0:
+        raise InputError(f"an image file has content, but '{path}' is empty: copy or save it again")
+    if path.name.lower().endswith(TIFF_SUFFIXES):
+        return labelled_image(read_tiff(path), path)
+    return labelled_image(read_with_bioio(path), path)
+
+
+def write_image(image: xr.DataArray, path: Path) -> None:
+    """Write an image as OME-TIFF or as OME-Zarr (format 0.4), by the suffix; whole or not at all.
+
+    An OME-TIFF also carries ImageJ's own header, so that ImageJ without Bio-Formats shows the
+    same axes and pixel size. One resolution is written, uncompressed in TIFF. Pixel sizes of
+    axes that the image does not have are left out.
+
+    Parameters
+    ----------
+    image : DataArray, dims a subset of (t, c, z, y, x), in that order
+        Integers or floating point numbers; dask arrays are written piece by piece.
+    path : Path
+        Ends in .tif, .tiff (also .ome.tif) or .zarr (also .ome.zarr).
+
+    Raises
+    ------
+    InputError
+        If the suffix is unknown, the folder is missing or cannot be written, a folder lies where
+        a file is wanted or the reverse, or the format cannot hold pixels of that kind.
+    ValueError
+        If the dims are not a subset of (t, c, z, y, x) in that order with y and x, or there are
+        no pixels, or they are not real numbers.
+    """
+    path = Path(path)
+    dims = [str(dim) for dim in image.dims]
+    if dims != [dim for dim in DIMS if dim in dims] or dims[-2:] != ["y", "x"]:
+        raise ValueError(f"the dims of an image are a subset of {DIMS} in order, not {dims}")
+    if image.dtype.kind not in "iuf" or image.size == 0:
+        raise ValueError(f"an image has real pixels, not {image.dtype} of shape {image.shape}")
+    name = path.name.lower()
+    if name.endswith(TIFF_SUFFIXES):
+        write_tiff(image, path)
+    elif name.endswith(ZARR_SUFFIXES):
+        write_zarr(image, path)
+    else:
+        raise InputError(
+            "an image is written to .tif, .tiff, .ome.tif (OME-TIFF) or .zarr, .ome.zarr "
+            f"(OME-Zarr), but '{path}' ends otherwise: change the suffix"
+        )

@@ -1,0 +1,173 @@
+"""What all readers share: what they find, how it becomes an image, and how they fail.
+
+A reader of a format returns `Found`; `labelled_image` checks it and puts it into our order.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "IN_MEMORY_BYTES",
+    "Found",
+    "complete_names",
+    "fits_in_memory",
+    "labelled_image",
+    "named_axes",
+    "reading",
+]
+
+import contextlib
+import logging
+import math
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.image.labelled import DIMS
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping, Sequence
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+IN_MEMORY_BYTES = 2**30
+"""Images with more bytes than this are read plane by plane, when needed."""
+
+
+class Found(NamedTuple):
+    """What a file says of its image, before it is put in our order."""
+
+    data: Any
+    dims: list[str]
+    names: list[str] | None
+    sizes: Mapping[str, float | None]
+
+
+def fits_in_memory(size: int) -> bool:
+    """Say whether an image of so many bytes is read at once."""
+    return size <= IN_MEMORY_BYTES
+
+
+def labelled_image(found: Found, path: Path) -> xr.DataArray:
+    """Check what was read and put it into our order and byte order."""
+    data, dims, names, sizes = found
+    dtype = np.dtype(data.dtype)
+    if dtype.kind not in "iuf":
+        kinds = {"b": "true and false (a mask)", "c": "complex numbers"}
+        raise InputError(
+            f"pixels must be integers or floating point numbers, but '{path}' holds "
+            f"{kinds.get(dtype.kind, str(dtype))}: save it as an intensity image"
+        )
+    if 0 in data.shape:
+        raise InputError(
+            f"an image has at least one pixel along every axis, but '{path}' has shape "
+            f"{tuple(data.shape)}: save it again"
+        )
+    if not dtype.isnative:
+        data = data.astype(dtype.newbyteorder("="))
+    coords: dict[str, list[str]] = {}
+    if names is not None and "c" in dims and len(names) == data.shape[dims.index("c")]:
+        coords["c"] = names
+    known = {
+        dim: float(size)
+        for dim in ("z", "y", "x")
+        if dim in dims and (size := sizes.get(dim)) is not None and 0 < size < math.inf
+    }
+    image = xr.DataArray(data, dims=dims, coords=coords, attrs={"pixel_size_um": known})
+    # xarray would call the image as dask calls the array, by chance.
+    image.name = None
+    return image.transpose(*(dim for dim in DIMS if dim in dims))
+
+
+def named_axes(
+    axes: str, shape: tuple[int, ...], path: Path
+) -> tuple[list[str], tuple[slice | int, ...]]:
+    """Return our names of the axes a file states, and the index that drops those that are none.
+
+    The letters are those of tifffile: S are colour samples, Q and I are axes without a meaning.
+    The only axis without a meaning is z, if no other is.
+    """
+    letters = {"T": "t", "C": "c", "Z": "z", "Y": "y", "X": "x", "S": "c"}
+    unknown = [
+        axis for axis, length in zip(axes, shape, strict=True) if axis in "QI" and length > 1
+    ]
+    if len(unknown) == 1 and "Z" not in axes:
+        letters[unknown[0]] = "z"
+    dims: list[str] = []
+    picks: list[slice | int] = []
+    for axis, length in zip(axes, shape, strict=True):
+        name = letters.get(axis)
+        drop = length == 1 and axis not in "TCZYX"
+        picks.append(0 if drop else slice(None))
+        if drop:
+            continue
+        if name is None or name in dims:
+            raise InputError(
+                "an image file must say which of its axes is time, channel, z, y and x, but those "
+                f"of '{path}' are {axes} with lengths {shape}: save it as OME-TIFF or as an ImageJ "
+                "hyperstack, or split it"
+            )
+        dims.append(name)
+    if not {"y", "x"} <= set(dims):
+        raise InputError(
+            f"an image has the axes y and x, but those of '{path}' are {axes}: save it again as "
+            "an image"
+        )
+    return dims, tuple(picks)
+
+
+def complete_names(names: Sequence[object]) -> list[str] | None:
+    """Return channel names, the missing ones counted from one; None if all are missing."""
+    if not any(names):
+        return None
+    return [str(name) if name else f"channel_{i}" for i, name in enumerate(names, start=1)]
+
+
+_ONE_READER = threading.RLock()
+# Warnings and loggers belong to the whole process: two threads that quieten them at once, as
+# dask's do, would leave them quiet for good.
+
+
+@contextlib.contextmanager
+def reading(path: Path, kind: str) -> Generator[None]:
+    """Turn whatever a reader raises into one sentence, and what it mutters into debug messages.
+
+    Damaged files raise nearly every exception there is (struct, zlib, codecs, XML, zarr).
+    """
+    with _ONE_READER:
+        speakers = [logging.getLogger(name) for name in ("tifffile", "zarr", "bioio")]
+        listener = _Listener()
+        before = [(speaker, speaker.propagate) for speaker in speakers]
+        for speaker in speakers:
+            speaker.addHandler(listener)
+            speaker.propagate = False
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                yield
+            for warning in caught:
+                logger.debug("%s: %s", path, warning.message)
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:
+            reason = " ".join((str(error) or type(error).__name__).split())[:200]
+            reason = reason.rstrip(".").replace(". ", "; ")
+            raise InputError(
+                f"an image must be a whole, readable {kind}, but '{path}' is not ({reason}): "
+                "copy or save it again"
+            ) from error
+        finally:
+            for speaker, propagate in before:
+                speaker.removeHandler(listener)
+                speaker.propagate = propagate
+
+
+class _Listener(logging.Handler):
+    """Passes the messages of another library on as debug messages of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logger.debug("%s", record.getMessage())

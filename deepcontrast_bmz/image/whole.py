@@ -1,0 +1,132 @@
+"""Files and folders taken as a whole: replaced at once or not at all, and known by one digest."""
+
+from __future__ import annotations
+
+__all__ = ["image_sha256", "replace_whole"]
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepcontrast_bmz.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+def image_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the sorted names and contents of a folder.
+
+    Parameters
+    ----------
+    path : Path
+        A file, or a folder such as an OME-Zarr; where it lies makes no difference.
+
+    Raises
+    ------
+    InputError
+        If there is nothing at `path`.
+    """
+    path = Path(path)
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if not path.is_dir():
+        raise InputError(
+            f"an image must exist, but there is nothing at '{path}': check the spelling"
+        )
+    digest = hashlib.sha256()
+    inside = {p.relative_to(path).as_posix(): p for p in path.rglob("*") if p.is_file()}
+    for name in sorted(inside):
+        content = image_sha256(inside[name])
+        # Digests have one length, so no two folders run into the same bytes.
+        digest.update(f"{name}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def replace_whole(path: Path) -> Generator[Path]:
+    """Yield a temporary sibling that becomes `path` if all goes well, and vanishes otherwise.
+
+    Inside, create a file or a folder at the yielded path; its name is hidden and keeps the
+    suffix. What lies at `path` stays untouched until the end. A file replaces a file, a folder a
+    folder.
+
+    Parameters
+    ----------
+    path : Path
+        The final name, in a folder that exists.
+
+    Yields
+    ------
+    Path
+        Where to write; nothing lies there yet.
+
+    Raises
+    ------
+    InputError
+        If the folder is missing or cannot be written, the disk is full, or a folder lies where a
+        file is wanted or the reverse.
+    """
+    # Through a link, the file it points to is replaced, not the link.
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise InputError(
+            f"a file is written into a folder that exists, but there is no '{target.parent}': "
+            "create it first"
+        )
+    temporary = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
+    try:
+        temporary.touch(exist_ok=False)
+        temporary.unlink()
+    except OSError as error:
+        raise InputError(
+            f"a file is written where that is allowed, but in '{target.parent}' it is not "
+            f"({error.strerror}): give another place"
+        ) from error
+    try:
+        yield temporary
+        _move(temporary, target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"an output must fit on the disk, but there is no room for '{path}': "
+                "free some, or give another place"
+            ) from error
+        raise
+    finally:
+        _remove(temporary)
+
+
+def _move(temporary: Path, target: Path) -> None:
+    """Put `temporary` under the name `target`, and what was there away."""
+    folder = temporary.is_dir()
+    if target.exists() and target.is_dir() != folder:
+        kinds = ("a folder", "a file") if folder else ("a file", "a folder")
+        raise InputError(
+            f"the output is {kinds[0]}, but '{target}' is {kinds[1]} already: give another name"
+        )
+    if not (folder and target.exists()):
+        temporary.replace(target)
+        return
+    # A folder cannot be renamed onto another: the old one steps aside, and back on failure.
+    aside = target.with_name(f".{secrets.token_hex(4)}.old.{target.name}")
+    target.rename(aside)
+    try:
+        temporary.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
