@@ -33,7 +33,7 @@ SIDE = 512
 
 
 def padded(network: DilatedNetwork, x: Tensor) -> Tensor:
-    """The same layers with the edge replicated before each, so that the size stays."""
+    """Run the same layers with the edge replicated before each, so that the size stays."""
     g = network.first.same(x)
     for layer in network.hidden:
         g = g + sort_pairs(layer.same(g))  # pyright: ignore[reportCallIssue]

@@ -28,7 +28,7 @@ from deepcontrast_bmz.physics.phantom import phantom
 
 
 def recording(height: int, width: int, seed: int) -> np.ndarray:
-    """A noisy specimen, uint16."""
+    """Return a noisy specimen, uint16."""
     rng = np.random.default_rng(seed)
     tile = phantom("mixed", (256, 256), rng)
     repeats = (-(-height // 256), -(-width // 256))

@@ -194,43 +194,16 @@ def write_tiff(image: xr.DataArray, path: Path) -> None:
             f"a TIFF is written to a file, but '{path}' is a folder: give a name inside it"
         )
     dtype = np.dtype(np.float32) if image.dtype == np.float16 else image.dtype
-    if dtype.kind not in "iuf" or dtype.itemsize > (8 if dtype.kind == "f" else 4):
+    if dtype.itemsize > (8 if dtype.kind == "f" else 4):
         raise InputError(
             "an OME-TIFF holds integers of 8 to 32 bits and floating point numbers of 32 or 64, "
             f"but these pixels are {dtype}: convert them, or write an OME-Zarr"
         )
     # ImageJ counts channels before planes before times, whatever a header says.
-    order = [dim for dim in ("t", "z", "c", "y", "x") if dim in image.dims]
-    stack = image.transpose(*order)
-    axes = "".join(order).upper()
-    sizes = known_sizes(image)
-    names = channel_names(image)
-    single = [dim for dim in order if dim not in "yx" and image.sizes[dim] == 1]
-    if names is not None and "c" in single:
-        single.remove("c")
-    metadata: dict[str, Any] = {"axes": axes}
-    for dim, size in sizes.items():
-        metadata[f"PhysicalSize{dim.upper()}"] = size
-        metadata[f"PhysicalSize{dim.upper()}Unit"] = "µm"
-    if names is not None:
-        metadata["Channel"] = {"Name": list(names)}
-    if single:
-        metadata["MapAnnotation"] = {"Namespace": AXES_NOTE, "axes": axes}
-    # A random identifier would make every copy of the same image a different file.
-    metadata["UUID"] = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{path.name} {stack.shape} {metadata}"))
-    extratags: list[tuple[int, int, int, Any, bool]] = []
-    imagej = dtype.name in ("uint8", "uint16", "int16", "uint32", "int32", "float32")
+    stack = image.transpose(*(dim for dim in ("t", "z", "c", "y", "x") if dim in image.dims))
+    sizes = known_sizes(stack)
     big = stack.size * dtype.itemsize > 2**32 - 2**26
-    if imagej and not big:
-        calibration: dict[str, Any] = {"unit": "micron"} if sizes else {}
-        if "z" in sizes:
-            calibration["spacing"] = sizes["z"]
-        header = tifffile.imagej_description(stack.shape, axes=axes, rgb=False, **calibration)
-        extratags.append((_MAKE, 2, 0, header, True))
-        if names is not None:
-            labels = [names[place.get("c", 0)] for place, _ in lazy_planes(stack)]
-            extratags += tifffile.imagej_metadata_tag({"Labels": labels}, "<")
-    resolution = (1 / sizes["x"], 1 / sizes["y"]) if {"x", "y"} <= sizes.keys() else None
+    imagej = not big and dtype.name in ("uint8", "uint16", "int16", "uint32", "int32", "float32")
     with replace_whole(path) as temporary:
         with tifffile.TiffWriter(temporary, bigtiff=big, byteorder="<", ome=True) as writer:
             writer.write(
@@ -238,13 +211,49 @@ def write_tiff(image: xr.DataArray, path: Path) -> None:
                 shape=stack.shape,
                 dtype=dtype,
                 photometric="minisblack",
-                metadata=metadata,
-                resolution=resolution,
+                metadata=_ome_metadata(stack, path.name),
+                resolution=(1 / sizes["x"], 1 / sizes["y"]) if {"x", "y"} <= sizes.keys() else None,
                 resolutionunit="NONE",
-                extratags=extratags,
+                extratags=_imagej_tags(stack) if imagej else (),
             )
-        if imagej and not big:
+        if imagej:
             _rename_tag(temporary)
+
+
+def _ome_metadata(stack: xr.DataArray, name: str) -> dict[str, Any]:
+    """Return what tifffile turns into OME-XML."""
+    axes = "".join(str(dim) for dim in stack.dims).upper()
+    names = channel_names(stack)
+    metadata: dict[str, Any] = {"axes": axes}
+    for dim, size in known_sizes(stack).items():
+        metadata[f"PhysicalSize{dim.upper()}"] = size
+        metadata[f"PhysicalSize{dim.upper()}Unit"] = "µm"
+    if names is not None:
+        metadata["Channel"] = {"Name": list(names)}
+    # The name of a single channel says already that there is such an axis.
+    leading = [dim for dim in stack.dims[:-2] if dim != "c" or names is None]
+    if any(stack.sizes[dim] == 1 for dim in leading):
+        metadata["MapAnnotation"] = {"Namespace": AXES_NOTE, "axes": axes}
+    # A random identifier would make every copy of the same image a different file.
+    metadata["UUID"] = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{name} {stack.shape} {metadata}"))
+    return metadata
+
+
+def _imagej_tags(stack: xr.DataArray) -> list[tuple[int, int, Any, Any, bool]]:
+    """Return ImageJ's header, under the code of another tag, and the labels of its slices."""
+    import tifffile
+
+    sizes, names = known_sizes(stack), channel_names(stack)
+    calibration: dict[str, Any] = {"unit": "micron"} if sizes else {}
+    if "z" in sizes:
+        calibration["spacing"] = sizes["z"]
+    axes = "".join(str(dim) for dim in stack.dims).upper()
+    header = tifffile.imagej_description(stack.shape, axes=axes, rgb=False, **calibration)
+    tags: list[tuple[int, int, Any, Any, bool]] = [(_MAKE, 2, 0, header, True)]
+    if names is not None:
+        labels = [names[place.get("c", 0)] for place, _ in lazy_planes(stack)]
+        tags += tifffile.imagej_metadata_tag({"Labels": labels}, "<")
+    return tags
 
 
 def _rename_tag(path: Path) -> None:
