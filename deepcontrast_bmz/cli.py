@@ -8,7 +8,9 @@ from __future__ import annotations
 
 __all__ = ["app", "main"]
 
+import io
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -44,7 +46,7 @@ Channel = Annotated[str | None, typer.Option(help="Name or index (from 0) of the
 
 def _channel(text: str | None) -> str | int | None:
     """Take a whole number for an index, anything else for a name."""
-    return int(text) if text is not None and text.isdigit() else text
+    return int(text) if text is not None and text.isdecimal() else text
 
 
 def _numbers(text: str, name: str) -> tuple[float, ...]:
@@ -122,11 +124,26 @@ def degrade(
     ] = None,
 ) -> None:
     """Apply the forward model to an image: scatter, absorb, veil, record."""
-    from deepcontrast_bmz.image import check_pixels, read_image, select_channel, write_image
-    from deepcontrast_bmz.simulate import make_degradation, read_degradation, simulate
+    from deepcontrast_bmz.image import (
+        check_pixels,
+        read_image,
+        replace_whole,
+        select_channel,
+        write_image,
+    )
+    from deepcontrast_bmz.simulate import (
+        make_degradation,
+        read_degradation,
+        refuse_overwriting,
+        simulate,
+    )
 
     hint = "give a larger one"
     finite(optical_depth, "an optical depth", minimum=0, hint=hint)
+    refuse_overwriting(
+        [path for path in (image, replay) if path is not None],
+        [path for path in (out, save_draw) if path is not None],
+    )
     picture = select_channel(read_image(image), _channel(channel))
     check_pixels(picture, image.name)
     if replay is not None:
@@ -148,12 +165,11 @@ def degrade(
         )
     if photons is not None:
         finite(photons, "--photons", minimum=1e-6, hint=hint)
-    write_image(simulate(picture, degradation, photons), out)
-    if save_draw is not None:
-        from deepcontrast_bmz.image import replace_whole
-
-        with replace_whole(save_draw) as path:
-            path.write_text(degradation.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    recorded = simulate(picture, degradation, photons)
+    with nullcontext() if save_draw is None else replace_whole(save_draw) as draft:
+        if draft is not None:
+            draft.write_text(degradation.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_image(recorded, out)
     print(f"{out}: {image.name} through optical depth {degradation.optical_depth:g}")
 
 
@@ -322,7 +338,7 @@ def export(
             iterations=iterations,
             card=card,
             maintainer=maintainer,
-            name=name or DEFAULT_NAME,
+            name=DEFAULT_NAME if name is None else name,
             sample=sample,
         )
     )
@@ -432,6 +448,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal cannot show is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(args=given, prog_name="dcbmz")
     except InputError as error:

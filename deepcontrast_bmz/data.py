@@ -6,7 +6,16 @@ it would have seen. No clean image occurs anywhere: the target is the raw image 
 
 from __future__ import annotations
 
-__all__ = ["Pair", "PairDataset", "RawPlane", "phantom_planes", "planes_of", "split_planes"]
+__all__ = [
+    "LARGEST_VALUE",
+    "Pair",
+    "PairDataset",
+    "RawPlane",
+    "as_float32",
+    "phantom_planes",
+    "planes_of",
+    "split_planes",
+]
 
 import math
 from dataclasses import dataclass
@@ -31,6 +40,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from deepcontrast_bmz.settings import Recipe
+
+LARGEST_VALUE = 1e15
+"""Of a pixel: beyond this, sums of squares do not fit 32 bits."""
 
 CELL = 16
 """Side, in pixels, of the cells that the content of a plane is measured in."""
@@ -73,6 +85,31 @@ class Pair(TypedDict):
     tenth of the plane's, lest empty patches outweigh all others."""
 
 
+def as_float32(pixels: np.ndarray, name: str) -> NDArray[np.float32]:
+    """Return finite pixels as contiguous float32, in which they can be computed with.
+
+    Parameters
+    ----------
+    pixels : ndarray
+        Integers or floating point numbers.
+    name : str
+        Name for messages.
+
+    Raises
+    ------
+    InputError
+        If one is so large that squares and sums of pixels leave the range of float32.
+    """
+    if pixels.size and pixels.dtype.kind == "f" and pixels.dtype.itemsize > 2:
+        extreme = float(np.abs(pixels).max())
+        if extreme > LARGEST_VALUE:
+            raise InputError(
+                f"pixels must lie between -{LARGEST_VALUE:g} and {LARGEST_VALUE:g}, but {name} "
+                f"has one of {extreme:g}: rescale it"
+            )
+    return np.ascontiguousarray(pixels, dtype=np.float32)
+
+
 def planes_of(
     image: xr.DataArray, index: int, name: str, widths_px: tuple[float, ...]
 ) -> list[RawPlane]:
@@ -92,10 +129,10 @@ def planes_of(
     Raises
     ------
     InputError
-        If every plane is constant.
+        If every plane is constant, or a pixel is too large to be computed with.
     """
     found = [
-        RawPlane(np.ascontiguousarray(plane, dtype=np.float32), index, name, widths_px)
+        RawPlane(as_float32(plane, name), index, name, widths_px)
         for _, plane in planes(image)
         if plane.max() > plane.min()
     ]

@@ -48,7 +48,7 @@ MARK = ".dcbmz_demo"
 
 OPTICAL_DEPTH = 2.0
 CAMERA = Camera(gain=0.5, offset=100.0, read_noise_electrons=2.0, bit_depth=16)
-PHOTONS = 150.0
+PHOTONS = 300.0
 """Mean photons per pixel that leave the specimen."""
 
 
@@ -60,8 +60,8 @@ def demo_recipe(seed: int) -> Recipe:
             "network": {"width": 8},
             "data": {"patch": 96},
             "training": {
-                "steps": 200,
-                "steps_per_epoch": 50,
+                "steps": 280,
+                "steps_per_epoch": 70,
                 "batch": 4,
                 "learning_rate": 5e-3,
                 "validation_patches": 8,

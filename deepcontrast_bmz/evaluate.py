@@ -33,6 +33,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from deepcontrast_bmz import __version__, metrics
+from deepcontrast_bmz.data import as_float32
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import check_pixels, pixel_size_um
 from deepcontrast_bmz.loop import blend
@@ -409,7 +410,7 @@ def _one_plane(image: xr.DataArray, plane: int | None) -> tuple[Float32, dict[st
 def _pixels(ordered: xr.DataArray, number: int, lengths: Sequence[int]) -> Float32:
     """Return plane `number` of an image whose last two axes are y and x."""
     position = tuple(int(i) for i in np.unravel_index(number, lengths)) if lengths else ()
-    return np.ascontiguousarray(np.asarray(ordered[position]), dtype=np.float32)
+    return as_float32(np.asarray(ordered[position]), str(ordered.name or "the image"))
 
 
 def _content(plane: Float32) -> float:
@@ -451,7 +452,8 @@ def _reference_plane(
             f"a reference is one plane of {sizes[0]} x {sizes[1]} pixels or as many planes as the "
             f"image, not {shape}: cut it to the image"
         )
-    return np.ascontiguousarray(np.asarray(single.transpose("y", "x")), dtype=np.float32)
+    pixels = np.asarray(single.transpose("y", "x"))
+    return as_float32(pixels, str(reference.name or "the reference"))
 
 
 def _truth_offset(truth: Float32 | None, offset: float, given: float | None) -> float:

@@ -197,11 +197,17 @@ class Model:
         Raises
         ------
         InputError
-            If the weights hold a graph with fewer iterations.
+            If the weights hold a graph with fewer iterations, or make no finite values.
         """
         self.check_iterations(iterations)
         with torch.inference_mode():
-            return self.runner(extended.to(self.device), iterations).to(extended.device)
+            result = self.runner(extended.to(self.device), iterations).to(extended.device)
+            if not bool(torch.isfinite(result).all()):
+                raise InputError(
+                    f"a model makes finite pixels of finite ones, but the {self.weights_format} "
+                    f"weights of {self.name} do not: use fewer iterations or another model"
+                )
+        return result
 
     def check_iterations(self, iterations: int) -> None:
         """Raise `InputError` if these weights cannot do so many iterations, or there are none."""
@@ -606,7 +612,10 @@ def _model_of(loop: Loop, name: str, description: LoopDescription, device: str) 
 def _load_state(loop: Loop, data: bytes, what: str) -> None:
     """Load a state dict without running any code it may hold."""
     try:
-        state: object = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # What torch has to say about a foreign pickle, the error below says, too.
+            warnings.simplefilter("ignore", UserWarning)
+            state: object = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch names no common base class for what a file can hold
         raise InputError(
             f"{what} must be plain tensors saved by torch, but cannot be loaded as such "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["MOST_ITERATIONS", "Enhanced", "enhance", "predict_files"]
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from deepcontrast_bmz.data import as_float32
 from deepcontrast_bmz.errors import InputError, finite
 from deepcontrast_bmz.image import (
     channel_names,
@@ -31,7 +33,7 @@ from deepcontrast_bmz.stop import choose_dial, content_window
 from deepcontrast_bmz.tiles import Block, in_blocks, read_block
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -45,11 +47,11 @@ logger = logging.getLogger(__name__)
 MOST_ITERATIONS = 16
 """No model is trained or exported with more; a dial beyond is a slip of the keyboard."""
 
-_LARGEST_VALUE = 1e30
-"""Beyond this, intermediate results do not fit 32 bits."""
-
 _SUFFIXES = (".ome.tiff", ".ome.tif", ".ome.zarr", ".tiff", ".tif", ".zarr")
 """Formats that are written; double suffixes first."""
+
+_FOREIGN = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".h5", ".npy", ".czi", ".nd2", ".lif", ".ims")
+"""Formats that are not written, and that nobody names a folder after."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +174,12 @@ def _wanted(
     else:
         reason = "it was asked for"
     dial = finite(float(dial), "the dial", minimum=0.0, hint="0 is the raw image")
-    whole = dial / description.step_optical_depth
-    if whole > MOST_ITERATIONS:
-        _checked(model, int(min(whole, 1e9)) + 1)
+    most = MOST_ITERATIONS * description.step_optical_depth
+    if dial > most:
+        raise InputError(
+            f"at most {MOST_ITERATIONS} iterations are run (dial {most:g}), too few for dial "
+            f"{dial:g}: choose a smaller dial"
+        )
     needed = _needed(dial, description.step_optical_depth)
     if needed:
         _checked(model, needed)
@@ -210,15 +215,7 @@ class _Task:
 
     def plane(self, place: tuple[int, ...], rows: slice = slice(None)) -> NDArray[np.float32]:
         """Return the pixels of a plane, (Y, X)."""
-        pixels = np.asarray(self.image.data[(*place, rows)])
-        if pixels.dtype.kind == "f" and pixels.dtype.itemsize > 2:
-            extreme = float(np.abs(pixels).max())
-            if extreme > _LARGEST_VALUE:
-                raise InputError(
-                    f"pixels must lie between -{_LARGEST_VALUE:g} and {_LARGEST_VALUE:g}, but the "
-                    f"image has one of {extreme:g}: rescale it"
-                )
-        return np.ascontiguousarray(pixels, dtype=np.float32)
+        return as_float32(np.asarray(self.image.data[(*place, rows)]), "the image")
 
     def run(self, dials: Sequence[float]) -> NDArray[np.float32]:
         """Return all planes: (leading..., Y, X), or with iterations (leading..., K, Y, X)."""
@@ -484,26 +481,23 @@ def predict_files(
     if all_iterations:
         _channel_count(model, dial, iterations)
     _wanted(model, dial, iterations)
-    for target in targets:
-        _make_folder(target.parent)
-    written: list[Path] = []
-    for number, (path, target) in enumerate(zip(paths, targets, strict=True)):
-        image = select_channel(read_image(path), channel).rename(path.name)
-        enhanced = enhance(
-            model,
-            image,
-            dial=dial,
-            iterations=iterations,
-            all_iterations=all_iterations,
-            block=block,
-            progress=_within(progress, number / len(paths), 1 / len(paths)),
-        )
-        write_image(enhanced.image, target)
-        logger.info("%s: dial %s, %s", target, enhanced.dials[:1], enhanced.reason)
-        written.append(target)
-        if finished is not None:
-            finished(target, enhanced)
-    return written
+    with _folders_of(targets):
+        for number, (path, target) in enumerate(zip(paths, targets, strict=True)):
+            image = select_channel(read_image(path), channel).rename(path.name)
+            enhanced = enhance(
+                model,
+                image,
+                dial=dial,
+                iterations=iterations,
+                all_iterations=all_iterations,
+                block=block,
+                progress=_within(progress, number / len(paths), 1 / len(paths)),
+            )
+            write_image(enhanced.image, target)
+            logger.info("%s: dial %s, %s", target, enhanced.dials[:1], enhanced.reason)
+            if finished is not None:
+                finished(target, enhanced)
+    return targets
 
 
 def _split_suffix(path: Path) -> tuple[str, str]:
@@ -514,15 +508,26 @@ def _split_suffix(path: Path) -> tuple[str, str]:
     return path.stem, path.suffix
 
 
-def _make_folder(folder: Path) -> None:
-    """Make the folder of an output before anything is computed for it."""
+@contextlib.contextmanager
+def _folders_of(targets: Sequence[Path]) -> Generator[None]:
+    """Make the folders of outputs before anything is computed; on failure, unmake empty ones."""
+    made: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"an output needs a folder that can be made, but {folder} cannot ({error.strerror}): "
-            "give another place"
-        ) from error
+        for folder in dict.fromkeys(target.parent for target in targets):
+            made += [place for place in (folder, *folder.parents) if not place.exists()]
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(
+                    f"an output needs a folder that can be made, but {folder} cannot "
+                    f"({error.strerror}): give another place"
+                ) from error
+        yield
+    except BaseException:
+        for folder in sorted(made, key=lambda place: len(place.parts), reverse=True):
+            with contextlib.suppress(OSError):  # results of other images lie in it
+                folder.rmdir()
+        raise
 
 
 def _targets(paths: Sequence[Path], out: Path) -> list[Path]:
@@ -542,7 +547,20 @@ def _targets(paths: Sequence[Path], out: Path) -> list[Path]:
             f"results go into a folder or an image (.tif, .tiff, .zarr), but {out} is neither: "
             "give another name"
         )
+    if not single and out.suffix.lower() in _FOREIGN and not out.exists():
+        raise InputError(
+            f"results are written as .tif, .tiff or .zarr, or into a folder, but {out} ends in "
+            f"{out.suffix}: change the suffix"
+        )
     targets = [out] if single else [out / _name_of(path) for path in paths]
+    for target in targets:
+        folder = target.suffix.lower() == ".zarr"
+        if target.exists() and target.is_dir() != folder:
+            kinds = ("a folder", "a file") if folder else ("a file", "a folder")
+            raise InputError(
+                f"a {target.suffix} is {kinds[0]}, but {target} is {kinds[1]} already: "
+                "give another name"
+            )
     sources = {path.resolve(): path for path in paths}
     seen: dict[Path, Path] = {}
     for path, target in zip(paths, targets, strict=True):

@@ -867,10 +867,9 @@ def write_evaluation(
     Raises
     ------
     InputError
-        If the folder is a file.
+        If the folder is a file, or cannot be made.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"results go into a folder, but {folder} is a file: choose another name")
+    _check_folder(folder)
     page = render_report(evaluation, title=title, command=command, sections=sections)
     contents = {
         "scores.csv": scores_csv(evaluation).encode(),
@@ -878,11 +877,26 @@ def write_evaluation(
         "curve.png": _curve_png(evaluation),
         "report.html": page.encode(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"results need a folder that can be made, but {folder} cannot ({error.strerror}): "
+            "give another place"
+        ) from error
     for name, content in contents.items():
         with replace_whole(folder / name) as temporary:
             temporary.write_bytes(content)
     return [folder / name for name in contents]
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise `InputError` if the folder, or one above it, is a file."""
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise InputError(
+                f"results go into a folder, but {place} is a file: choose another name"
+            )
 
 
 def evaluate_files(
@@ -931,6 +945,7 @@ def evaluate_files(
                 f"each image gets a folder of its name, but {stems.count(stem)} are called "
                 f"'{stem}': evaluate them one by one"
             )
+    _check_folder(out)
     truth = None
     if reference is not None:
         truth = read_image(reference)

@@ -109,9 +109,9 @@ class NetworkSettings(Record):
     kind: Literal["dilated", "blurpool_unet", "plain_unet"] = "dilated"
     """`dilated`: equivariant to shift and normalisation; `blurpool_unet`: to normalisation, and
     nearly to shift; `plain_unet`: neither, mean/std-normalised."""
-    width: Annotated[int, Field(ge=2, multiple_of=2)] = 16
+    width: Annotated[int, Field(ge=2, le=1024, multiple_of=2)] = 16
     """Channels of the first layer; even, since channels are sorted in pairs."""
-    dilations: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 4, 8, 16, 8, 4, 2, 1)
+    dilations: tuple[Annotated[int, Field(ge=1, le=256)], ...] = (1, 2, 4, 8, 16, 8, 4, 2, 1)
     """Dilation of each 3 x 3 convolution of the `dilated` network."""
     levels: Annotated[int, Field(ge=1, le=5)] = 3
     """Resolutions of the U-Nets, the first included."""
@@ -131,7 +131,7 @@ class DataSettings(Record):
 
     channel: str | int | None = None
     """Name or index (from 0) of the channel to train on; None: the only one, or all of them."""
-    patch: Annotated[int, Field(ge=16)] = 96
+    patch: Annotated[int, Field(ge=16, le=1024)] = 96
     """Side of the square on which the loss is computed, in pixels."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Share of the images (or of the planes, when there is one image) held out."""
@@ -194,18 +194,25 @@ class Recipe(Record):
     def with_changes(
         self, *, channel: str | int | None = None, steps: int | None = None, seed: int | None = None
     ) -> Recipe:
-        """Return a copy with what the command line may change; None leaves a value as it is."""
-        data = self.data if channel is None else self.data.model_copy(update={"channel": channel})
-        training = self.training
-        if steps is not None:
-            training = training.model_copy(update={"steps": steps})
-        return self.model_copy(
-            update={
-                "data": data,
-                "training": training,
-                "seed": self.seed if seed is None else seed,
-            }
-        )
+        """Return a copy with what the command line may change; None leaves a value as it is.
+
+        Raises
+        ------
+        InputError
+            If a value is out of its range.
+        """
+        values = self.model_dump()
+        for section, key, value in (
+            (values["data"], "channel", channel),
+            (values["training"], "steps", steps),
+            (values, "seed", seed),
+        ):
+            if value is not None:
+                section[key] = value
+        try:
+            return Recipe.model_validate(values)
+        except ValidationError as error:
+            raise InputError(describe_invalid(error, "the recipe")) from error
 
 
 class StopRule(Record):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["make_degradation", "read_degradation", "simulate"]
+__all__ = ["MOST_PHOTONS", "make_degradation", "read_degradation", "refuse_overwriting", "simulate"]
 
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,33 @@ from deepcontrast_bmz.physics.scatter import widths_in_pixels
 from deepcontrast_bmz.settings import Scatter, describe_invalid
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import xarray as xr
+
+
+MOST_PHOTONS = 1e15
+"""Per pixel: far beyond any camera, and still counted one by one by the Poisson generator."""
+
+
+def refuse_overwriting(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
+    """Raise `InputError` if an output is, or lies inside, an input or another output.
+
+    Parameters
+    ----------
+    inputs, outputs : sequence of Path
+    """
+    taken = {path.resolve(): path for path in inputs}
+    for output in outputs:
+        real = output.resolve()
+        for place in (real, *real.parents):
+            if place in taken:
+                raise InputError(
+                    f"an output never replaces an input or another output, but {output} would "
+                    f"({taken[place]}): give another name"
+                )
+        taken[real] = output
 
 
 def simulate(
@@ -43,6 +67,11 @@ def simulate(
     DataArray
         Same dims, coordinates and attributes; float32, or unsigned integers where the camera
         has a bit depth.
+
+    Raises
+    ------
+    InputError
+        If there are more photons than can be drawn, or counts leave the range of the result.
     """
     values = image.to_numpy()
     scale = 1.0
@@ -57,7 +86,20 @@ def simulate(
     for number, (_, plane) in enumerate(planes(image)):
         drawn = degradation.model_copy(update={"seed": degradation.seed + number})
         photons = torch.from_numpy(plane.astype(np.float64) * scale)
-        flat[number] = degrade(photons, drawn).numpy().astype(dtype)
+        brightest = float(photons.max()) + degradation.veil_photons
+        if not brightest <= MOST_PHOTONS:
+            raise InputError(
+                f"a pixel receives at most {MOST_PHOTONS:g} photons, but one would receive "
+                f"{brightest:g}: scale the image with --photons, or lower the veil"
+            )
+        counts = degrade(photons, drawn).numpy()
+        largest = float(np.abs(counts).max())
+        if not largest <= float(np.finfo(np.float32).max):
+            raise InputError(
+                f"counts must fit 32 bits, but one would be {largest:g}: give another gain, "
+                "offset or read noise"
+            )
+        flat[number] = counts.astype(dtype)
     return image.copy(data=out)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -279,6 +281,89 @@ def test_bad_choices_of_degrade(
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--veil", "1e40"), "at most 1e+15 photons"),
+        (("--photons", "1e300"), "at most 1e+15 photons"),
+        (("--gain", "1e-300"), "must fit 32 bits"),
+        (("--read-noise", "1e300"), "must fit 32 bits"),
+    ],
+)
+def test_degrade_refuses_what_no_camera_can_record(
+    tmp_path: Path,
+    stack_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: Sequence[str],
+    message: str,
+) -> None:
+    out = tmp_path / "out.tif"
+    assert message in refused(capsys, "degrade", stack_path, "-o", out, *options)
+    assert not out.exists()
+
+
+def test_degrade_never_replaces_an_input_or_its_other_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, link = tmp_path / "raw.tif", tmp_path / "link.tif"
+    write_image(raw_stack(planes=1, size=24), raw)
+    link.symlink_to(raw)
+    draw, out = tmp_path / "draw.json", tmp_path / "out.tif"
+    assert run("degrade", raw, "-o", out, "--save-draw", draw) == 0
+    before = {path: path.read_bytes() for path in (raw, draw)}
+    out.unlink()
+    for arguments in (
+        (raw, "-o", raw),
+        (link, "-o", raw),
+        (raw, "-o", out, "--save-draw", raw),
+        (raw, "-o", out, "--save-draw", out),
+        (raw, "-o", draw, "--replay", draw),
+        (raw, "-o", out, "--replay", draw, "--save-draw", draw),
+    ):
+        assert "never replaces" in refused(capsys, "degrade", *arguments)
+    assert {path: path.read_bytes() for path in (raw, draw)} == before
+    assert not out.exists()
+
+
+def test_degrade_writes_both_outputs_or_none(
+    tmp_path: Path, stack_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere, here = tmp_path / "no" / "folder", tmp_path / "here"
+    here.mkdir()
+    image, draw = "out.tif", "draw.json"
+    refused(capsys, "degrade", stack_path, "-o", here / image, "--save-draw", nowhere / draw)
+    refused(capsys, "degrade", stack_path, "-o", nowhere / image, "--save-draw", here / draw)
+    assert list(here.iterdir()) == []
+
+
+def test_a_channel_called_by_a_digit_that_is_no_number_is_a_name(
+    tmp_path: Path, stack_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.tif"
+    assert "'²'" in refused(capsys, "degrade", stack_path, "-o", out, "--channel", "²")
+
+
+def test_settings_from_the_command_line_have_the_ranges_of_a_recipe(
+    tmp_path: Path, stack_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    said = refused(capsys, "train", stack_path, "-o", out, "--seed", 10**20)
+    assert "seed" in said
+    assert not out.exists()
+
+
+def test_names_that_the_terminal_cannot_show_are_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(shown, encoding="ascii", errors="strict"))
+    raw, out = tmp_path / "raw.tif", tmp_path / "über.tif"
+    write_image(raw_stack(planes=1, size=24), raw)
+    assert run("degrade", raw, "-o", out) == 0
+    sys.stdout.flush()
+    assert b"\\xfcber.tif" in shown.getvalue()
+
+
 def test_outputs_that_cannot_be_written(
     tmp_path: Path, tiny_run: Path, stack_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -289,6 +374,7 @@ def test_outputs_that_cannot_be_written(
     refused(capsys, "degrade", stack_path, "-o", nowhere)
     refused(capsys, "export", tiny_run, "-o", nowhere.with_suffix(".zip"))
     refused(capsys, "evaluate", tiny_run, stack_path, "-o", file)
+    refused(capsys, "evaluate", tiny_run, stack_path, "-o", file / "deep" / "results")
     refused(capsys, "train", stack_path, "-o", file / "run")
     refused(capsys, "predict", tiny_run, stack_path, "-o", stack_path)
 
@@ -299,6 +385,7 @@ def test_export_refuses_what_is_no_run(
     out = tmp_path / "out.zip"
     refused(capsys, "export", tmp_path, "-o", out)
     refused(capsys, "export", tiny_run, "-o", out, "--maintainer", "nobody")
+    refused(capsys, "export", tiny_run, "-o", out, "--name", "")
     refused(capsys, "export", tiny_run, "-o", out, "--card", tmp_path / "gone.md")
     assert not out.exists()
 

@@ -7,7 +7,14 @@ import pytest
 import torch
 import xarray as xr
 
-from deepcontrast_bmz.data import PairDataset, RawPlane, phantom_planes, planes_of, split_planes
+from deepcontrast_bmz.data import (
+    PairDataset,
+    RawPlane,
+    as_float32,
+    phantom_planes,
+    planes_of,
+    split_planes,
+)
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.settings import Recipe
 
@@ -40,6 +47,15 @@ def test_an_image_without_structure_is_refused() -> None:
     flat = xr.DataArray(np.full((2, 8, 8), 3), dims=("z", "y", "x"))
     with pytest.raises(InputError, match=r"every plane of flat\.tif is constant"):
         planes_of(flat, 0, "flat.tif", WIDTHS)
+
+
+def test_pixels_beyond_the_range_of_the_computation_are_refused() -> None:
+    values = np.ones((1, 8, 8))
+    values[0, 3, 3] = -1e16
+    image = xr.DataArray(values, dims=("z", "y", "x"))
+    with pytest.raises(InputError, match=r"big\.tif has one of 1e\+16"):
+        planes_of(image, 0, "big.tif", WIDTHS)
+    assert as_float32(values * 0.1, "big.tif").dtype == np.float32
 
 
 def test_several_images_are_split_by_image() -> None:

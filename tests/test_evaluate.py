@@ -352,6 +352,7 @@ BAD: dict[str, tuple[Sequence[int] | Double, dict[str, object], str]] = {
         {"reference": image_of(np.ones((32, 31)))},
         "32 x 32 pixels.*not y 32 x x 31",
     ),
+    "huge values": (np.linspace(0, 1e36, 1024).reshape(32, 32), {}, "pixels must lie between"),
     "other planes": (
         (32, 32),
         {"reference": image_of(np.ones((4, 32, 32)), "z", "y", "x")},

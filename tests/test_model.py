@@ -339,6 +339,17 @@ def test_state_dicts_that_do_not_fit_are_refused(package: Path) -> None:
             open_model(package)
 
 
+def test_weights_that_make_no_finite_values_are_refused(package: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save({k: v * 1e30 for k, v in new_loop().state_dict().items()}, buffer)
+    replace_weights(package, "pytorch_state_dict", buffer.getvalue())
+    model = open_model(package, device="cpu")
+    side = 8 + 2 * model.radius
+    noise = torch.rand((1, 1, side, side), generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match="finite"):
+        model.iterate(noise, 1)
+
+
 @pytest.mark.parametrize(
     "source", ["../weights.pt", "/etc/passwd", "a/../../weights.pt", "C:\\w.pt", "..\\w.pt", ""]
 )
@@ -435,6 +446,7 @@ def test_an_rdf_that_is_no_text_is_refused(package: Path) -> None:
         ("step_optical_depth", -1, "step_optical_depth"),
         ("nonsense", 1, "unknown key 'nonsense'"),
         ("radius_px", 11, "radius_px .* is 4, not 11"),
+        ("network", {"width": 10**6}, "width.* less than or equal to 1024"),
         ("channels", ["iteration_1"], "1 channels for 3 iterations"),
     ],
 )

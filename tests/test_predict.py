@@ -319,8 +319,8 @@ def test_the_automatic_dial_is_within_reach_and_used(
         ({"dial": -0.1}, "at least 0"),
         ({"dial": float("nan")}, "the dial"),
         ({"dial": float("inf")}, "the dial"),
-        ({"dial": 8.1}, "at most 16 iterations are run .dial 8."),
-        ({"dial": 1e300}, "at most 16"),
+        ({"dial": 8.1}, "at most 16 iterations are run .dial 8., too few for dial 8.1"),
+        ({"dial": 1e300}, r"too few for dial 1e\+300"),
         ({"dial": "best"}, "auto"),
         ({"iterations": 0}, "counted from 1"),
         ({"iterations": -2}, "counted from 1"),
@@ -454,12 +454,18 @@ def test_outputs_of_one_name_are_refused_before_anything_is_computed(tmp_path: P
         (["nothing.tif"], "out", "no image"),
         (["raw.tif", "raw.tif"], "out.tif", "into a folder"),
         (["raw.tif"], "in/raw.txt", "neither"),
+        (["raw.tif"], "in/raw.txt/deep/out.tif", "needs a folder that can be made"),
+        (["raw.tif"], "out.png", r"ends in \.png"),
+        (["raw.tif"], "in/folder.tif", "is a folder already"),
+        (["raw.tif"], "in/file.zarr", "is a file already"),
     ],
 )
 def test_unusable_names_are_refused(
     raw: Path, tmp_path: Path, names: list[str], out: str, message: str
 ) -> None:
-    (raw.parent / "raw.txt").write_text("x", encoding="utf-8")
+    for name in ("raw.txt", "file.zarr"):
+        (raw.parent / name).write_text("x", encoding="utf-8")
+    (raw.parent / "folder.tif").mkdir()
     with pytest.raises(InputError, match=message):
         predict_files(
             new_model(), [raw.parent / name for name in names], tmp_path / out, iterations=1
@@ -479,8 +485,17 @@ def test_a_bad_image_leaves_nothing_behind(raw: Path, tmp_path: Path) -> None:
     image[0, 0] = np.nan
     write_image(image, broken)
     with pytest.raises(InputError, match=r"broken\.tif"):
-        predict_files(new_model(), [broken], tmp_path / "out", iterations=1)
+        predict_files(new_model(), [broken], tmp_path / "out" / "deep" / "er", iterations=1)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_image_leaves_the_results_of_others(raw: Path, tmp_path: Path) -> None:
+    broken = raw.parent / "broken.tif"
+    broken.write_bytes(b"no image")
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=r"broken\.tif"):
+        predict_files(new_model(), [raw, broken], out, iterations=1)
+    assert [path.name for path in out.iterdir()] == ["raw_enhanced.tif"]
 
 
 def test_a_run_enhances_files(tiny_run: Path, stack_path: Path, tmp_path: Path) -> None:

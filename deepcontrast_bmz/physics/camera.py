@@ -108,7 +108,8 @@ def estimate_noise(image: Tensor, bins: int = 24, cell: int = 8) -> NoiseModel:
     """
     image = image.double()
     spread = float(image.max() - image.min()) if image.numel() else 0.0
-    tiny = max(spread, 1.0) ** 2 * 1e-12
+    # A share of the spread, so that the unit of the image does not matter; 32 bits hold no less.
+    tiny = max((spread or 1.0) ** 2 * 1e-12, 1e-30)
     if min(image.shape) < 3 * cell or spread == 0.0:
         variance = float(image.var()) if image.numel() > 1 else 0.0
         return NoiseModel(slope=0.0, intercept=variance, floor=max(variance, tiny))

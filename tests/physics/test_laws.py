@@ -182,6 +182,14 @@ def test_camera_is_read_off_an_image(kind: str, gain: float) -> None:
     assert variance == pytest.approx(float(photons.median()) / gain**2, rel=0.3)
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1e-3, 1e6])
+def test_an_image_without_noise_has_none_in_any_unit(unit: float) -> None:
+    axis = torch.linspace(0, 1, 64, dtype=torch.float64)
+    smooth = axis[:, None] * axis[None, :] * 0.9
+    one, other = estimate_noise(smooth), estimate_noise(smooth * unit)
+    assert other.floor == pytest.approx(one.floor * unit**2, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     "flat", [torch.zeros(64, 64), torch.full((1, 1), 7.0), torch.zeros(1, 64), torch.zeros(0, 0)]
 )
