@@ -4,8 +4,8 @@
 
 Compared are the default network as it stands (every convolution shrinks the image), the same with
 the edge replicated before every convolution, the same in strips of rows as `dcbmz predict` runs it
-on a CPU, and 40 Richardson-Lucy iterations with the true kernel by cosine transform. Each is run in turn and the
-median of the ratios to the first is printed with its spread.
+on a CPU, and 40 Richardson-Lucy iterations with the true kernel by cosine transform. Each is run
+in turn and the median of the ratios to the first is printed with its spread.
 """
 
 from __future__ import annotations

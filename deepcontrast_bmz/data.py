@@ -28,7 +28,7 @@ from torch.utils.data import Dataset
 
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import planes
-from deepcontrast_bmz.physics.camera import Camera
+from deepcontrast_bmz.physics.camera import Camera, estimate_noise
 from deepcontrast_bmz.physics.degrade import degrade, draw_degradation, remove_known_part
 from deepcontrast_bmz.physics.phantom import KINDS, phantom
 
@@ -50,6 +50,10 @@ CELL = 16
 CONTEXT = 64
 """Pixels around the network's input that scattered light may come from. Wider tails of the
 kernel see the mirrored surroundings instead."""
+
+
+FEWEST_PHOTONS, MOST_PHOTONS = 10.0, 3000.0
+"""Mean photons per pixel that the noise of a raw image is taken to show, at least and at most."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +238,20 @@ def split_planes(
     )
 
 
+def _photons_like(plane: RawPlane) -> tuple[float, float]:
+    """Return a range of mean photons per pixel that suits the noise of the plane.
+
+    It begins at three times the light that the noise shows: the raw patch brings noise of its own
+    into the input, and with as much again the network learns to smooth detail away. It ends far
+    above, since the iterations see images with less noise. A plane without noise counts as bright.
+    """
+    noise = estimate_noise(torch.from_numpy(plane.pixels))
+    signal = max(float(plane.pixels.mean()) - plane.floor, 1e-12)
+    variance = float(noise.variance(torch.tensor(float(plane.pixels.mean()))))
+    photons = min(max(signal**2 / variance, FEWEST_PHOTONS), MOST_PHOTONS)
+    return 3 * photons, 30 * photons
+
+
 def _content(pixels: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return how much structure each cell of a plane holds, smallest for black borders.
 
@@ -276,6 +294,8 @@ class PairDataset(Dataset[Pair]):
         self.stream = stream
         self._floors = [plane.floor for plane in found]
         self._deviations = [float(plane.pixels.std()) for plane in found]
+        matched = recipe.physics.photons is None
+        self._photons = [_photons_like(plane) for plane in found] if matched else []
         self._contents = [_content(plane.pixels) for plane in found]
         by_image: dict[int, list[int]] = {}
         for number, plane in enumerate(found):
@@ -327,7 +347,7 @@ class PairDataset(Dataset[Pair]):
                 0, 0
             ]
 
-        low, high = settings.physics.photons
+        low, high = settings.physics.photons or self._photons[number]
         mean_photons = math.exp(rng.uniform(math.log(low), math.log(high)))
         draw = draw_degradation(
             settings.physics,

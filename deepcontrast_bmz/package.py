@@ -42,6 +42,7 @@ from deepcontrast_bmz.rdf import (
     for_qupath,
     model_id,
     parse_maintainer,
+    photons_text,
     shortest_side,
     title,
     to_yaml,
@@ -207,7 +208,7 @@ def _card_intro(name: str, recipe: Recipe, run: RunRecord) -> str:
         images += f"- {run.phantoms} procedural specimens, recorded at optical depth "
         images += f"{recipe.data.phantom_optical_depth[0]:g} to "
         images += f"{recipe.data.phantom_optical_depth[1]:g}\n"
-    factors, photons = (f"{a:g} to {b:g}" for a, b in (physics.width_factor, physics.photons))
+    factors = "{:g} to {:g}".format(*physics.width_factor)
     minutes = run.training_seconds / 60
     return f"""# {title(name)}
 
@@ -237,7 +238,7 @@ further, the network learns the way back, and is then applied to the raw images 
 forward model is this project's own, not the paper's: a photon is scattered a Poisson number of
 times, each time by a mixture of Gaussians with widths {widths} {physics.scatter.unit} and shares
 {shares} (widths varied by factors {factors}), followed by absorption, veil, shot noise of
-{photons} photons per pixel and read noise.
+{photons_text(physics)} and read noise.
 
 {images}
 Network: {recipe.network.kind}, width {recipe.network.width}, {run.parameters:,} parameters;

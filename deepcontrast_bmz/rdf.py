@@ -20,6 +20,7 @@ __all__ = [
     "for_qupath",
     "model_id",
     "parse_maintainer",
+    "photons_text",
     "shortest_side",
     "title",
     "to_yaml",
@@ -40,7 +41,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from deepcontrast_bmz.export import ExportRecord
-    from deepcontrast_bmz.settings import LoopDescription, Recipe, RunRecord
+    from deepcontrast_bmz.settings import (
+        LoopDescription,
+        PhysicsSettings,
+        Recipe,
+        RunRecord,
+    )
 
 FORMAT_VERSION = "0.5.4"
 DEFAULT_NAME = "deepcontrast"
@@ -82,6 +88,13 @@ class Maintainer(Record):
 
     name: str
     github_user: str
+
+
+def photons_text(physics: PhysicsSettings) -> str:
+    """Return the light of the training images in words."""
+    if physics.photons is None:
+        return "photons matched to the noise of each raw image"
+    return "{:g} to {:g} photons per pixel".format(*physics.photons)
 
 
 def parse_maintainer(text: str) -> Maintainer:
@@ -242,7 +255,7 @@ def _bioimageio_config(
             "and removes detail.",
             "limitations": f"Trained on single planes, degradations of optical depth "
             f"{physics.step_optical_depth:g} per step and "
-            f"{physics.photons[0]:g} to {physics.photons[1]:g} photons per pixel.",
+            f"{photons_text(physics)}.",
             "recommendations": "Begin with iteration_1, take the smallest iteration that serves, "
             "and compare with the raw image before measuring.",
         },

@@ -91,15 +91,17 @@ class PhysicsSettings(Record):
     """Optical depth of absorption per unit optical depth of scattering."""
     veil: tuple[NonNegative, NonNegative] = (0.0, 0.3)
     """Even background added by tissue, as a share of the mean signal."""
-    photons: tuple[Positive, Positive] = (40.0, 2000.0)
-    """Mean photons per pixel that reach the detector, drawn log-uniformly."""
+    photons: tuple[Positive, Positive] | None = None
+    """Mean photons per pixel that reach the detector, drawn log-uniformly; None: from 3 to
+    30 times of what the noise of each image itself shows."""
     read_noise_electrons: tuple[NonNegative, NonNegative] = (0.0, 3.0)
     """Standard deviation of the detector's read noise, in electrons."""
 
     @model_validator(mode="after")
     def _check(self) -> PhysicsSettings:
         for name in ("width_factor", "absorption", "veil", "photons", "read_noise_electrons"):
-            _ascending(name, getattr(self, name))
+            if getattr(self, name) is not None:
+                _ascending(name, getattr(self, name))
         return self
 
 

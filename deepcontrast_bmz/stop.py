@@ -49,6 +49,9 @@ _CELL = 32
 _OUTLIERS = 0.001
 """Share of the largest residuals that is left out: hot pixels are not misfit."""
 
+_CUT_OFF = 0.01
+"""Share of pixels at the smallest value from which black counts as cut off, or masked."""
+
 _NOISE_FREE = 2e-3
 """Noise deviation over the range of grey levels below which there is nothing to compare with:
 rounding to 8 bits alone makes 1.1e-3."""
@@ -114,6 +117,7 @@ def forward_residual(
     widths_px: Sequence[float],
     weights: Sequence[float],
     noise: NoiseModel,
+    used: Tensor | None = None,
 ) -> float:
     r"""Return how far the enhanced image, scattered again, is from the raw one.
 
@@ -132,18 +136,23 @@ def forward_residual(
         The scattering kernel, in pixels.
     noise : NoiseModel
         Variance of the raw image's noise.
+    used : Tensor of bool, (Y, X), optional
+        Pixels that count; all of them if left out.
 
     Returns
     -------
     float
-        Dimensionless.
+        Dimensionless; 0 where no pixel counts.
     """
     predicted = scatter(enhanced, dial, widths_px, weights)
     misfit = (raw - predicted) ** 2 / noise.variance(predicted)
     border = min(math.ceil(2 * max(widths_px)), min(raw.shape) // 4)
+    used = torch.ones_like(misfit, dtype=torch.bool) if used is None else used
     if border:
-        misfit = misfit[border:-border, border:-border]
-    values = misfit.flatten()
+        misfit, used = (x[border:-border, border:-border] for x in (misfit, used))
+    values = misfit[used]
+    if not values.numel():
+        return 0.0
     left_out = int(_OUTLIERS * values.numel())
     if left_out:
         values = values.sort().values[:-left_out]
@@ -193,6 +202,10 @@ def choose_dial(
 
     step = description.step_optical_depth
     limits = description.stop_rule
+    above = raw > raw.min()
+    cut_off = 1 - float(above.float().mean())
+    typical = math.sqrt(float(noise.variance(raw.median())))
+    noise_free = typical < _NOISE_FREE * spread
     count = iterations.shape[0]
     dials = dial_grid(count, step)
 
@@ -208,23 +221,33 @@ def choose_dial(
             widths_px=widths_px,
             weights=description.scatter.weights,
             noise=noise,
+            used=above,
         )
         return residual <= limits.residual
 
-    background = last_kept(background_kept, dials, step)
-    typical = math.sqrt(float(noise.variance(raw.median())))
-    if typical < _NOISE_FREE * spread:
+    if noise_free:
         return DialChoice(
-            dial=background,
-            residual_dial=None,
-            background_dial=background,
-            confidence=min(0.25, background / dials[-1]),
+            dial=min(step, dials[-1]),
+            confidence=0.0,
             reason=(
-                f"the background keeps above the darkest raw pixels up to {background:g}; without "
-                "noise in the image the residual rule is unmeasurable and the camera offset is "
-                "unknown, so more may be right: compare dials by eye"
+                "without noise in the image neither rule is measurable; one iteration is a "
+                "beginning, no judgement: compare dials by eye"
             ),
         )
+    # One rule alone has nothing to be checked against: it goes no further than one iteration.
+    if cut_off > _CUT_OFF:
+        residual = min(last_kept(residual_kept, dials, step), step)
+        return DialChoice(
+            dial=residual,
+            residual_dial=residual,
+            confidence=0.25,
+            reason=(
+                f"black is cut off or masked in {cut_off:.0%} of the pixels, which leaves the "
+                f"background rule unmeasurable; the residual allows {residual:g}, and no more "
+                "than one iteration is taken on its word: compare dials by eye"
+            ),
+        )
+    background = last_kept(background_kept, dials, step)
     residual = last_kept(residual_kept, dials, step)
     return DialChoice(
         dial=min(residual, background),

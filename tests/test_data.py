@@ -170,6 +170,20 @@ def test_zoom_keeps_the_shapes() -> None:
     assert all(pairs[i]["raw"].shape == (1, 24, 24) for i in range(6))
 
 
+def test_light_is_matched_to_the_noise_of_the_image() -> None:
+    """Without a range in the recipe, a noisier image is degraded with more noise."""
+    rng = np.random.default_rng(0)
+    light = np.kron(rng.uniform(0.2, 1, (9, 9)), np.ones((20, 20)))
+    errors: list[float] = []
+    for photons in (40.0, 900.0):
+        pixels = (rng.poisson(light * photons) / photons).astype(np.float32)
+        pairs = dataset([RawPlane(pixels, 0, "steps", WIDTHS)], recipe())
+        rough = [torch.diff(torch.diff(pairs[i]["degraded"])).abs().median() for i in range(8)]
+        errors.append(float(torch.stack(rough).mean()))
+    # Shot noise falls with the root of the light: 4.7 here; the draw of each pair spreads it.
+    assert 2.5 < errors[0] / errors[1] < 9
+
+
 def test_phantoms_are_noisy_recordings_in_their_own_images() -> None:
     settings = recipe(phantoms=6)
     found = phantom_planes(settings, first_index=9, size=64)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepcontrast_bmz.physics.camera import Camera, NoiseModel, expose
+from deepcontrast_bmz.physics.camera import Camera, NoiseModel, estimate_noise, expose
 from deepcontrast_bmz.physics.phantom import Kind, phantom
 from deepcontrast_bmz.physics.scatter import scatter
 from deepcontrast_bmz.settings import (
@@ -127,17 +127,58 @@ def test_the_dial_goes_no_further_than_the_iterations(count: int, step: float) -
     assert "neither" in choice.reason
 
 
-def test_without_noise_only_the_background_decides_and_the_reason_says_so() -> None:
+def test_without_noise_one_iteration_is_a_beginning_and_the_reason_says_so() -> None:
     sharp = truth("nuclei")
     raw = scatter(sharp, 2.0, WIDTHS, WEIGHTS) * 1000
     choice = choose_dial(
         raw, perfect_iterations(sharp, 2.0) * 1000, description(), widths_px=WIDTHS
     )
     assert choice.residual_dial is None
-    assert choice.dial == choice.background_dial
-    assert 0 < choice.dial <= 2
+    assert choice.background_dial is None
+    assert choice.dial == 1
+    assert choice.confidence == 0
+    assert "neither rule is measurable" in choice.reason
+
+
+@pytest.mark.parametrize("depth", [0.5, 2.0])
+def test_with_black_cut_off_the_residual_decides_up_to_one_iteration(depth: float) -> None:
+    sharp = truth("nuclei")
+    raw = recorded(sharp, depth, 500.0)
+    dark = raw.flatten().kthvalue(raw.numel() // 5).values
+    choice = choose_dial(
+        raw.clamp_min(float(dark)),
+        1000 * perfect_iterations(sharp, depth) + 100,
+        description(),
+        widths_px=WIDTHS,
+    )
+    assert choice.background_dial is None
+    assert choice.dial == choice.residual_dial
+    assert 0 < choice.dial <= 1
+    assert "cut off" in choice.reason
     assert choice.confidence <= 0.25
-    assert "unmeasurable" in choice.reason
+
+
+def test_masked_pixels_do_not_count_in_the_residual() -> None:
+    sharp = truth("nuclei", 256)
+    raw = recorded(sharp, 1.0, 500.0)
+    masked = torch.zeros_like(raw, dtype=torch.bool)
+    masked[:, 100:140] = True
+    broken = torch.where(masked, torch.zeros_like(raw), raw)
+
+    def residual(image: Tensor, used: Tensor | None) -> float:
+        return forward_residual(
+            image,
+            1000 * sharp + 100,
+            1.0,
+            widths_px=WIDTHS,
+            weights=WEIGHTS,
+            noise=estimate_noise(raw),
+            used=used,
+        )
+
+    assert residual(broken, None) > 5
+    assert residual(broken, ~masked) == pytest.approx(residual(raw, ~masked), rel=1e-4)
+    assert residual(broken, torch.zeros_like(masked)) == 0
 
 
 def test_a_constant_image_has_nothing_to_gain() -> None:

@@ -132,7 +132,10 @@ def estimate_noise(image: Tensor, bins: int = 24, cell: int = 8) -> NoiseModel:
         variances.append(low.mean() / shrink)
     x, y = torch.stack(levels), torch.stack(variances)
     slope, intercept = _robust_line(x, y)
-    floor = max(float(y.min()) * 0.5, tiny)
+    # Rounding to whole counts is noise too; and where black was cut off, the dark pixels show none
+    # at all, which must not count as certainty.
+    rounding = 1 / 12 if bool((image == image.round()).all()) else 0.0
+    floor = max(float(y.min()) * 0.5, float(y.max()) * 0.01, rounding, tiny)
     return NoiseModel(slope=max(slope, 0.0), intercept=intercept, floor=floor)
 
 
