@@ -453,18 +453,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
             # A name that the terminal cannot show is no reason to fail.
             stream.reconfigure(errors="backslashreplace")
     try:
-        app(args=given, prog_name="dcbmz")
+        code = app(args=given, prog_name="dcbmz", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except InputError as error:
         if debug:
             raise
         print(f"dcbmz: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print("dcbmz: interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:  # the last door: a sentence instead of a traceback
         if debug:
             raise
+        # What the parser of arguments refuses; its classes have no public name.
+        said = getattr(error, "format_message", None)
+        if said is not None:
+            sentence = said().rstrip(".") or "a command is needed"
+            print(f"dcbmz: {sentence}: see 'dcbmz --help'", file=sys.stderr)
+            sys.exit(2)
         print(
             f"dcbmz: unexpected {type(error).__name__}: {error} "
             "(run again with --debug and report the traceback)",

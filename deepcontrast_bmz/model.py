@@ -357,7 +357,6 @@ def describe_run(recipe: Recipe, record: RunRecord, loop: Loop) -> LoopDescripti
         stop_rule=record.stop_rule,
         training_ranges=recipe.physics,
         training_pixel_size_um=sizes.pop() if len(sizes) == 1 else None,
-        out_of_distribution=record.out_of_distribution,
         seed=recipe.seed,
         torch_version=record.torch_version,
     )

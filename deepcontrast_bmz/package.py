@@ -315,8 +315,21 @@ _GENERATED = re.compile(
 )
 
 
+def _read_card(card: Path | None) -> str | None:
+    """Return a written card, before any work is done for it."""
+    if card is None:
+        return None
+    try:
+        return card.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"a model card is a text file in Markdown, but {card} cannot be read "
+            f"({error}): give another file, or leave --card away"
+        ) from error
+
+
 def _documentation(
-    card: Path | None,
+    card: str | None,
     name: str,
     description: LoopDescription,
     recipe: Recipe,
@@ -328,17 +341,7 @@ def _documentation(
 
     What was written by an earlier export stands between two comments and is replaced.
     """
-    if card is None:
-        text = _card_intro(name, recipe, run)
-    else:
-        try:
-            text = card.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"a model card is a text file in Markdown, but {card} cannot be read "
-                f"({error}): give another file, or leave --card away"
-            ) from error
-        text = _GENERATED.sub("\n", text)
+    text = _card_intro(name, recipe, run) if card is None else _GENERATED.sub("\n", card)
     sections = [
         section
         for heading, section in (
@@ -387,6 +390,7 @@ def _assemble(
     """Return the description of a run's package and the content of all other files."""
     stem = model_id(name)
     contact = None if maintainer is None else parse_maintainer(maintainer)
+    written = _read_card(card)
     if not run_folder.is_dir() or not (run_folder / "recipe.toml").is_file():
         raise InputError(
             f"a run is a folder that dcbmz train wrote, with recipe.toml in it, but {run_folder} "
@@ -445,7 +449,7 @@ def _assemble(
     content["recipe"] = recipe_to_toml(trained).encode()
     # With recipe and weights this is the run again: the package can be rebuilt from itself.
     content["run"] = (run.model_dump_json(indent=1) + "\n").encode()
-    text = _documentation(card, name, description, recipe, run, exported, loop.multiple)
+    text = _documentation(written, name, description, recipe, run, exported, loop.multiple)
     content["documentation"] = text.encode()
     rdf = build_rdf(
         name,

@@ -269,8 +269,6 @@ class LoopDescription(Record):
     """Ranges of the degradations seen in training."""
     training_pixel_size_um: Positive | None = None
     """Pixel size of the training images, where they agree."""
-    out_of_distribution: dict[str, tuple[float, float]] = {}
-    """Mean and standard deviation of each image statistic over the training patches."""
     seed: int
     """Seed of the training run."""
     torch_version: str
@@ -314,8 +312,6 @@ class RunRecord(Record):
     """Scores on held-out patches: ``loss``, and in dB ``psnr_degraded`` and ``psnr_restored``."""
     stop_rule: StopRule = StopRule()
     """Limits of the automatic dial, calibrated on re-degraded raw images."""
-    out_of_distribution: dict[str, tuple[float, float]] = {}
-    """Mean and standard deviation of image statistics over the training patches."""
 
 
 def describe_invalid(error: ValidationError, what: str) -> str:

@@ -57,7 +57,7 @@ def simulate(
     image : DataArray
         Light per pixel, with dims among t, c, z, y, x.
     degradation : Degradation
-        What happens to the light; plane i takes its noise from ``seed + i``.
+        What happens to the light; plane i takes its noise from ``seed + i`` (modulo 2^63).
     mean_photons : float, optional
         The image is scaled to this many photons per pixel on average before the tissue; left
         out, its values are taken as photons.
@@ -84,7 +84,7 @@ def simulate(
     out = np.empty(values.shape, dtype)
     flat = out.reshape(-1, *values.shape[-2:])
     for number, (_, plane) in enumerate(planes(image)):
-        drawn = degradation.model_copy(update={"seed": degradation.seed + number})
+        drawn = degradation.model_copy(update={"seed": (degradation.seed + number) % 2**63})
         photons = torch.from_numpy(plane.astype(np.float64) * scale)
         brightest = float(photons.max()) + degradation.veil_photons
         if not brightest <= MOST_PHOTONS:

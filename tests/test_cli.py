@@ -403,3 +403,19 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
     with pytest.raises(InputError):
         main(["check", str(tmp_path), "--debug"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict",),
+        ("nonsense",),
+        ("train", "-o", "x", "--seed", "-1"),
+        ("predict", "deepcontrast", "a.tif", "-o", "x.tif", "--iterations", "2.5"),
+        ("predict", "--no-such-option"),
+    ],
+)
+def test_the_parser_too_answers_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], arguments: Sequence[str]
+) -> None:
+    assert "see 'dcbmz --help'" in refused(capsys, *arguments)

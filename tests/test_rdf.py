@@ -77,7 +77,6 @@ def description(halo: int = 64) -> LoopDescription:
         halo_tolerance=1e-5,
         scatter=Scatter(),
         training_ranges=PhysicsSettings(),
-        out_of_distribution={"band_1": (0.125, 1e-5)},
         seed=0,
         torch_version="2.15.0",
     )
