@@ -1,0 +1,26 @@
+package qupath.bioimageio.spec;
+
+import java.nio.file.Path;
+import java.util.Map;
+
+/** Stands in for QuPath's class. The number of iterations is what the folder's name ends with. */
+public class Model {
+    private final String name;
+
+    private Model(String name) {
+        this.name = name;
+    }
+
+    public static Model parseModel(Path path) {
+        return new Model(path.getFileName().toString());
+    }
+
+    public Map<?, ?> getConfig() {
+        if (!name.contains("_")) {
+            return Map.of();
+        }
+        double iterations = Double.parseDouble(name.substring(name.lastIndexOf('_') + 1));
+        // QuPath reads every number as a double.
+        return Map.of("dcbmz", Map.of("step_optical_depth", 0.5, "iterations", iterations));
+    }
+}

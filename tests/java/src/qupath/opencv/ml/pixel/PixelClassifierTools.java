@@ -1,0 +1,23 @@
+package qupath.opencv.ml.pixel;
+
+import java.awt.image.BufferedImage;
+import qupath.lib.classifiers.pixel.PixelClassifier;
+import qupath.lib.images.ImageData;
+import qupath.lib.images.servers.ImageServer;
+
+/** Stands in for QuPath's class. */
+public final class PixelClassifierTools {
+    private PixelClassifierTools() {}
+
+    public static ImageServer<BufferedImage> createPixelClassificationServer(
+            ImageData<BufferedImage> imageData, PixelClassifier classifier) {
+        ImageServer<BufferedImage> raw = imageData.getServer();
+        return new ImageServer<>("enhanced", classifier.iterations, raw.isRGB()) {
+            @Override
+            public float value(int channel, int x, int y, int z, int t) {
+                float value = raw.value(classifier.channel, x, y, z, t);
+                return value * (1 + (channel + 1) / 4f) + channel + 1;
+            }
+        };
+    }
+}

@@ -1,0 +1,4 @@
+package qupath.opencv.ops;
+
+/** Stands in for QuPath's interface. */
+public interface ImageOp {}
