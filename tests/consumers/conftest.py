@@ -1,0 +1,53 @@
+"""What the tests of the checker share; tests with real engines may not skip everywhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from .spoilt_packages import Copy, make_good
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+def _require(reason: str | None) -> None:
+    if reason is None:
+        return
+    if os.environ.get("DCBMZ_ENGINES") == "required":
+        pytest.fail(f"an engine is missing that may not be missing here: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def require() -> Callable[[str | None], None]:
+    """Skip with the reason if there is one; fail where DCBMZ_ENGINES is `required`."""
+    return _require
+
+
+@pytest.fixture(autouse=True)
+def _unoptimised() -> Iterator[None]:
+    """TorchScript would be optimised anew for every size, which takes longer than running it."""
+    with torch.jit.optimized_execution(False):  # pyright: ignore[reportPrivateImportUsage]
+        yield
+
+
+@pytest.fixture(scope="session")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package that no program objects to."""
+    folder = tmp_path_factory.mktemp("good")
+    make_good(folder)
+    return folder
+
+
+@pytest.fixture
+def spoilt(good: Path, tmp_path: Path) -> Copy:
+    """A copy of it to be spoilt."""
+    folder = tmp_path / "spoilt"
+    shutil.copytree(good, folder)
+    return Copy(folder)
