@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.consumers import breaches
 from deepcontrast_bmz.consumers.description import as_list, as_map
+from deepcontrast_bmz.consumers.engines import Engine
 from deepcontrast_bmz.consumers.rules import Program, Rule
+from deepcontrast_bmz.consumers.weights_files import onnx_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from deepcontrast_bmz.consumers.package_files import Package
+    from deepcontrast_bmz.consumers.rules import Measured
+    from deepcontrast_bmz.consumers.trials import Session
 
 NEW_INPUT_KEYS = ("pad", "output_of")
 
@@ -24,6 +28,13 @@ def _new_input_keys(package: Package) -> Iterator[str]:
         for key in NEW_INPUT_KEYS:
             if key in as_map(tensor):
                 yield f"inputs[{index}].{key}"
+
+
+def _shared_node_names(package: Package) -> Iterator[str]:
+    path = package.weights_file("onnx")
+    facts = onnx_facts(path) if path is not None else None
+    if facts is not None and facts.shared_names > 1:
+        yield f"{facts.shared_names} Slice and Gather nodes without a name of their own"
 
 
 RULES: tuple[Rule, ...] = (
@@ -77,11 +88,46 @@ RULES: tuple[Rule, ...] = (
         "onnxruntime 1.20.1, read",
         partial(breaches.onnx_too_new, opset=21, ir_version=10),
     ),
+    Rule(
+        "bioengine.onnx-node-names",
+        "the Slice and Gather nodes of the ONNX file have names of their own",
+        "warning",
+        "runs",
+        "onnxruntime 1.20.1, which names what it fuses after the first node, may refuse the file.",
+        "name the nodes, each differently",
+        "onnxruntime 1.20.1, observed",
+        _shared_node_names,
+    ),
 )
+
+ENGINES = (
+    Engine(
+        "core-0.10.4",
+        "environment",
+        "BioEngine's bioimageio.core with its onnxruntime 1.20.1: its test and its values",
+        ("runs", "right_values", "any_size"),
+    ),
+)
+
+
+def measure(session: Session, engine: Engine, measured: Measured) -> None:
+    """Run BioEngine's core."""
+    from deepcontrast_bmz.consumers.running_core import run_old_core
+    from deepcontrast_bmz.consumers.trials import run_real, whole_image
+
+    run_old_core(session, engine, measured)
+    formats = ("torchscript", "onnx", "pytorch_state_dict")
+    handling = whole_image(padded=False)
+    run_real(session, measured, engine, formats, handling, program="bioengine")
+    if measured.passed.get("any_size"):
+        measured.note("seams", "passed", "by its default, read: whole images")
+
 
 PROGRAM = Program(
     "bioengine",
     "BioEngine and older cores (bioimageio.core 0.9.6 to 0.10.4, torch 2.5.1)",
     RULES,
-    "no older bioimageio.core is installed beside the current one",
+    "no older bioimageio.core was run (--run core-0.10.4 does)",
+    ENGINES,
+    measure,
 )

@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
-__all__ = ["PROGRAM", "is_foreign_code", "measure"]
+__all__ = ["PROGRAM", "offline_description"]
 
-import copy
-import shutil
-import tempfile
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
-import yaml
 
-from deepcontrast_bmz.consumers import breaches
+from deepcontrast_bmz.consumers import breaches, running_core
 from deepcontrast_bmz.consumers.description import as_list, as_map, text
-from deepcontrast_bmz.consumers.package_files import sha256_of
-from deepcontrast_bmz.consumers.quiet import quiet
-from deepcontrast_bmz.consumers.rules import Finding, Measured, Program, Rule
+from deepcontrast_bmz.consumers.engines import Engine
+from deepcontrast_bmz.consumers.package_files import load_tensor, offline_description, sha256_of
+from deepcontrast_bmz.consumers.rules import Program, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
-
     from deepcontrast_bmz.consumers.package_files import Package
+    from deepcontrast_bmz.consumers.rules import Measured
+    from deepcontrast_bmz.consumers.trials import Session
 
-RUNNABLE = ("torchscript", "onnx", "pytorch_state_dict")
 STATISTICS = ("scale_range", "zero_mean_unit_variance", "scale_mean_variance")
-# Severity of bioimageio.spec from which a remark is a warning.
-WARNING = 30
-
-
-def is_foreign_code(package: Package, weights_format: str) -> str:
-    """Return why running these weights would run code of the package; empty if it would not."""
-    if weights_format == "pytorch_state_dict":
-        return "its architecture is code that comes with the package or from a library"
-    if any(operation.name == "custom" for _, operation in breaches.steps(package.view)):
-        return "its custom postprocessing is code that comes with the package"
-    return ""
 
 
 def _missing_files(package: Package) -> Iterator[str]:
@@ -156,18 +139,6 @@ def _no_validation(package: Package) -> Iterator[str]:
     words = path.read_text(encoding="utf-8", errors="replace").splitlines()
     if not any(line.startswith("#") and "validation" in line.lower() for line in words):
         yield f"none in {source}"
-
-
-def load_tensor(package: Package, source: str) -> NDArray[Any] | None:
-    """Return a test tensor, or None if it is no readable ``.npy`` file of the package."""
-    path = package.file(source)
-    if path is None:
-        return None
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return loaded if isinstance(loaded, np.ndarray) else None
 
 
 def _unreadable_tensor(package: Package) -> Iterator[str]:
@@ -421,179 +392,76 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _located(entry: Any) -> str:
-    where = ".".join(str(part) for part in entry.loc)
-    return f"{where}: {entry.msg}" if where else str(entry.msg)
+def measure(session: Session, engine: Engine, measured: Measured) -> None:
+    """Run one of the engines."""
+    from deepcontrast_bmz.consumers.trials import run_real, whole_image
+
+    if engine.name == "core":
+        running_core.run_test(session, measured)
+    elif engine.name == "parity":
+        running_core.compare_formats(session, measured)
+    elif engine.name == "blockwise":
+        running_core.compare_blocks(session, engine, measured)
+    elif engine.name.startswith("core-"):
+        running_core.run_old_core(session, engine, measured)
+        handling = whole_image(padded=False)
+        run_real(session, measured, engine, ("torchscript", "onnx"), handling, program="core")
+    else:
+        handling = whole_image(padded=False)
+        run_real(session, measured, engine, ("onnx",), handling, program="core")
 
 
-def _entries(details: Any) -> Iterator[tuple[Any, str, bool]]:
-    """Yield (detail, words, is_error) for every error and every remark worth a warning."""
-    for detail in details:
-        for error in detail.errors:
-            yield detail, _located(error), True
-        for warning in detail.warnings:
-            if warning.severity >= WARNING:
-                yield detail, _located(warning), False
-
-
-def _short(words: str) -> str:
-    return " ".join(words.split())[:300]
-
-
-def _judged(message: str, error: bool, where: str) -> Finding:
-    return Finding(
-        rule="core.validator" if error else "core.validator-warning",
-        severity="error" if error else "warning",
-        column="opens",
-        met=_short(message),
-        checks="the reference validator accepts the description"
-        if error
-        else "the reference validator has nothing to remark",
-        sees="The model is refused as invalid." if error else "A warning.",
-        mend="correct the key it names",
-        source=where,
-    )
-
-
-def _has_github_user(rdf: dict[str, Any]) -> bool:
-    people = [*as_list(rdf.get("authors")), *as_list(rdf.get("maintainers"))]
-    return any(as_map(person).get("github_user") for person in people)
-
-
-def offline_description(rdf: dict[str, Any]) -> dict[str, Any]:
-    """Return the description without what the validator would look up on the internet.
-
-    That is every github_user (a maintainer is nothing else), git_repo, and the address of a
-    citation that has a DOI.
-    """
-    plain = copy.deepcopy(rdf)
-    plain.pop("maintainers", None)
-    plain.pop("git_repo", None)
-    for author in as_list(plain.get("authors")):
-        if isinstance(author, dict):
-            cast("dict[str, Any]", author).pop("github_user", None)
-    for cite in as_list(plain.get("cite")):
-        if isinstance(cite, dict) and cast("dict[str, Any]", cite).get("doi"):
-            cast("dict[str, Any]", cite).pop("url", None)
-    return plain
-
-
-def validate(package: Package) -> list[Finding]:
-    """Return what the reference validator says of the description, without looking at files."""
-    with quiet():
-        from bioimageio.spec import ValidationContext, validate_format
-
-        context = ValidationContext(
-            root=package.root, file_name=package.rdf_name, perform_io_checks=False
-        )
-        try:
-            summary = validate_format(copy.deepcopy(package.rdf), context=context)
-        except Exception as error:
-            where = "bioimageio.spec validate_format, stopped by the description"
-            return [_judged(f"{type(error).__name__}: {error}", True, where)]
-    found: list[Finding] = []
-    for _, words, is_error in _entries(summary.details):
-        finding = _judged(words, is_error, "bioimageio.spec validate_format")
-        if finding not in found:
-            found.append(finding)
-    return found
-
-
-def _copy(package: Package, folder: Path) -> Path:
-    """Copy the files the description names, and a description that needs no internet."""
-    for reference in package.references:
-        source = package.file(reference.source)
-        if source is not None:
-            target = folder / reference.source
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-    description = folder / "rdf.yaml"
-    plain = offline_description(package.rdf)
-    description.write_text(
-        yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
-    return description
-
-
-def measure(package: Package, measured: Measured, *, run_code: bool) -> None:
-    """Run the reference test on every weights format and note what it says.
-
-    Parameters
-    ----------
-    package : Package
-    measured : Measured
-        Receives the results.
-    run_code : bool
-        Whether weights that need code of the package are run too.
-    """
-    measured.note("seams", "skipped", "whole images have none; --blockwise was not run")
-    wanted: list[str] = []
-    for name in package.view.weights:
-        if name not in RUNNABLE:
-            measured.note("runs", "skipped", f"{name}: its engine is not among {RUNNABLE}")
-            continue
-        foreign = is_foreign_code(package, name)
-        if foreign and not run_code:
-            for column in ("runs", "right_values"):
-                measured.note(column, "skipped", f"{name} was not run: {foreign}")
-        else:
-            wanted.append(name)
-    if any(reference.remote for reference in package.references if "weights" in reference.where):
-        measured.note("runs", "skipped", "weights lie at an address and are not downloaded")
-        return
-    with tempfile.TemporaryDirectory(prefix="dcbmz-core-") as temporary:
-        description = _copy(package, Path(temporary))
-        for name in wanted:
-            _test(package, description, name, measured)
-
-
-def _test(package: Package, description: Path, name: str, measured: Measured) -> None:
-    with quiet():
-        import bioimageio.core
-
-        try:
-            summary = bioimageio.core.test_model(
-                description,
-                weight_format=cast("Any", name),
-                devices=["cpu"] if name != "onnx" else ["CPUExecutionProvider"],
-            )
-        except Exception as error:
-            measured.note("runs", "failed", f"{name}: {_short(str(error))}")
-            return
-    broken: set[str] = set()
-    known = {(f.rule, f.met) for f in measured.findings}
-    for detail, words, is_error in _entries(summary.details):
-        if is_error and detail.name.startswith(("Reproduce", "Run ")):
-            crash = any(error.with_traceback for error in detail.errors)
-            reproduce = detail.name.startswith("Reproduce") and not crash
-            column = "right_values" if reproduce else "runs"
-            broken.add(column)
-            measured.note(column, "failed", f"{name}: {_short(words)}")
-            continue
-        # The copy that is tested has no github_user, so this one remark is ours.
-        if not is_error and "github_user" in words and _has_github_user(package.rdf):
-            continue
-        if is_error:
-            broken.add("opens")
-        finding = _judged(words, is_error, "bioimageio.core 0.11 test_model")
-        if (finding.rule, finding.met) not in known:
-            known.add((finding.rule, finding.met))
-            measured.findings.append(finding)
-    # The status of a failed inference is `valid-format`, which is no praise.
-    if summary.status != "passed" and not broken:
-        broken.add("runs")
-        measured.note("runs", "failed", f"{name}: the test ended as {summary.status}")
-    if not broken & {"opens", "runs"}:
-        measured.note("runs", "passed", f"{name}: bioimageio.core ran it at several sizes")
-        if "right_values" not in broken:
-            words = f"{name}: bioimageio.core reproduced the test output"
-            measured.note("right_values", "passed", words)
-
+ENGINES = (
+    Engine(
+        "core",
+        "this process",
+        "the reference test of bioimageio.core, on every weights format",
+        ("runs", "right_values"),
+    ),
+    Engine(
+        "parity",
+        "this process",
+        "the weights formats against each other, at several sizes",
+        ("any_size",),
+    ),
+    Engine(
+        "blockwise",
+        "this process",
+        "bioimageio predict --blockwise=N against the whole image",
+        ("seams",),
+    ),
+    Engine(
+        "core-0.9.6",
+        "environment",
+        "the test and the values of an old bioimageio.core with onnxruntime 1.15",
+        ("runs", "right_values", "any_size"),
+    ),
+    Engine(
+        "core-0.11.0",
+        "environment",
+        "the same with the reference, apart from what is installed here",
+        ("runs", "right_values", "any_size"),
+    ),
+    Engine(
+        "onnxruntime-1.15",
+        "environment",
+        "the ONNX file in an old onnxruntime",
+        ("runs", "right_values", "any_size"),
+    ),
+    Engine(
+        "onnxruntime-newest",
+        "environment",
+        "the ONNX file in the newest onnxruntime",
+        ("runs", "right_values", "any_size"),
+    ),
+)
 
 PROGRAM = Program(
     "core",
     "bioimageio.core 0.11 (bioimageio predict)",
     RULES,
     "bioimageio.core was not run (it was not asked for)",
-    inspect=validate,
+    ENGINES,
+    measure,
+    inspect=running_core.validate,
 )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.consumers import breaches
 from deepcontrast_bmz.consumers.description import as_map, text
+from deepcontrast_bmz.consumers.engines import Engine
+from deepcontrast_bmz.consumers.java import JAVA_ENGINES
 from deepcontrast_bmz.consumers.rules import Program, Rule
 from deepcontrast_bmz.consumers.weights_files import script_calls
 from deepcontrast_bmz.jdll_order import VERSION_KEYS, loads_first, shares_slot
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from deepcontrast_bmz.consumers.package_files import Package
+    from deepcontrast_bmz.consumers.rules import Measured
+    from deepcontrast_bmz.consumers.trials import Session
 
 JAVA_FORMATS = ("torchscript", "onnx", "tensorflow_saved_model_bundle")
 OPERATIONS = (
@@ -179,6 +183,14 @@ def _no_sample(package: Package) -> Iterator[str]:
         path = package.file(tensor.sample_source)
         if path is None or path.suffix.lower() not in (".tif", ".tiff", ".png", ".jpg", ".gif"):
             yield f"{tensor.sample_source or 'no sample_tensor'} for {tensor.name}"
+
+
+def _halo_off_grid(package: Package) -> Iterator[str]:
+    halo = package.view.halo
+    for tensor in package.view.inputs:
+        for axis in tensor.spatial:
+            if axis.step and halo.get(axis.name, 0) % axis.step:
+                yield f"halo {halo[axis.name]} and step {axis.step} on axis {axis.name}"
 
 
 RULES: tuple[Rule, ...] = (
@@ -543,6 +555,16 @@ RULES: tuple[Rule, ...] = (
         _fixed_size,
     ),
     Rule(
+        "fiji.halo-grid",
+        "the halo is a multiple of step",
+        "warning",
+        "right_values",
+        "A network that pools sees the image at another position of its grid: other values.",
+        "choose the halo as a multiple of step",
+        "JDLL TileMaker, observed",
+        _halo_off_grid,
+    ),
+    Rule(
         "fiji.quantile",
         "the graph computes no quantile",
         "error",
@@ -564,9 +586,49 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 
+ENGINES = (
+    Engine(
+        "fiji",
+        "this process",
+        "emulation: the weights JDLL loads first, whole image mirrored by the halo",
+        ("right_values", "any_size"),
+    ),
+    *(
+        Engine(
+            name,
+            "java",
+            f"{'TorchScript' if record.kind == 'libtorch' else 'ONNX'} handled as JDLL does",
+            ("runs", "right_values", "any_size"),
+        )
+        for name, record in JAVA_ENGINES.items()
+        if name == "libtorch-2.0.0" or record.kind == "onnxruntime"
+    ),
+)
+
+
+def measure(session: Session, engine: Engine, measured: Measured) -> None:
+    """Run one of JDLL's engines, or the weights here, as JDLL does."""
+    from deepcontrast_bmz.consumers.trials import emulated, run_real, whole_image
+
+    padded = whole_image(padded=True)
+    if engine.real:
+        libtorch = JAVA_ENGINES[engine.name].kind == "libtorch"
+        formats = ("torchscript",) if libtorch else ("onnx",)
+        run_real(session, measured, engine, formats, padded, program="fiji")
+    else:
+        first = weights_to_load(session.package)
+        if first is not None:
+            emulated(session, measured, engine, (first,), padded, program="fiji")
+    rigid = any(a.size is not None for t in session.package.view.inputs for a in t.spatial)
+    if not rigid and (measured.passed.get("any_size") or measured.failed.get("any_size")):
+        measured.note("seams", "passed", "by its tile rule, read: one tile up to 50 megapixels")
+
+
 PROGRAM = Program(
     "fiji",
     "Fiji (deepImageJ 3.1) and Icy, through JDLL 0.6.1",
     RULES,
-    "JDLL with its libtorch 2.0.0 was not run here",
+    "JDLL's engines were not run (--run libtorch-2.0.0,onnxruntime-java-1.12.1 does)",
+    ENGINES,
+    measure,
 )

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.consumers import breaches
+from deepcontrast_bmz.consumers.engines import Engine
 from deepcontrast_bmz.consumers.rules import Program, Rule
 
 if TYPE_CHECKING:
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
     from deepcontrast_bmz.consumers.description import Axis, TensorView
     from deepcontrast_bmz.consumers.package_files import Package
+    from deepcontrast_bmz.consumers.parity import Bench
+    from deepcontrast_bmz.consumers.rules import Measured
+    from deepcontrast_bmz.consumers.tiling import Handling
+    from deepcontrast_bmz.consumers.trials import Session
 
 FORMATS = ("torchscript", "pytorch_state_dict")
 AXES = ("batch", "time", "x", "y", "z", "channel")
@@ -241,9 +246,45 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 
+ENGINES = (
+    Engine(
+        "ilastik",
+        "this process",
+        "emulation: TorchScript, or else the state dict, in ilastik's tiles",
+        ("right_values", "any_size", "seams"),
+    ),
+    Engine(
+        "core-0.10.2",
+        "environment",
+        "the bioimageio.core of tiktorch in ilastik's tiles",
+        ("runs", "right_values", "any_size", "seams"),
+    ),
+)
+
+
+def handling(bench: Bench) -> Handling:
+    """Return how ilastik cuts images: tiles of 512 (3-D: 64), mirrored without the edge pixel."""
+    named = tile_size(bench.input)
+    return bench.tiles([named[a.name] for a in bench.input.spatial], bench.halo, "reflect")
+
+
+def measure(session: Session, engine: Engine, measured: Measured) -> None:
+    """Run tiktorch's core, or the weights here, in ilastik's tiles."""
+    from deepcontrast_bmz.consumers.running_core import run_old_core
+    from deepcontrast_bmz.consumers.trials import emulated, run_real
+
+    if engine.real:
+        run_old_core(session, engine, measured, FORMATS)
+        run_real(session, measured, engine, FORMATS, handling, program="ilastik")
+    else:
+        emulated(session, measured, engine, FORMATS, handling, program="ilastik")
+
+
 PROGRAM = Program(
     "ilastik",
     "ilastik through tiktorch 26.5 (bioimageio.core 0.10.2, torch 2.7)",
     RULES,
-    "tiktorch was not run here",
+    "tiktorch's core was not run (--run core-0.10.2 does)",
+    ENGINES,
+    measure,
 )

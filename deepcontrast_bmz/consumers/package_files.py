@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["Package", "Reference", "open_package", "read_yaml", "sha256_of"]
+__all__ = [
+    "Package",
+    "Reference",
+    "load_tensor",
+    "offline_description",
+    "open_package",
+    "read_yaml",
+    "sha256_of",
+]
 
+import copy
 import hashlib
 import shutil
 import stat
@@ -16,6 +25,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import yaml
 
 from deepcontrast_bmz.consumers.description import ModelView, as_list, as_map, text
@@ -23,6 +33,8 @@ from deepcontrast_bmz.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+
+    from numpy.typing import NDArray
 
 RDF_NAMES = ("rdf.yaml", "bioimageio.yaml", "model.yaml", "rdf.yml", "model.yml")
 YAML_BYTES = 4 * 2**20
@@ -99,6 +111,36 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file, in lower-case hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def load_tensor(package: Package, source: str) -> NDArray[Any] | None:
+    """Return a test tensor, or None if it is no readable ``.npy`` file of the package."""
+    path = package.file(source)
+    if path is None:
+        return None
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return loaded if isinstance(loaded, np.ndarray) else None
+
+
+def offline_description(rdf: dict[str, Any]) -> dict[str, Any]:
+    """Return the description without what the validator would look up on the internet.
+
+    That is every github_user (a maintainer is nothing else), git_repo, and the address of a
+    citation that has a DOI.
+    """
+    plain = copy.deepcopy(rdf)
+    plain.pop("maintainers", None)
+    plain.pop("git_repo", None)
+    for author in as_list(plain.get("authors")):
+        if isinstance(author, dict):
+            cast("dict[str, Any]", author).pop("github_user", None)
+    for cite in as_list(plain.get("cite")):
+        if isinstance(cite, dict) and cast("dict[str, Any]", cite).get("doi"):
+            cast("dict[str, Any]", cite).pop("url", None)
+    return plain
 
 
 def _entry(where: str, value: Any, sha256: Any = None) -> Iterator[Reference]:

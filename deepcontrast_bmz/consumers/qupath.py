@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from deepcontrast_bmz.consumers import breaches
 from deepcontrast_bmz.consumers.description import text
+from deepcontrast_bmz.consumers.engines import Engine
+from deepcontrast_bmz.consumers.java import JAVA_ENGINES
 from deepcontrast_bmz.consumers.rules import Program, Rule
 
 if TYPE_CHECKING:
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 
     from deepcontrast_bmz.consumers.description import ModelView
     from deepcontrast_bmz.consumers.package_files import Package
+    from deepcontrast_bmz.consumers.parity import Bench
+    from deepcontrast_bmz.consumers.rules import Measured
+    from deepcontrast_bmz.consumers.tiling import Handling
+    from deepcontrast_bmz.consumers.trials import Session
 
 FORMATS = ("torchscript", "tensorflow_saved_model_bundle")
 OPERATIONS = (
@@ -126,9 +132,7 @@ def _second_differs(package: Package) -> Iterator[str]:
 def _not_flat(package: Package) -> Iterator[str]:
     for tensor in package.view.tensors:
         names = [axis.name for axis in tensor.axes]
-        if "z" in names and (tensor.axes[names.index("z")].size or 0) != 1:
-            yield f"a z axis in {tensor.name}"
-        elif "y" not in names or "x" not in names or names.index("x") != names.index("y") + 1:
+        if "y" not in names or "x" not in names or names.index("x") != names.index("y") + 1:
             yield f"axes {', '.join(names)} in {tensor.name}"
 
 
@@ -379,9 +383,56 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 
+ENGINES = (
+    Engine(
+        "qupath",
+        "this process",
+        "emulation: TorchScript in tiles of about 512 pixels",
+        ("right_values", "any_size", "seams"),
+    ),
+    *(
+        Engine(
+            name,
+            "java",
+            "TorchScript in QuPath's tiles",
+            ("runs", "right_values", "any_size", "seams"),
+        )
+        for name, record in JAVA_ENGINES.items()
+        if name != "libtorch-2.0.0" and record.kind == "libtorch"
+    ),
+)
+
+
+def handling(bench: Bench) -> Handling:
+    """Return how QuPath cuts images: tiles near 512 pixels, the halo that it honours."""
+    rigid = any(axis.size is not None for axis in bench.input.spatial)
+    halo = 0 if rigid else declared_halo(bench.package)
+    sides = [tile_size(axis.minimum or 1, axis.size) for axis in bench.input.spatial]
+    return bench.tiles(sides, (halo,) * len(sides), "symmetric")
+
+
+def measure(session: Session, engine: Engine, measured: Measured) -> None:
+    """Run one of QuPath's engines, or the weights here, in QuPath's tiles."""
+    from deepcontrast_bmz.consumers.trials import emulated, run_real
+
+    run = run_real if engine.real else emulated
+    run(session, measured, engine, ("torchscript",), handling, program="qupath")
+
+
+def refuses(package: Package) -> str:
+    """Say that QuPath takes no volumes, if this is what the model is for."""
+    deep = any(
+        axis.name == "z" and axis.size != 1 for t in package.view.tensors for axis in t.spatial
+    )
+    return "QuPath takes two-dimensional images only, and this model takes volumes" if deep else ""
+
+
 PROGRAM = Program(
     "qupath",
     "QuPath 0.6 and 0.7",
     RULES,
-    "QuPath with its libtorch 2.5.1 or 2.7.1 was not run here",
+    "QuPath's libtorch was not run (--run libtorch-2.5.1,libtorch-2.7.1 does)",
+    ENGINES,
+    measure,
+    refuses,
 )

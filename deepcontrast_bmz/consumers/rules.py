@@ -14,6 +14,7 @@ __all__ = [
     "Verdict",
     "apply_rules",
     "build_row",
+    "refused_row",
 ]
 
 from dataclasses import dataclass, field
@@ -24,7 +25,9 @@ from deepcontrast_bmz.settings import Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from deepcontrast_bmz.consumers.engines import Engine
     from deepcontrast_bmz.consumers.package_files import Package
+    from deepcontrast_bmz.consumers.trials import Session
 
 Severity = Literal["error", "warning"]
 State = Literal["passed", "failed", "skipped"]
@@ -221,7 +224,13 @@ class Program:
     title: str
     rules: tuple[Rule, ...]
     not_run: str
-    """Why the program itself is not run here."""
+    """Why the program itself was not run."""
+    engines: tuple[Engine, ...]
+    """What can be run of it."""
+    measure: Callable[[Session, Engine, Measured], None]
+    """Runs one of the engines."""
+    refuses: Callable[[Package], str] | None = None
+    """Says why a package is of a kind that the program does not take at all; empty if it does."""
     inspect: Callable[[Package], list[Finding]] | None = None
     """Further findings from a judge outside the rules."""
 
@@ -282,4 +291,19 @@ def build_row(program: Program, findings: Sequence[Finding], measured: Measured)
         any_size=values["any_size"],
         seams=values["seams"],
         findings=tuple(ordered),
+    )
+
+
+def refused_row(program: Program, reason: str) -> Row:
+    """Return the row of a program that does not take this kind of model: nothing was judged."""
+    cell = Verdict(state="skipped", reasons=(reason,))
+    return Row(
+        program=program.name,
+        title=program.title,
+        opens=cell,
+        runs=cell,
+        right_values=cell,
+        any_size=cell,
+        seams=cell,
+        findings=(),
     )

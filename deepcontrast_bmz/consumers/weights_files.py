@@ -35,6 +35,8 @@ class OnnxFacts:
     external_data: bool = False
     input_shape: tuple[int | None, ...] = ()
     """Sizes of the first input; None where any size goes."""
+    shared_names: int = 0
+    """Slice and Gather nodes whose name is missing or that of another."""
     problem: str = ""
 
 
@@ -55,7 +57,9 @@ def _onnx_facts(path: Path, _changed: int) -> OnnxFacts:
     )
     shape = model.graph.input[0].type.tensor_type.shape.dim if model.graph.input else ()
     sizes = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in shape)
-    return OnnxFacts(max(opsets), model.ir_version, external, sizes)
+    names = [node.name for node in model.graph.node if node.op_type in ("Slice", "Gather")]
+    shared = sum(1 for name in names if not name or names.count(name) > 1)
+    return OnnxFacts(max(opsets), model.ir_version, external, sizes, shared)
 
 
 def onnx_facts(path: Path) -> OnnxFacts:
