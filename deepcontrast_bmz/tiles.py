@@ -1,228 +1,26 @@
-"""Cutting planes into blocks that know their neighbours, and joining the results.
+"""The halo that foreign programs need: how far a loop really sees, measured on an image.
 
-A block is read with a margin of real neighbours; at the border of the plane the margin is the
-mirror image, the edge pixel repeated, as in `loop.extend_symmetric`. As long as the margin covers
-what the network can see, and block origins lie on its pooling grid, the joined blocks are the
-result of the whole plane. `InStrips` runs the default network without its large intermediate
-results, so that a block may be large.
+Blocks of our own are read with all that the network can see (`blocks.py`) and need no such figure.
 """
 
 from __future__ import annotations
 
-__all__ = ["Block", "InStrips", "cut", "in_blocks", "measure_halo", "read_block"]
+__all__ = ["measure_halo"]
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from deepcontrast_bmz.loop import extend_symmetric
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import NDArray
+    from torch import Tensor
 
     from deepcontrast_bmz.loop import Loop
-    from deepcontrast_bmz.network import DilatedNetwork
-    from deepcontrast_bmz.network.layers import AffineConv
-
-
-_STRIP_PIXELS = 2**15
-"""Pixels of a strip: 16 channels of them, 2 MB, stay in the cache from one layer to the next."""
-
-_STRIP_ROWS = 16
-"""Fewest rows of a strip: a layer keeps twice its dilation in rows from the strip before."""
 
 _ENOUGH_PIXELS = 64
 """A halo counts as tested only if this many pixels were seen with it."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """A rectangle of a plane: rows `top` to `bottom`, columns `left` to `right`, ends excluded."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-
-def _edges(length: int, block: int, multiple: int) -> list[tuple[int, int]]:
-    """Cut a line into the fewest pieces of at most `block` pixels, all of about one length."""
-    count = -(-length // block)
-    piece = -(-length // (count * multiple)) * multiple
-    return [(start, min(start + piece, length)) for start in range(0, length, piece)]
-
-
-def cut(height: int, width: int, block: int, multiple: int = 1) -> list[Block]:
-    """Cut a plane into blocks that do not overlap, row by row.
-
-    Parameters
-    ----------
-    height, width : int
-        Size of the plane in pixels.
-    block : int
-        Largest side of a block in pixels; rounded down to a multiple of `multiple`, at least one.
-    multiple : int
-        Pooling grid on which every block begins.
-
-    Returns
-    -------
-    list of Block
-    """
-    side = max(block // multiple, 1) * multiple
-    return [
-        Block(top, bottom, left, right)
-        for top, bottom in _edges(height, side, multiple)
-        for left, right in _edges(width, side, multiple)
-    ]
-
-
-def _mirrored(start: int, stop: int, length: int) -> slice | NDArray[np.intp]:
-    """Return indices start to stop on a line that goes on as its own mirror image on both sides."""
-    if start >= 0 and stop <= length:
-        return slice(start, stop)
-    index = np.arange(start, stop) % (2 * length)
-    return np.where(index < length, index, 2 * length - 1 - index)
-
-
-def read_block(planes: NDArray[np.float32], block: Block, margin: int) -> NDArray[np.float32]:
-    """Return a block with `margin` pixels of surroundings on each side.
-
-    Parameters
-    ----------
-    planes : ndarray, (..., Y, X)
-    block : Block
-    margin : int
-        May be larger than the plane, which is then mirrored again and again.
-
-    Returns
-    -------
-    ndarray, (..., bottom - top + 2 margin, right - left + 2 margin)
-        A view where no mirroring is needed.
-    """
-    rows = _mirrored(block.top - margin, block.bottom + margin, planes.shape[-2])
-    columns = _mirrored(block.left - margin, block.right + margin, planes.shape[-1])
-    return planes[..., rows, :][..., columns]
-
-
-def in_blocks(
-    planes: NDArray[np.float32],
-    function: Callable[[Tensor], Tensor],
-    out: Sequence[NDArray[np.float32]],
-    *,
-    block: int,
-    margin: int,
-    multiple: int = 1,
-    part: Block | None = None,
-    progress: Callable[[float], None] | None = None,
-) -> None:
-    """Run a function over planes block by block and join the results.
-
-    Parameters
-    ----------
-    planes : ndarray of float32, (B, Y, X)
-    function : callable
-        Takes (B, 1, Y + 2 margin, X + 2 margin) of a block to (B, C, Y, X).
-    out : sequence of B ndarrays of float32, each (C, Y, X) of `part`
-        They are filled.
-    block : int
-        Largest side of a block in pixels.
-    margin : int
-        Surroundings that the function needs, in pixels.
-    multiple : int
-        Pooling grid on which blocks begin.
-    part : Block, optional
-        Only this part of the planes, which begins on the grid; the whole if left out.
-    progress : callable, optional
-        Is given the share of the blocks that is done, after each.
-    """
-    whole = part if part is not None else Block(0, planes.shape[-2], 0, planes.shape[-1])
-    pieces = cut(whole.bottom - whole.top, whole.right - whole.left, block, multiple)
-    for done, piece in enumerate(pieces, start=1):
-        place = Block(
-            whole.top + piece.top,
-            whole.top + piece.bottom,
-            whole.left + piece.left,
-            whole.left + piece.right,
-        )
-        window = np.ascontiguousarray(read_block(planes, place, margin))
-        results = function(torch.from_numpy(window)[:, None]).numpy()
-        for target, result in zip(out, results, strict=True):
-            target[:, piece.top : piece.bottom, piece.left : piece.right] = result
-        if progress is not None:
-            progress(done / len(pieces))
-
-
-class InStrips(nn.Module):
-    """Computes what a dilated network computes, a few rows at a time, for inference on a CPU.
-
-    Strips of rows go through all layers one after the other; every layer keeps the last rows it
-    has seen, so nothing is computed twice and the values are the same. Hidden channels never
-    exist for more than a strip: that saves nearly all memory, and about half of the time, which
-    large intermediate results spend on their way between memory and cache.
-
-    Parameters
-    ----------
-    network : DilatedNetwork
-        Its present weights are used.
-    rows : int, optional
-        Rows per strip; chosen by the width if left out.
-
-    Attributes
-    ----------
-    radius, multiple : int
-        Those of the network.
-    """
-
-    def __init__(self, network: DilatedNetwork, rows: int | None = None) -> None:
-        super().__init__()
-        self.rows = rows
-        self.radius = network.radius
-        self.multiple = network.multiple
-        with torch.no_grad():
-            self.first = network.first.kernel()
-            hidden = [cast("AffineConv", layer) for layer in network.hidden]
-            self.hidden = [(layer.kernel(), layer.dilation) for layer in hidden]
-            self.last = network.last.kernel() * network.scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Undo one step: (B, 1, Y, X) to (B, 1, Y - 2 radius, X - 2 radius)."""
-        batch, _, height, width = x.shape
-        rows = self.rows or max(_STRIP_ROWS, _STRIP_PIXELS // (batch * width))
-        r = self.radius
-        out = x[:, :, r:-r, r:-r].clone()
-        seen: list[Tensor | None] = [None] * len(self.hidden)
-        done = 0
-        for top in range(0, height - 2, rows):
-            g = self._hidden(F.conv2d(x[:, :, top : top + rows + 2], self.first), seen)
-            if g is not None:
-                out[:, :, done : done + g.shape[2]] += F.conv2d(g, self.last)
-                done += g.shape[2]
-        return out
-
-    def _hidden(self, g: Tensor, seen: list[Tensor | None]) -> Tensor | None:
-        """Send new rows through the hidden layers; None if they do not reach the end yet."""
-        for i, (kernel, dilation) in enumerate(self.hidden):
-            before = seen[i]
-            if before is not None:
-                g = torch.cat((before, g), dim=2)
-            if g.shape[2] <= 2 * dilation:
-                seen[i] = g
-                return None
-            # A copy, so that the rest of the strip is freed.
-            seen[i] = g[:, :, -2 * dilation :].clone()
-            first, second = F.conv2d(g, kernel, dilation=dilation).chunk(2, dim=1)
-            half = first.shape[1]
-            after = g.new_empty(g.shape[0], 2 * half, *first.shape[2:])
-            torch.maximum(first, second, out=after[:, :half])
-            torch.minimum(first, second, out=after[:, half:])
-            g = after.add_(g[:, :, dilation:-dilation, dilation:-dilation])
-        return g
 
 
 def measure_halo(loop: Loop, sample: Tensor, iterations: int, tolerance: float) -> int:

@@ -26,6 +26,7 @@ from deepcontrast_bmz.image import (
     channel_names,
     check_pixels,
     image_sha256,
+    open_image,
     pixel_size_um,
     planes,
     read_image,
@@ -34,6 +35,8 @@ from deepcontrast_bmz.image import (
     write_image,
 )
 from deepcontrast_bmz.image import reading as image_reading
+from deepcontrast_bmz.image.pyramid import halved, level_count, level_shape
+from deepcontrast_bmz.image.zarr_write import create_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -693,6 +696,186 @@ def test_folders_that_are_no_ome_zarr_image_are_refused(tmp_path: Path) -> None:
     store_zarr(tmp_path / "torn.zarr", axes_of("yx"), (5, 7))
     (tmp_path / "torn.zarr" / "s0" / ".zarray").write_text("{")
     refused(lambda: read_image(tmp_path / "torn.zarr"), "torn.zarr")
+
+
+# In parts
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".zarr"])
+@pytest.mark.parametrize("dims", ["yx", "zyx", "cyx", "tczyx"])
+def test_parts_of_an_open_image_are_those_of_the_image(
+    tmp_path: Path, dims: str, suffix: str
+) -> None:
+    image = labelled(dims, names=["a", "b", "c"], sizes=SIZES)
+    write_image(image, tmp_path / f"i{suffix}")
+    opened = open_image(tmp_path / f"i{suffix}")
+    assert opened.shape == image.shape
+    assert opened.nbytes == image.nbytes
+    xr.testing.assert_identical(opened.labelled().compute(), image)
+    last = tuple(n - 1 for n in image.shape[:-2])
+    np.testing.assert_array_equal(
+        opened.pixels[(*last, slice(1, 4), slice(2, 7))],
+        image.values[(*last, slice(1, 4), slice(2, 7))],
+    )
+    np.testing.assert_array_equal(opened.pixels[..., 3], image.values[..., 3])
+    if "c" in dims:
+        xr.testing.assert_identical(
+            opened.channel("b").labelled().compute(), select_channel(image, "b")
+        )
+
+
+def test_a_part_of_a_tiled_tiff_decodes_no_more_than_its_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = pixels(64, 96)
+    tifffile.imwrite(tmp_path / "i.tif", content, tile=(16, 16), compression="zlib")
+    opened = open_image(tmp_path / "i.tif")
+    read: list[int] = []
+    seek = tifffile.FileHandle.read_segments
+
+    def count(self: Any, offsets: Any, *args: Any, **rest: Any) -> Any:
+        read.append(len(offsets))
+        return seek(self, offsets, *args, **rest)
+
+    monkeypatch.setattr(tifffile.FileHandle, "read_segments", count)
+    np.testing.assert_array_equal(opened.pixels[17:31, 33:47], content[17:31, 33:47])
+    assert sum(read) <= 1
+
+
+def test_an_uncompressed_tiff_is_mapped_where_it_lies(tmp_path: Path) -> None:
+    from deepcontrast_bmz.image.pixels import MappedPixels, Stacked
+
+    content = pixels(3, 50, 70)
+    tifffile.imwrite(tmp_path / "i.tif", content, photometric="minisblack", byteorder=">")
+    with tifffile.TiffWriter(tmp_path / "apart.tif") as writer:
+        for plane in content:
+            writer.write(plane, contiguous=False, metadata=None, extratags=())
+    one, apart = (open_image(tmp_path / name) for name in ("i.tif", "apart.tif"))
+    assert isinstance(one.pixels.pixels.pixels, MappedPixels)  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(apart.pixels.pixels.pixels, Stacked)  # pyright: ignore[reportAttributeAccessIssue]
+    for image in (one, apart):
+        assert image.pixels.dtype.isnative
+        np.testing.assert_array_equal(image.pixels[1, 4:40, 7:9], content[1, 4:40, 7:9])
+
+
+# Folders of planes
+
+
+def store_planes(folder: Path, names: list[str]) -> np.ndarray:
+    folder.mkdir()
+    content = pixels(len(names), 5, 7)
+    for name, plane in zip(names, content, strict=True):
+        tifffile.imwrite(folder / name, plane, resolution=(2, 2), resolutionunit="MICROMETER")
+    return content
+
+
+@pytest.mark.parametrize("lazily", [False, True])
+@pytest.mark.parametrize(
+    ("names", "dims", "shape"),
+    [
+        ([f"plane_{i}.tif" for i in range(8, 12)], "zyx", (4, 5, 7)),
+        ([f"{i}.TIF" for i in range(4)], "zyx", (4, 5, 7)),
+        ([f"run2_t{i:03}.tif" for i in range(4)], "tyx", (4, 5, 7)),
+        ([f"a_z{z}_x.tif" for z in range(3)], "zyx", (3, 5, 7)),
+        ([f"a_T{t}_Z{z:02}.tif" for t in (3, 7) for z in range(3)], "tzyx", (2, 3, 5, 7)),
+        ([f"s1_c{c}_z{z}.tif" for c in range(2) for z in range(2)], "czyx", (2, 2, 5, 7)),
+        (["only.tif"], "zyx", (1, 5, 7)),
+    ],
+)
+def test_a_folder_of_planes_is_a_stack(
+    tmp_path: Path,
+    names: list[str],
+    dims: str,
+    shape: tuple[int, ...],
+    lazily: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = store_planes(tmp_path / "planes", names)
+    (tmp_path / "planes" / "notes.txt").write_text("ten years")
+    if lazily:
+        monkeypatch.setattr(image_reading, "IN_MEMORY_BYTES", 0)
+    image = read_image(tmp_path / "planes")
+    assert "".join(str(dim) for dim in image.dims) == dims
+    np.testing.assert_array_equal(image, content.reshape(shape))
+    assert image.attrs["pixel_size_um"] == {"y": 0.5, "x": 0.5}
+
+
+def test_folders_that_are_no_stack_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    refused(lambda: read_image(tmp_path / "empty"), "neither")
+    store_planes(tmp_path / "gap", ["t0_z0.tif", "t0_z1.tif", "t1_z0.tif"])
+    refused(lambda: read_image(tmp_path / "gap"), "2 t x 2 z", "3 files")
+    store_planes(tmp_path / "odd", ["a1.tif", "a2.tif"])
+    tifffile.imwrite(tmp_path / "odd" / "a3.tif", pixels(6, 7))
+    refused(lambda: read_image(tmp_path / "odd"), "a3.tif", "one size")
+    store_planes(tmp_path / "stacks", ["a1.tif"])
+    tifffile.imwrite(
+        tmp_path / "stacks" / "a0.tif", pixels(2, 5, 7), photometric="minisblack", metadata=None
+    )
+    refused(lambda: read_image(tmp_path / "stacks"), "a0.tif", "one plane each")
+
+
+# Pyramids
+
+
+def test_a_level_is_the_mean_of_two_by_two() -> None:
+    content = np.arange(20, dtype=np.float32).reshape(4, 5)
+    expected = [[3.0, 5.0, 6.5], [13.0, 15.0, 16.5]]
+    np.testing.assert_array_equal(halved(content), expected)
+    assert halved(np.array([[0, 1], [1, 1]], np.uint8)).tolist() == [[1]]
+    assert halved(np.full((3, 1, 1), 2**31, np.uint32)).tolist() == [[[2**31]]] * 3
+    assert [level_count((9, n, 5)) for n in (1, 1024, 1025, 4096, 4097)] == [1, 1, 2, 3, 4]
+    assert level_shape((9, 2051, 5), 2) == (9, 513, 2)
+
+
+def reduced(image: np.ndarray, level: int) -> np.ndarray:
+    for _ in range(level):
+        image = halved(image)
+    return image
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_large_ome_zarr_has_levels_with_right_sizes(tmp_path: Path, lazy: bool) -> None:
+    lengths = {"c": 2, "y": 2500, "x": 1501}
+    image = labelled("cyx", "uint16", sizes={"y": 0.5, "x": 0.25}, lengths=lengths)
+    written = image.chunk({"c": 1}) if lazy else image
+    write_image(written, tmp_path / "i.zarr")
+    group = zarr.open_group(store=tmp_path / "i.zarr", mode="r")
+    multiscale: Any = group.attrs["multiscales"]
+    datasets = multiscale[0]["datasets"]
+    assert [dataset["path"] for dataset in datasets] == ["0", "1", "2"]
+    assert multiscale[0]["type"] == "mean"
+    assert datasets[2]["coordinateTransformations"] == [
+        {"type": "scale", "scale": [1.0, 2.0, 1.0]},
+        {"type": "translation", "translation": [0.0, 0.75, 0.375]},
+    ]
+    for level in range(3):
+        np.testing.assert_array_equal(group[str(level)], reduced(image.values, level))  # pyright: ignore[reportArgumentType]
+    xr.testing.assert_identical(read_image(tmp_path / "i.zarr"), image)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("dims", ["yx", "zcyx"])
+def test_a_large_ome_tiff_is_a_pyramid_of_tiles(tmp_path: Path, dims: str, lazy: bool) -> None:
+    lengths = {"z": 2, "c": 2, "y": 70, "x": 4200}
+    order = "".join(dim for dim in "czyx" if dim in dims)
+    image = labelled(order, "float32", names=["a", "b"], sizes=SIZES, lengths=lengths)
+    write_image(image.chunk({"x": 700}) if lazy else image, tmp_path / "i.tif")
+    xr.testing.assert_identical(read_image(tmp_path / "i.tif"), image)
+    with tifffile.TiffFile(tmp_path / "i.tif") as tif:
+        assert tif.is_ome
+        assert tif.pages.first.is_tiled
+        levels = tif.series[0].levels
+        assert len(levels) == level_count(image.shape) == 4
+        expected = image.transpose(*(d for d in "zcyx" if d in dims)).values
+        for level, series in enumerate(levels):
+            np.testing.assert_array_equal(series.asarray(), reduced(expected, level))
+    assert [p.name for p in tmp_path.iterdir()] == ["i.tif"]
+
+
+def test_an_ome_zarr_without_a_description_is_none(tmp_path: Path) -> None:
+    create_zarr(tmp_path / "i.zarr", (5, 7), np.dtype(np.float32))
+    refused(lambda: read_image(tmp_path / "i.zarr"), "multiscales")
 
 
 # Other formats

@@ -5,8 +5,9 @@ the file states it: OME-Zarr always does, tifffile's own header does, an OME-TIF
 channel has a name (or a note of ours names the axis). ImageJ and OME headers cannot tell "one
 plane" from "no such axis", so there an axis of length one is none.
 
-Images up to `IN_MEMORY_BYTES` are read at once, larger ones (and chunks of a large OME-Zarr)
-only when they are looked at; `planes` and `write_image` then hold one plane at a time.
+Images up to `IN_MEMORY_BYTES` are read at once, larger ones only when they are looked at; `planes`
+and `write_image` then hold one plane at a time. `open_image` reads nothing but the labels: parts
+are read by whoever asks for them.
 """
 
 from __future__ import annotations
@@ -14,21 +15,29 @@ from __future__ import annotations
 __all__ = [
     "DIMS",
     "IN_MEMORY_BYTES",
+    "OpenImage",
     "channel_names",
+    "check_output",
     "check_pixels",
     "image_sha256",
+    "open_image",
     "pixel_size_um",
     "planes",
     "read_image",
     "replace_whole",
     "select_channel",
+    "take_place",
     "write_image",
 ]
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.image.folder import read_folder
 from deepcontrast_bmz.image.installed import read_with_bioio
 from deepcontrast_bmz.image.labelled import (
     DIMS,
@@ -38,10 +47,14 @@ from deepcontrast_bmz.image.labelled import (
     planes,
     select_channel,
 )
-from deepcontrast_bmz.image.ome_zarr import ZARR_SUFFIXES, read_zarr, write_zarr
-from deepcontrast_bmz.image.reading import IN_MEMORY_BYTES, labelled_image
-from deepcontrast_bmz.image.tiff import TIFF_SUFFIXES, read_tiff, write_tiff
-from deepcontrast_bmz.image.whole import image_sha256, replace_whole
+from deepcontrast_bmz.image.ome_zarr import ZARR_SUFFIXES, is_zarr, read_zarr
+from deepcontrast_bmz.image.opened import OpenImage, labelled_image, open_found
+from deepcontrast_bmz.image.pyramid import level_count
+from deepcontrast_bmz.image.reading import IN_MEMORY_BYTES, Found
+from deepcontrast_bmz.image.tiff import TIFF_SUFFIXES, read_tiff
+from deepcontrast_bmz.image.tiff_write import check_tiff, in_tiles, write_levels, write_tiff
+from deepcontrast_bmz.image.whole import image_sha256, replace_whole, take_place
+from deepcontrast_bmz.image.zarr_write import check_zarr, fill_zarr, level_of, write_zarr
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -51,13 +64,14 @@ def read_image(path: Path) -> xr.DataArray:
     """Read one image with its axes, channel names and pixel size.
 
     TIFF (.tif, .tiff; plain, ImageJ, OME), OME-Zarr (.zarr; a folder of format 0.1 to 0.5, or an
-    image inside one) and whatever further readers of `bioio` are installed. A stack that says
-    nothing about its third axis is z, y, x; colour samples become channels.
+    image inside one), a folder of TIFFs with one plane each, and whatever further readers of
+    `bioio` are installed. A stack that says nothing about its third axis is z, y, x; colour
+    samples become channels.
 
     Parameters
     ----------
     path : Path
-        A file, or the folder of an OME-Zarr.
+        A file, the folder of an OME-Zarr, or a folder of planes.
 
     Returns
     -------
@@ -71,17 +85,40 @@ def read_image(path: Path) -> xr.DataArray:
         are unknown, or its pixels are no real numbers.
     """
     path = Path(path)
+    return labelled_image(_found(path, None), path)
+
+
+def open_image(path: Path) -> OpenImage:
+    """Open an image whose pixels are read in parts, when they are asked for.
+
+    Parameters
+    ----------
+    path : Path
+        As for `read_image`.
+
+    Raises
+    ------
+    InputError
+        As for `read_image`.
+    """
+    path = Path(path)
+    return open_found(_found(path, True), path)
+
+
+def _found(path: Path, lazily: bool | None) -> Found:
     if not path.exists():
         raise InputError(
             f"an image must exist, but there is nothing at '{path}': check the spelling"
         )
     if path.is_dir():
-        return labelled_image(read_zarr(path), path)
+        if is_zarr(path) or path.name.lower().endswith(ZARR_SUFFIXES):
+            return read_zarr(path, lazily=lazily)
+        return read_folder(path, lazily=lazily)
     if path.stat().st_size == 0:
         raise InputError(f"an image file has content, but '{path}' is empty: copy or save it again")
     if path.name.lower().endswith(TIFF_SUFFIXES):
-        return labelled_image(read_tiff(path), path)
-    return labelled_image(read_with_bioio(path), path)
+        return read_tiff(path, lazily=lazily)
+    return read_with_bioio(path, lazily=lazily)
 
 
 def write_image(image: xr.DataArray, path: Path) -> None:
@@ -114,12 +151,33 @@ def write_image(image: xr.DataArray, path: Path) -> None:
     if image.dtype.kind not in "iuf" or image.size == 0:
         raise ValueError(f"an image has real pixels, not {image.dtype} of shape {image.shape}")
     name = path.name.lower()
-    if name.endswith(TIFF_SUFFIXES):
-        write_tiff(image, path)
-    elif name.endswith(ZARR_SUFFIXES):
+    if name.endswith(ZARR_SUFFIXES):
         write_zarr(image, path)
-    else:
+    elif not name.endswith(TIFF_SUFFIXES):
         raise InputError(
             "an image is written to .tif, .tiff, .ome.tif (OME-TIFF) or .zarr, .ome.zarr "
             f"(OME-Zarr), but '{path}' ends otherwise: change the suffix"
         )
+    elif image.chunks is not None and in_tiles(image.shape):
+        # What is computed when it is looked at is looked at once, for all resolutions.
+        check_tiff(path, image.dtype)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+            fill_zarr(image, Path(folder))
+            count = level_count(image.shape)
+            write_levels(image, [level_of(Path(folder), level) for level in range(count)], path)
+    else:
+        write_tiff(image, path)
+
+
+def check_output(path: Path) -> None:
+    """Raise `InputError` if an output of this name could not be put in its place.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in .tif, .tiff or .zarr.
+    """
+    if path.name.lower().endswith(ZARR_SUFFIXES):
+        check_zarr(path)
+    else:
+        check_tiff(path, np.dtype(np.float32))

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def read_with_bioio(path: Path) -> Found:
+def read_with_bioio(path: Path, *, lazily: bool | None = None) -> Found:
     """Read a format that an installed reader of bioio knows; its sizes are micrometres.
 
     Parameters
     ----------
     path : Path
         A file of any format.
+    lazily : bool, optional
+        Whether pixels are read only when they are asked for; large ones are, if left out.
 
     Raises
     ------
@@ -53,7 +55,7 @@ def read_with_bioio(path: Path) -> Found:
                 "save the one you want as a file of its own"
             )
         pixels = scenes.xarray_dask_data
-        if fits_in_memory(pixels.nbytes):
+        if fits_in_memory(pixels.nbytes, lazily):
             pixels = pixels.compute()
         sizes: dict[str, float | None] = {}
         # Its TIFF reader (for .lsm) says 1 micrometre where it does not know.

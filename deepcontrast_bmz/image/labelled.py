@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = [
     "DIMS",
+    "channel_index",
     "channel_names",
     "check_pixels",
     "known_sizes",
@@ -100,6 +101,25 @@ def select_channel(image: xr.DataArray, channel: str | int | None) -> xr.DataArr
     """
     if channel is None:
         return image
+    index = channel_index(image, channel)
+    return image.isel(c=index, drop=True) if "c" in image.dims else image
+
+
+def channel_index(image: xr.DataArray, channel: str | int) -> int:
+    """Return which channel is meant, from 0.
+
+    Parameters
+    ----------
+    image : DataArray
+        Dims a subset of (t, c, z, y, x).
+    channel : str or int
+        A name, or an index (also as text, if no channel is called so).
+
+    Raises
+    ------
+    InputError
+        If there is no such channel, or several of that name.
+    """
     count = image.sizes.get("c", 1)
     names = channel_names(image)
     listed = "" if names is None else " (" + ", ".join(f"'{name}'" for name in names) + ")"
@@ -111,17 +131,14 @@ def select_channel(image: xr.DataArray, channel: str | int | None) -> xr.DataArr
             f"'{channel}' and {there}: give an index from 0 to {count - 1}"
         )
     if matches:
-        index = matches[0]
-    elif isinstance(channel, int) or re.fullmatch(r"\d+", channel):
-        index = int(channel)
-    else:
-        index = -1
+        return matches[0]
+    index = int(channel) if isinstance(channel, int) or re.fullmatch(r"\d+", channel) else -1
     if not 0 <= index < count:
         raise InputError(
             f"a channel is chosen by its name or by an index from 0 to {count - 1}, "
             f"but '{channel}' is neither and {there}: choose one of them"
         )
-    return image.isel(c=index, drop=True) if "c" in image.dims else image
+    return index
 
 
 def lazy_planes(image: xr.DataArray) -> Iterator[tuple[dict[str, int], Any]]:

@@ -1,6 +1,6 @@
 """What all readers share: what they find, how it becomes an image, and how they fail.
 
-A reader of a format returns `Found`; `labelled_image` checks it and puts it into our order.
+A reader of a format returns `Found`; `checked` looks whether it is an image.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 __all__ = [
     "IN_MEMORY_BYTES",
     "Found",
+    "checked",
     "complete_names",
     "fits_in_memory",
-    "labelled_image",
     "named_axes",
     "reading",
 ]
@@ -23,10 +23,8 @@ import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import xarray as xr
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.image.labelled import DIMS
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -42,18 +40,19 @@ class Found(NamedTuple):
     """What a file says of its image, before it is put in our order."""
 
     data: Any
+    """An array in memory, a dask array, or `Pixels`."""
     dims: list[str]
     names: list[str] | None
     sizes: Mapping[str, float | None]
 
 
-def fits_in_memory(size: int) -> bool:
-    """Say whether an image of so many bytes is read at once."""
-    return size <= IN_MEMORY_BYTES
+def fits_in_memory(size: int, lazily: bool | None = None) -> bool:
+    """Say whether an image of so many bytes is read at once, unless that is decided already."""
+    return size <= IN_MEMORY_BYTES if lazily is None else not lazily
 
 
-def labelled_image(found: Found, path: Path) -> xr.DataArray:
-    """Check what was read and put it into our order and byte order."""
+def checked(found: Found, path: Path) -> Found:
+    """Return what was found if it is an image, with what is known of its axes and no more."""
     data, dims, names, sizes = found
     dtype = np.dtype(data.dtype)
     if dtype.kind not in "iuf":
@@ -67,20 +66,14 @@ def labelled_image(found: Found, path: Path) -> xr.DataArray:
             f"an image has at least one pixel along every axis, but '{path}' has shape "
             f"{tuple(data.shape)}: save it again"
         )
-    if not dtype.isnative:
-        data = data.astype(dtype.newbyteorder("="))
-    coords: dict[str, list[str]] = {}
-    if names is not None and "c" in dims and len(names) == data.shape[dims.index("c")]:
-        coords["c"] = names
-    known = {
+    if names is not None and ("c" not in dims or len(names) != data.shape[dims.index("c")]):
+        names = None
+    known: dict[str, float | None] = {
         dim: float(size)
         for dim in ("z", "y", "x")
         if dim in dims and (size := sizes.get(dim)) is not None and 0 < size < math.inf
     }
-    image = xr.DataArray(data, dims=dims, coords=coords, attrs={"pixel_size_um": known})
-    # xarray would call the image as dask calls the array, by chance.
-    image.name = None
-    return image.transpose(*(dim for dim in DIMS if dim in dims))
+    return Found(data, dims, names, known)
 
 
 def named_axes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["image_sha256", "replace_whole"]
+__all__ = ["image_sha256", "replace_whole", "take_place"]
 
 import contextlib
 import errno
@@ -91,7 +91,7 @@ def replace_whole(path: Path) -> Generator[Path]:
         ) from error
     try:
         yield temporary
-        _move(temporary, target)
+        take_place(temporary, target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(
@@ -103,8 +103,22 @@ def replace_whole(path: Path) -> Generator[Path]:
         _remove(temporary)
 
 
-def _move(temporary: Path, target: Path) -> None:
-    """Put `temporary` under the name `target`, and what was there away."""
+def take_place(temporary: Path, target: Path) -> None:
+    """Put a whole file or folder under its final name, and what was there away.
+
+    Parameters
+    ----------
+    temporary : Path
+        On the same disk as `target`.
+    target : Path
+        Through a link, what it points to is replaced.
+
+    Raises
+    ------
+    InputError
+        If a folder lies where a file is wanted or the reverse.
+    """
+    target = Path(os.path.realpath(target))
     folder = temporary.is_dir()
     if target.exists() and target.is_dir() != folder:
         kinds = ("a folder", "a file") if folder else ("a file", "a folder")
