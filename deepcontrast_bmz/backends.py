@@ -11,6 +11,7 @@ __all__ = [
     "DEVICES",
     "choose_device",
     "fast_loop",
+    "memory_ran_out",
     "onnx_session",
     "threads_per_worker",
     "usable_cores",
@@ -247,3 +248,15 @@ def threads_per_worker(workers: int) -> int:
         Processes or threads that compute at the same time on this machine.
     """
     return max(1, usable_cores() // max(1, workers))
+
+
+def memory_ran_out(error: BaseException) -> bool:
+    """Say whether an error is one of memory; torch has no class of its own for that on a CPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text
+        or "not enough memory" in text
+        or "failed to allocate" in text
+    )

@@ -1,13 +1,16 @@
-"""The limits of the automatic dial, found where the right dial is known.
+"""What makes the automatic dial right and the warnings just, found where the truth is known.
 
 After training, procedural specimens are recorded at known optical depths by cameras drawn at
 random, enhanced, and the pair of limits is taken whose dials come closest to the truth. What no
 real recording can tell, the depth it was made at, is known here; no clean image is used.
+
+The rules judge planes. A network that takes stacks is given a stack, exactly as many planes as it
+sees, and the plane in the middle is judged.
 """
 
 from __future__ import annotations
 
-__all__ = ["calibrate_stop_rule"]
+__all__ = ["Statistics", "calibrate_stop_rule", "fit_statistics"]
 
 import itertools
 import math
@@ -16,28 +19,70 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from deepcontrast_bmz.loop import blend
+from deepcontrast_bmz.depth import Example, fit_depth
+from deepcontrast_bmz.features import FeatureVector, image_features
+from deepcontrast_bmz.loop import blend, extend_symmetric, extend_volume
+from deepcontrast_bmz.ood import fit_ood
 from deepcontrast_bmz.physics.camera import Camera, estimate_camera, estimate_noise
-from deepcontrast_bmz.physics.degrade import Degradation, degrade
-from deepcontrast_bmz.physics.phantom import phantom
-from deepcontrast_bmz.settings import StopRule
+from deepcontrast_bmz.physics.degrade import (
+    Degradation,
+    degrade,
+    draw_degradation,
+    remove_known_part,
+)
+from deepcontrast_bmz.physics.phantom import phantom, phantom_stack
+from deepcontrast_bmz.settings import DepthEstimator, OodStatistics, StopRule
+from deepcontrast_bmz.specimens import BEYOND, beyond_range, draw_light, processed, record
 from deepcontrast_bmz.stop import background_level, dial_grid, forward_residual, last_kept
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from deepcontrast_bmz.data import RawPlane
     from deepcontrast_bmz.loop import Loop
     from deepcontrast_bmz.physics.phantom import Kind
     from deepcontrast_bmz.settings import Recipe
+    from deepcontrast_bmz.specimens import Light, Processing
 
 KINDS: tuple[Kind, ...] = ("membranes", "tubes", "nuclei")
 DEPTHS = (0.75, 1.5, 2.25, 3.0)
 """Optical depths of the recordings, as far as the iterations reach."""
 SIDE = 160
 """Side of a recording, in pixels."""
+STACK_SIDE = 112
+"""Side of a recorded stack: its planes together cost more than one large plane."""
 RESIDUALS = tuple(float(x) for x in np.round(np.arange(0.5, 1.31, 0.05), 2))
 BACKGROUNDS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Limits that are tried."""
 OVERSHOOT = 2.0
 """How much worse it is to remove too much than too little."""
+
+OOD_ITERATIONS = 1
+"""Iterations that the out-of-distribution score looks at: more told no more apart."""
+FEWEST, MOST = 24, 400
+"""Recordings of known depth, after the shortest and the longest training."""
+SMALL_SIDE = 96
+"""Side of a recording after the shortest training, in pixels."""
+SMALLEST = 48
+"""Smaller patches of raw images are left out."""
+NEAREST = 0.5
+"""Depths nearer than this to either end of the range, in steps, do not count as familiar."""
+MATCHED_PHOTONS = (40.0, 2000.0)
+"""Mean photons of a degraded patch, where training matches the noise of each image."""
+PROCESSINGS: tuple[Processing | None, ...] = (
+    None,
+    None,
+    None,
+    "smoothed",
+    None,
+    "black cut off",
+    None,
+    "smoothed, black cut off",
+)
+"""What is done to the recordings, in turn."""
 
 
 class _Recording(NamedTuple):
@@ -107,13 +152,24 @@ def _record(loop: Loop, recipe: Recipe, kind: Kind, depth: float, number: int) -
         camera=camera,
         seed=int(rng.integers(2**62)),
     )
-    truth = torch.from_numpy(phantom(kind, (SIDE, SIDE), rng)) * brightness
+    # Planes that a stack loses above and below.
+    above = loop.iterations * loop.radii[0] if recipe.network.dims == 3 else 0
+    if recipe.network.dims == 3:
+        specimen = phantom_stack(kind, (1 + 2 * above, STACK_SIDE, STACK_SIDE), rng)
+    else:
+        specimen = phantom(kind, (SIDE, SIDE), rng)
+    truth = torch.from_numpy(specimen) * brightness
     # Every second specimen glows all over: there the background never gets dark, however far
     # one goes, and only the residual can stop.
     veil = float(truth.mean()) * rng.uniform(0.3, 1.0) * (number % 2)
     raw = degrade(truth, tissue.model_copy(update={"veil_photons": veil})).float()
     with torch.inference_mode():
-        iterations = loop(raw[None, None])[0]
+        if recipe.network.dims == 3:
+            seen = extend_volume(raw[None, None], 0, loop.iterations * loop.radius)
+            iterations = loop.iterate(seen, loop.iterations)[0, :, 0]
+            raw = raw[above]
+        else:
+            iterations = loop(raw[None, None])[0]
     noise, offset = estimate_noise(raw), estimate_camera(raw).offset
     step = recipe.physics.step_optical_depth
     residual: dict[float, float] = {}
@@ -125,3 +181,136 @@ def _record(loop: Loop, recipe: Recipe, kind: Kind, depth: float, number: int) -
         )
         background[dial] = background_level(image, offset, noise)
     return _Recording(depth, residual, background)
+
+
+class Statistics(NamedTuple):
+    """What is fitted after training, beside the limits."""
+
+    depth: DepthEstimator | None
+    ood: OodStatistics | None
+
+
+def fit_statistics(loop: Loop, recipe: Recipe, planes: Sequence[RawPlane] = ()) -> Statistics:
+    """Fit the depth estimator and the out-of-distribution score of a trained loop.
+
+    Parameters
+    ----------
+    loop : Loop
+        Trained, on the CPU.
+    recipe : Recipe
+        Of the run; longer training gets more recordings, 24 to 400.
+    planes : sequence of RawPlane
+        The training and validation planes; patches of them, as they are and degraded by one step,
+        count as familiar.
+
+    Returns
+    -------
+    Statistics
+        Nothing for stacks: their iterations cost too much to record hundreds of them, so that the
+        two rules go on to decide, and nothing warns.
+    """
+    if recipe.network.dims == 3:
+        return Statistics(None, None)
+    count = min(max(recipe.training.steps // 8, FEWEST), MOST)
+    side = SIDE if count > FEWEST else SMALL_SIDE
+    return Statistics(
+        _fit_depth(loop, recipe, count, side), _fit_ood(loop, recipe, planes, count, side)
+    )
+
+
+def _fit_depth(loop: Loop, recipe: Recipe, count: int, side: int) -> DepthEstimator:
+    step = recipe.physics.step_optical_depth
+    deepest = loop.iterations * step
+    examples: list[Example] = []
+    for number in range(count):
+        rng = np.random.default_rng([recipe.seed, 6, number])
+        # One in twelve has no tissue above it at all: the dial has an end at 0, too.
+        depth = rng.uniform(0, deepest) if number % 12 else 0.0
+        light = draw_light(recipe.physics, rng, number, depth, side)
+        how = PROCESSINGS[number % len(PROCESSINGS)]
+        raw = record(light) if how is None else processed(record(light), how, rng)
+        features = _features(loop, recipe, raw, loop.iterations)
+        examples.append(Example(features, depth, noisy=how is None))
+    return fit_depth(examples, iterations=loop.iterations, deepest=deepest, step=step)
+
+
+def _fit_ood(
+    loop: Loop, recipe: Recipe, planes: Sequence[RawPlane], count: int, side: int
+) -> OodStatistics:
+    deepest = loop.iterations * recipe.physics.step_optical_depth
+    nearest = NEAREST * recipe.physics.step_optical_depth
+
+    def drawn(stream: int, number: int, kind: int) -> tuple[Light, np.random.Generator]:
+        rng = np.random.default_rng([recipe.seed, stream, number])
+        depth = rng.uniform(nearest, deepest - nearest)
+        return draw_light(recipe.physics, rng, kind, depth, side), rng
+
+    familiar = [
+        _features(loop, recipe, record(drawn(7, number, number)[0]), OOD_ITERATIONS)
+        for number in range(count)
+    ]
+    familiar += [
+        _features(loop, recipe, raw, OOD_ITERATIONS)
+        for raw in _patches(recipe, planes, count // 2, side)
+    ]
+    beyond: list[FeatureVector] = []
+    for number in range(2 * count):
+        light, rng = drawn(8, number, number // len(BEYOND))
+        raw = beyond_range(light, BEYOND[number % len(BEYOND)], recipe.physics, deepest, rng)
+        beyond.append(_features(loop, recipe, raw, OOD_ITERATIONS))
+    order = np.random.default_rng([recipe.seed, 10]).permutation(len(familiar))
+    return fit_ood([familiar[i] for i in order], beyond, iterations=OOD_ITERATIONS)
+
+
+def _features(loop: Loop, recipe: Recipe, raw: Tensor, count: int) -> FeatureVector:
+    """Return the features of a recording from its first iterations.
+
+    They are mirrored anew before each, which saves two thirds of the work.
+    """
+    x = raw[None, None].float()
+    kept: list[Tensor] = []
+    with torch.inference_mode():
+        for _ in range(count):
+            x = loop.step(extend_symmetric(x, loop.radius))
+            kept.append(x[0, 0])
+    return image_features(
+        raw,
+        torch.stack(kept),
+        widths_px=recipe.physics.scatter.widths,
+        weights=recipe.physics.scatter.weights,
+        step=recipe.physics.step_optical_depth,
+    )
+
+
+def _patches(recipe: Recipe, planes: Sequence[RawPlane], count: int, side: int) -> Iterator[Tensor]:
+    """Yield patches of raw planes, every image as often, in turn as they are and degraded."""
+    by_image: dict[int, list[RawPlane]] = {}
+    for plane in planes:
+        by_image.setdefault(plane.image, []).append(plane)
+    images = list(by_image.values())
+    for number in range(count if images else 0):
+        rng = np.random.default_rng([recipe.seed, 9, number])
+        members = images[number % len(images)]
+        plane = members[int(rng.integers(len(members)))]
+        # Of a few places the one with the most structure.
+        candidates = [_cut(plane.pixels, side, rng) for _ in range(4)]
+        patch = max(candidates, key=lambda part: float(part.std()))
+        if float(np.ptp(patch)) == 0 or min(patch.shape) < SMALLEST:
+            continue
+        raw = torch.from_numpy(np.ascontiguousarray(patch))
+        if (number // len(images)) % 2 == 0:
+            yield raw
+            continue
+        low, high = recipe.physics.photons or MATCHED_PHOTONS
+        mean_photons = math.exp(rng.uniform(math.log(low), math.log(high)))
+        draw = draw_degradation(
+            recipe.physics, rng, widths_px=plane.widths_px, mean_photons=mean_photons
+        )
+        per_count = mean_photons / max(float(plane.pixels.mean()) - plane.floor, 1e-9)
+        recorded = degrade((raw.double() - plane.floor) * per_count, draw)
+        yield (remove_known_part(recorded, draw) / per_count + plane.floor).float()
+
+
+def _cut(pixels: NDArray[np.float32], side: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    top, left = (int(rng.integers(max(length - side, 0) + 1)) for length in pixels.shape)
+    return pixels[top : top + side, left : left + side]

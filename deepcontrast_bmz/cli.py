@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["app", "main"]
 
 import io
+import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,11 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from deepcontrast_bmz.errors import InputError, finite
+from deepcontrast_bmz.errors import InputError, Unfinished, finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from deepcontrast_bmz.evaluate import Evaluation
     from deepcontrast_bmz.predict import Enhanced
     from deepcontrast_bmz.train import TrainingProgress
 
@@ -40,7 +42,7 @@ Images = Annotated[
 ModelName = Annotated[
     str, typer.Argument(metavar="MODEL", help="Run folder, package, or 'deepcontrast'.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Channel = Annotated[str | None, typer.Option(help="Name or index (from 0) of the channel to use.")]
 
 
@@ -188,8 +190,15 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed; else the recipe's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     device: Device = "auto",
+    devices: Annotated[int, typer.Option(help="Devices (on a CPU, processes) per node.")] = 1,
+    nodes: Annotated[int, typer.Option(help="Nodes; start the same command on each.")] = 1,
+    accumulate: Annotated[
+        int, typer.Option(help="Pieces that a batch is computed in, to save memory.")
+    ] = 1,
+    precision: Annotated[str, typer.Option(help="auto, 32 or bf16.")] = "auto",
 ) -> None:
     """Train on raw images alone and write a run folder."""
+    from deepcontrast_bmz.parallel import Spread
     from deepcontrast_bmz.settings import Recipe, read_recipe
     from deepcontrast_bmz.train import train_run
 
@@ -207,6 +216,7 @@ def train(
         out,
         settings,
         device=device,
+        spread=Spread(devices, nodes, accumulate, precision),
         resume=resume,
         report=_training_progress("training"),
     )
@@ -241,14 +251,26 @@ def predict(
     ] = None,
     device: Device = "auto",
     block: Annotated[
-        int | None, typer.Option(help="Side of a block in pixels; else what suits the model.")
+        str, typer.Option(help="Side of a block in pixels, or auto, by the model and the memory.")
+    ] = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with unfinished work at the block it was at.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that share the blocks and the cores.")
     ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a dask.distributed scheduler to use instead.")
+    ] = None,
+    sharded: Annotated[
+        bool, typer.Option("--sharded", help="Many chunks to a file in a .zarr (OME-Zarr 0.5).")
+    ] = False,
 ) -> None:
-    """Enhance images; axes, pixel size and channel names are kept."""
+    """Enhance images of any size; axes, pixel size and channel names are kept."""
     from deepcontrast_bmz.model import open_model
     from deepcontrast_bmz.predict import predict_files
 
-    chosen = _dial(dial)
+    chosen, side = _dial(dial), _side(block)
     opened = open_model(model, weights=weights, device=device)
     predict_files(
         opened,
@@ -258,7 +280,11 @@ def predict(
         iterations=iterations,
         all_iterations=all_iterations,
         channel=_channel(channel),
-        block=block,
+        block=side,
+        resume=resume,
+        workers=workers,
+        scheduler=scheduler,
+        sharded=sharded,
         progress=_fraction_progress("enhancing"),
         finished=_say_enhanced,
     )
@@ -285,6 +311,18 @@ def _dial(text: str | None) -> float | Literal["auto"] | None:
     return finite(value, "--dial", minimum=0, hint="0 is the raw image")
 
 
+def _side(text: str) -> int | None:
+    """Take the side of a block; None for auto."""
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InputError(
+            f"--block takes a whole number of pixels, or auto, not {text!r}: correct it"
+        ) from error
+
+
 @app.command()
 def evaluate(
     model: ModelName,
@@ -296,13 +334,26 @@ def evaluate(
     channel: Channel = None,
     device: Device = "auto",
 ) -> None:
-    """Sweep the dial: contrast gain beside its price, as a table, a plot and report.html."""
+    """Sweep the dial: contrast gain beside its price, as a table, a plot and report.html.
+
+    Exit code 1 if the verdict refuses an image at the automatic dial.
+    """
     from deepcontrast_bmz.model import open_model
-    from deepcontrast_bmz.report import evaluate_files
+    from deepcontrast_bmz.report import REFUSED, evaluate_files
 
     opened = open_model(model, device=device)
-    for line in evaluate_files(opened, images, out, reference=reference, channel=_channel(channel)):
+    done: list[Evaluation] = []
+    for line in evaluate_files(
+        opened,
+        images,
+        out,
+        reference=reference,
+        channel=_channel(channel),
+        finished=done.append,
+    ):
         print(line)
+    if any(evaluation.chosen.verdict in REFUSED for evaluation in done):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -349,7 +400,12 @@ def check(
     package: Annotated[Path, typer.Argument(metavar="PACKAGE", help="Zip, folder or rdf.yaml.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     run: Annotated[
-        str | None, typer.Option(metavar="ENGINES", help="Comma-separated engines, or 'none'.")
+        str | None,
+        typer.Option(
+            metavar="ENGINES",
+            help="Comma-separated engines; 'all' of this process (default), 'real' for other "
+            "programs' own too (fetched once), 'none' to read files only.",
+        ),
     ] = None,
     run_code: Annotated[
         bool, typer.Option("--run-code", help="Allow code inside the package to run.")
@@ -363,6 +419,33 @@ def check(
     print(result.to_json() if as_json else result.to_text())
     if not result.passed:
         raise typer.Exit(1)
+
+
+@app.command()
+def port(
+    package: Annotated[
+        Path, typer.Argument(metavar="PACKAGE", help="Somebody's zip, folder or rdf.yaml.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Package.zip to write.", show_default=False)
+    ],
+    run_code: Annotated[
+        bool,
+        typer.Option("--run-code", help="Allow code inside the package to run, to add weights."),
+    ] = False,
+) -> None:
+    """Rewrite somebody else's package so that it opens in every program."""
+    from deepcontrast_bmz.port import port_package
+
+    done = port_package(package, out, run_code=run_code)
+    print(f"{out}: written")
+    for heading, sentences in (
+        ("changed:", done.changed),
+        ("could not be mended:", done.left),
+        ("not checked:", done.unchecked),
+    ):
+        for line in (heading, *(f"  - {sentence}" for sentence in sentences)) if sentences else ():
+            print(line)
 
 
 # ---- progress
@@ -408,7 +491,7 @@ def _state_text(state: TrainingProgress) -> str:
     if state.validation_loss is not None:
         text += f"  validation {state.validation_loss:.4f}"
     minutes, seconds = divmod(round(state.seconds_left), 60)
-    return f"{text}  {minutes}:{seconds:02d} left"
+    return f"{text}  {state.patches_per_second:.1f} patches/s  {minutes}:{seconds:02d} left"
 
 
 def _fraction_progress(what: str) -> Callable[[float], None]:
@@ -443,6 +526,25 @@ def _fraction_progress(what: str) -> Callable[[float], None]:
 # ---- entry
 
 
+def _printed(rest: str = "") -> int:
+    """Return 0 once all that was printed, and the rest, has arrived, 1 if it could not."""
+    if sys.stdout is None:  # closed from the start, so nobody is waiting for it
+        return 0
+    try:
+        sys.stdout.write(rest)
+        sys.stdout.flush()
+    except OSError as error:
+        print(
+            f"dcbmz: what it says must be printed, but cannot be ({error.strerror}): make room, or "
+            "send it elsewhere",
+            file=sys.stderr,
+        )
+        # Python would try once more at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``dcbmz`` and end the process with its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -454,18 +556,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         code = app(args=given, prog_name="dcbmz", standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        sys.exit(code if isinstance(code, int) and code else _printed())
     except InputError as error:
         if debug:
             raise
         print(f"dcbmz: {error}", file=sys.stderr)
         sys.exit(2)
+    except Unfinished as error:
+        if debug:
+            raise
+        print(f"dcbmz: {error}", file=sys.stderr)
+        sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
         print("dcbmz: interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:  # the last door: a sentence instead of a traceback
         if debug:
             raise
+        if isinstance(error, OSError) and _printed("\n"):
+            sys.exit(1)
         # What the parser of arguments refuses; its classes have no public name.
         said = getattr(error, "format_message", None)
         if said is not None:

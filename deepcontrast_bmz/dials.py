@@ -7,7 +7,7 @@ into blocks makes no difference.
 
 from __future__ import annotations
 
-__all__ = ["MOST_ITERATIONS", "Wanted", "choose_dials", "needed", "wanted"]
+__all__ = ["MOST_ITERATIONS", "Wanted", "choose_dials", "needed", "wanted", "warn_if_unusual"]
 
 import logging
 from dataclasses import dataclass
@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from deepcontrast_bmz import stop
+from deepcontrast_bmz.backends import memory_ran_out
 from deepcontrast_bmz.blocks import Box
 from deepcontrast_bmz.errors import InputError, finite
 from deepcontrast_bmz.loop import dial_position
 from deepcontrast_bmz.physics.camera import estimate_noise
 from deepcontrast_bmz.physics.scatter import widths_in_pixels
-from deepcontrast_bmz.stop import choose_dial, content_window, smooth_along_z
+from deepcontrast_bmz.stop import choose_dial, content_window, look_at, smooth_along_z
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,6 +45,9 @@ _LARGE_PLANE = 2**24
 
 _SAMPLES = 5
 """Windows of the sample, along each side of a plane."""
+
+_LOOK = 768
+"""Side, in pixels, of what is looked at of an image whose dial was asked for."""
 
 _CELL = 32
 """Side of the cells that the content of a window is measured in, in pixels."""
@@ -202,6 +206,42 @@ def choose_dials(
         f"chosen for each of {measured}{len(chosen)} planes, {span}{smoothed}; in the surest, "
         f"{surest.reason}"
     )
+
+
+def warn_if_unusual(model: Model, source: Source) -> str | None:
+    """Say, once for an image, that it is unlike those the model was trained for.
+
+    Parameters
+    ----------
+    model : Model
+    source : Source
+        The middle of its middle plane is looked at.
+
+    Returns
+    -------
+    str or None
+        The sentence; None if the image is familiar, or nothing can be said.
+    """
+    if model.description.ood is None or model.dims != 2:
+        return None
+    place = tuple(length // 2 for length in source.planes)
+    lines = [
+        slice(max(0, (length - _LOOK) // 2), min(length, (length + _LOOK) // 2))
+        for length in source.shape[-2:]
+    ]
+    pixels = source.read(place[: len(source.leading)], tuple(lines))
+    try:
+        found = look_at(model, torch.from_numpy(pixels.reshape(pixels.shape[-2:])))
+    except (MemoryError, RuntimeError) as error:
+        if not memory_ran_out(error):
+            raise
+        # The result itself may still fit, in smaller blocks.
+        logger.info("%s: no memory to compare it with the training images", source.name)
+        return None
+    warning = None if found is None else found.warning
+    if warning is not None:
+        logger.warning("%s: %s", source.name, warning)
+    return warning
 
 
 def _warn(choices: Sequence[DialChoice], source: Source) -> None:

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 import xarray as xr
 
+from deepcontrast_bmz.backends import memory_ran_out
 from deepcontrast_bmz.blocks import Box, cut, piece, split
-from deepcontrast_bmz.dials import choose_dials, needed, wanted
+from deepcontrast_bmz.dials import choose_dials, needed, wanted, warn_if_unusual
 from deepcontrast_bmz.errors import InputError, Unfinished
 from deepcontrast_bmz.image import channel_names, check_pixels, pixel_size_um
 from deepcontrast_bmz.loop import blend
@@ -80,7 +81,7 @@ def enhance(
         Grey values in any unit and of any integer or real type.
     dial : float or 'auto', optional
         Optical depth to remove; 0 returns the raw image, `auto` chooses it for every plane. In
-        a z-stack the chosen dials are smoothed by a running median over three planes.
+        a z-stack the chosen dials are a smooth curve along z.
     iterations : int, optional
         Whole iterations instead of a dial; with `all_iterations`, how many are returned.
     all_iterations : bool
@@ -115,6 +116,8 @@ def enhance(
     else:
         dials = (choice.dial,) * int(np.prod(source.planes, dtype=int))
         reason = choice.reason
+        if not (all_iterations or lazy):
+            warn_if_unusual(model, source)
     task = _Task(model, source, dials, sides, choice.count, progress)
     data = task.run_lazily() if lazy else task.run()
     return Enhanced(_labelled(image, data, choice.count), dials, reason)
@@ -257,21 +260,9 @@ def _run_box(
         planes = [blend(raw[:, z], kept[:, :, z], dial, step) for z, dial in enumerate(dials)]
         return torch.stack(planes, dim=1)[:, None].numpy()
     except (MemoryError, RuntimeError) as error:
-        if _memory_ran_out(error):
+        if memory_ran_out(error):
             raise _OutOfMemory from None
         raise
-
-
-def _memory_ran_out(error: Exception) -> bool:
-    """Say whether an error is one of memory; torch has no class of its own for that on a CPU."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text
-        or "not enough memory" in text
-        or "failed to allocate" in text
-    )
 
 
 def block_grids(model: Model) -> tuple[int, ...]:

@@ -15,9 +15,7 @@ __all__ = [
     "Evaluation",
     "Preview",
     "Price",
-    "Verdict",
     "evaluate",
-    "judge",
 ]
 
 import logging
@@ -41,7 +39,8 @@ from deepcontrast_bmz.physics.camera import NoiseModel, estimate_camera, estimat
 from deepcontrast_bmz.physics.scatter import scatter, widths_in_pixels
 from deepcontrast_bmz.predict import enhance
 from deepcontrast_bmz.settings import Record
-from deepcontrast_bmz.stop import choose_dial, content_window, forward_residual
+from deepcontrast_bmz.stop import choose_dial, content_window, forward_residual, look_at, measurable
+from deepcontrast_bmz.verdict import Verdict, darkness, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-Verdict = Literal["ok", "over-enhanced", "inconsistent", "unmeasurable"]
 Price = Literal["reference_middle", "detail_fine", "detail_coarse", "forward_consistency"]
 
 PRICES: Mapping[Price, str] = {
@@ -65,20 +63,14 @@ PRICES: Mapping[Price, str] = {
 
 DIAL_GRID = 0.25
 """Optical depth between the dials of a sweep."""
-HIGHEST_RECOVERY = 1.15
-"""Contrast beyond this share of the reference's is over-enhanced."""
-CONSISTENT = (0.9, 1.1)
-"""Forward consistency of an image that explains the recording up to its noise. Above, the
-recording contradicts the image; below, the image has kept some of the noise, as every small dial
-does, which is no contradiction."""
 LARGEST_SIDE = 2048
 """Larger planes are evaluated on the window of this side with the most content, in pixels."""
 SMALLEST_SIDE = 16
 """Smaller images have no statistics to speak of."""
 PREVIEW_SIDE = 1024
 """Largest side of a preview, in pixels."""
-LEAST_NOISE = 2e-3
-"""Noise below this share of the grey-value range cannot be told from rounding to 8 bits."""
+CUT_OFF = 0.01
+"""Share of pixels at the smallest value from which black counts as cut off."""
 OUTLIERS = 0.001
 """Share of the pixels left out of a misfit: hot pixels are not structure."""
 
@@ -136,8 +128,15 @@ class DialScores(Record):
     """Structural similarity to the reference, after the best scale and offset."""
     average_precision: float | None
     """Of brightness for the reference's foreground (Otsu), at no threshold."""
+    noise_gain: float | None = None
+    """Deviation of the noise over the raw image's, from split halves."""
+    below_offset: float | None = None
+    """How far the dark parts lie below the camera offset, in shares of the brightness; None where
+    black was cut off, so that the offset cannot be known."""
     verdict: Verdict
-    """See `judge`."""
+    """See `verdict.judge`."""
+    why: str = ""
+    """Why that verdict, in plain words."""
 
 
 class Evaluation(Record):
@@ -181,7 +180,12 @@ class Evaluation(Record):
     chosen_reason: str
     """Why that one."""
     chosen_confidence: float
-    """How far the rules behind it agree, 0 to 1."""
+    """How sure it is, 0 to 1, see `DialChoice`."""
+    ood_score: float | None = None
+    """Out-of-distribution score: above 1 the image is unlike those the model was trained for; None
+    where the model has no statistics, or the plane is too small."""
+    warning: str | None = None
+    """What to say of that, in one sentence."""
     scores: tuple[DialScores, ...]
     """One per dial, rising from 0, the raw image."""
     previews: tuple[Preview, ...] = Field(default=(), exclude=True, repr=False)
@@ -204,29 +208,6 @@ class Evaluation(Record):
             if all(getattr(row, name) is not None for row in self.scores):
                 return name
         return "forward_consistency"
-
-
-def judge(recovery: float | None, consistency: float | None) -> Verdict:
-    """Return the verdict on one dial.
-
-    Parameters
-    ----------
-    recovery : float or None
-        Contrast recovery; None without a reference.
-    consistency : float or None
-        Forward consistency; None where the image has no measurable noise.
-
-    Returns
-    -------
-    {'ok', 'over-enhanced', 'inconsistent', 'unmeasurable'}
-        Over-enhanced above a recovery of 1.15; inconsistent above a consistency of 1.1;
-        unmeasurable if neither is known.
-    """
-    if recovery is not None and recovery > HIGHEST_RECOVERY:
-        return "over-enhanced"
-    if consistency is not None and consistency > CONSISTENT[1]:
-        return "inconsistent"
-    return "unmeasurable" if recovery is None and consistency is None else "ok"
 
 
 def evaluate(
@@ -344,6 +325,7 @@ def evaluate(
         tell(0.8 + 0.2 * (number + 1) / len(sweep))
     shown = images[sweep.index(automatic)]
     black, white = (float(v) for v in np.quantile(shown, (0.003, 0.998)))
+    found = look_at(model, stacks[0][0], stacks[0][1])
     reliability = {name: scorer.reliability(band) for name, band in metrics.BANDS.items()}
     return Evaluation(
         version=__version__,
@@ -365,6 +347,8 @@ def evaluate(
         chosen_dial=automatic,
         chosen_reason=choice.reason,
         chosen_confidence=choice.confidence,
+        ood_score=None if found is None else found.score,
+        warning=None if found is None else found.warning,
         scores=tuple(rows),
         previews=tuple(_preview(picture, black, white) for picture in images),
         reference_preview=None
@@ -514,8 +498,9 @@ class _Scorer:
         self.signal, self.background = metrics.michelson_masks(raw)
         self.raw_contrast = metrics.split_half_contrast(*halves, offset)
         self.raw_michelson = metrics.michelson_contrast(raw, self.signal, self.background, offset)
-        typical = float(noise.variance(torch.tensor(float(np.median(raw)))))
-        self.noisy = math.sqrt(typical) > LEAST_NOISE * float(np.ptp(raw))
+        self.noisy, black = measurable(torch.from_numpy(raw), noise)
+        # Without noise, or with black cut off, the offset is a guess that nothing may rest on.
+        self.cut_off = black > CUT_OFF or not self.noisy
         # Nearer to the border than the kernel is wide, unknown surroundings shine in.
         border = min(math.ceil(2 * max(widths)), min(raw.shape) // 4)
         self.inner = (slice(border, -border or None),) * 2
@@ -564,9 +549,20 @@ class _Scorer:
             )
             flagged = metrics.flagged_share(z[self.inner])
         against = self._against_truth(whole, contrast)
+        gain = _quotient(contrast, self.raw_contrast)
+        noise_gain = self._noise_gain(one, two) if self.noisy else None
+        below = None if self.cut_off else darkness(whole, self.offset, self.noise)
+        finding = judge(
+            against["contrast_recovery"],
+            consistency,
+            misfit=misfit,
+            below_offset=below,
+            noise_gain=noise_gain,
+            contrast_gain=gain,
+        )
         row = DialScores(
             dial=dial,
-            contrast_gain=_quotient(contrast, self.raw_contrast),
+            contrast_gain=gain,
             contrast_gain_with_noise=_finite(metrics.contrast_gain(whole, self.raw, self.offset)),
             michelson_gain=_quotient(michelson, self.raw_michelson),
             detail_fine=fine.retention,
@@ -576,10 +572,18 @@ class _Scorer:
             forward_consistency=consistency,
             systematic_misfit=misfit,
             flagged_share=flagged,
-            verdict=judge(against["contrast_recovery"], consistency),
+            noise_gain=noise_gain,
+            below_offset=None if below is None else below[1],
+            verdict=finding.verdict,
+            why=finding.why,
             **against,
         )
         return row, z
+
+    def _noise_gain(self, one: Float32, two: Float32) -> float | None:
+        """Return how much the noise grew: what the halves do not share, over the raw halves'."""
+        before = float((self.halves[0] - self.halves[1]).std())
+        return _quotient(float((one - two).std()), before)
 
     def _against_truth(self, whole: Float32, contrast: float) -> dict[str, float | None]:
         """Return all scores that need the reference, None without one."""

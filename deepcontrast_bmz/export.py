@@ -1,7 +1,8 @@
 """A trained loop as files that other programs run: state dict, TorchScript, ONNX.
 
-All three hold the same graph, (B, 1, Y, X) to (B, K, Y, X) of any size, and are compared with
-the loop itself. The same loop gives the same bytes: no file holds a path, a date or a user.
+All three hold the same graph, (B, 1, Y, X) to (B, K, Y, X) of any size, for stacks
+(B, 1, Z, Y, X) to (B, K, Z, Y, X), and are compared with the loop itself. The same loop gives the
+same bytes: no file holds a path, a date or a user.
 
 The order of the steps: the kernels, which the network computes from its parameters, are computed
 once (`fold_kernels`); the folded loop is traced; what the tracer leaves behind is removed; the
@@ -17,6 +18,7 @@ __all__ = [
     "OPSET_VERSION",
     "OUTPUT_ID",
     "PARITY_LIMIT",
+    "PARITY_SHAPES",
     "ExportRecord",
     "ParityRow",
     "architecture_kwargs",
@@ -25,6 +27,7 @@ __all__ = [
     "export_weights",
     "fold_kernels",
     "onnx_bytes",
+    "plain_archive",
     "state_dict_bytes",
     "torchscript_bytes",
 ]
@@ -33,12 +36,13 @@ import ast
 import copy
 import inspect
 import io
+import math
 import operator
 import re
 import warnings
 import zipfile
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -48,10 +52,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepcontrast_bmz import loop as loop_room
-from deepcontrast_bmz.loop import Loop, Reinjection, extend_symmetric
+from deepcontrast_bmz.loop import Loop, Reinjection, extend_symmetric, extend_volume
 from deepcontrast_bmz.model import WEIGHTS_FORMATS, WeightsFormat
-from deepcontrast_bmz.network import BlurpoolUNet, DilatedNetwork, PlainUNet, layers
+from deepcontrast_bmz.network import (
+    BlurpoolUNet,
+    DilatedNetwork,
+    DilatedVolumeNetwork,
+    PlainUNet,
+    layers,
+)
 from deepcontrast_bmz.network.layers import AffineConv
+from deepcontrast_bmz.onnx_lower import IR_VERSION, OPSET_VERSION
+from deepcontrast_bmz.onnx_write import write_onnx
 from deepcontrast_bmz.settings import NetworkSettings, Record
 
 if TYPE_CHECKING:
@@ -63,11 +75,14 @@ if TYPE_CHECKING:
 
 INPUT_ID = "raw"
 OUTPUT_ID = "enhanced"
-OPSET_VERSION = 17
-IR_VERSION = 8
 ARCHITECTURE_CLASS = "DeepContrastLoop"
 PARITY_LIMIT = 1e-5
 """Largest difference between a format and the loop, over the range of the loop's output."""
+PARITY_SHAPES: dict[int, tuple[tuple[int, ...], ...]] = {
+    2: ((1, 137, 151), (2, 150, 139), (1, 9, 5)),
+    3: ((1, 9, 61, 47), (2, 6, 32, 45), (1, 1, 9, 5)),
+}
+"""Batch and sides of the images that formats are compared on, by spatial axes."""
 
 WEIGHTS_SUFFIX: dict[WeightsFormat, str] = {
     "pytorch_state_dict": ".pt",
@@ -81,7 +96,7 @@ class ParityRow(Record):
 
     weights_format: WeightsFormat
     shape: tuple[int, ...]
-    """Shape of the input, (B, 1, Y, X)."""
+    """Shape of the input, (B, 1, (Z,) Y, X)."""
     difference: float
     """Largest absolute difference over the range of the loop's output."""
 
@@ -157,14 +172,11 @@ def state_dict_bytes(loop: Loop) -> bytes:
 _CLASS_TEMPLATE = '''
 
 class {name}(Loop):
-    """The exported loop, built from plain values: (B, 1, Y, X) to (B, iterations, Y, X).
+    """The exported loop, built from plain values: {shapes}.
 
     Parameters
     ----------
-    {first} : {first_type}
-        {first_text}
-    {second} : {second_type}
-        {second_text}
+{texts}
     iterations : int
         Output channels: channel k is the image after k + 1 iterations.
     reinjection : float
@@ -175,37 +187,55 @@ class {name}(Loop):
 
     def __init__(
         self,
-        {first}: {first_type},
-        {second}: {second_type},
+{types}
         iterations: int,
         reinjection: float = 0.0,
         terms: int = 0,
         reach: int = 0,
     ) -> None:
         feedback = Reinjection(reinjection, terms, reach) if reinjection > 0 else None
-        super().__init__({network}({first}, {second_value}), iterations, feedback)
+        network = {network}({values})
+        super().__init__(network, iterations, feedback)
 '''
+
+
+class _Argument(NamedTuple):
+    """A setting of the network that becomes an argument of the exported architecture."""
+
+    name: str
+    type: str
+    text: str
+    value: str
+    """What the network itself is given."""
+
+
+_WIDTH = _Argument("width", "int", "Channels of the first layer.", "width")
+_LEVELS = _Argument("levels", "int", "Resolutions.", "levels")
+_DILATIONS = _Argument(
+    "dilations", "list[int]", "Dilation of each 3 x 3 convolution.", "tuple(dilations)"
+)
+_MIXING = _Argument("mixing_layers", "int", "Layers that mix neighbouring planes.", "mixing_layers")
+
+_NETWORKS: dict[str, tuple[type[nn.Module], tuple[_Argument, ...]]] = {
+    "dilated": (DilatedNetwork, (_WIDTH, _DILATIONS)),
+    "dilated_3d": (DilatedVolumeNetwork, (_WIDTH, _DILATIONS, _MIXING)),
+    "blurpool_unet": (BlurpoolUNet, (_WIDTH, _LEVELS)),
+    "plain_unet": (PlainUNet, (_WIDTH, _LEVELS)),
+}
 
 
 def architecture_kwargs(loop: Loop, network: NetworkSettings) -> dict[str, int | float | list[int]]:
     """Return the arguments with which the exported architecture rebuilds the loop."""
-    kwargs: dict[str, int | float | list[int]] = {"width": network.width}
-    if network.kind == "dilated":
-        kwargs["dilations"] = list(network.dilations)
-    else:
-        kwargs["levels"] = network.levels
+    kwargs: dict[str, int | float | list[int]] = {}
+    for argument in _NETWORKS[network.kind][1]:
+        value: int | tuple[int, ...] = getattr(network, argument.name)
+        kwargs[argument.name] = list(value) if isinstance(value, tuple) else value
     kwargs["iterations"] = loop.iterations
     if loop.reinjection is not None:
         kwargs["reinjection"] = loop.reinjection.share
         kwargs["terms"] = loop.reinjection.kernels.shape[0]
         kwargs["reach"] = loop.reinjection.reach
     return kwargs
-
-
-def _network_class(network: NetworkSettings) -> type[nn.Module]:
-    return {"dilated": DilatedNetwork, "blurpool_unet": BlurpoolUNet, "plain_unet": PlainUNet}[
-        network.kind
-    ]
 
 
 def _names_in(node: ast.AST) -> set[str]:
@@ -269,7 +299,7 @@ def architecture_source(network: NetworkSettings) -> str:
     network : NetworkSettings
         The network that is iterated.
     """
-    kind = _network_class(network)
+    kind, arguments = _NETWORKS[network.kind]
     rooms: list[ModuleType] = [layers, inspect.getmodule(kind) or layers, loop_room]
     definitions: dict[str, tuple[str, set[str]]] = {}
     imports: dict[str, str] = {}
@@ -287,17 +317,14 @@ def architecture_source(network: NetworkSettings) -> str:
         wanted |= (definitions[name][1] & definitions.keys()) - reached
     statements = {imports[name] for name in used & imports.keys()}
     parts = [text for name, (text, _) in definitions.items() if name in reached]
-    dilated = network.kind == "dilated"
+    axes = "Z, Y, X" if network.dims == 3 else "Y, X"
     last = _CLASS_TEMPLATE.format(
         name=ARCHITECTURE_CLASS,
         network=kind.__name__,
-        first="width",
-        first_type="int",
-        first_text="Channels of the first layer.",
-        second="dilations" if dilated else "levels",
-        second_type="list[int]" if dilated else "int",
-        second_text="Dilation of each 3 x 3 convolution." if dilated else "Resolutions.",
-        second_value="tuple(dilations)" if dilated else "levels",
+        shapes=f"(B, 1, {axes}) to (B, iterations, {axes})",
+        texts="\n".join(f"    {a.name} : {a.type}\n        {a.text}" for a in arguments),
+        types="\n".join(f"        {a.name}: {a.type}," for a in arguments),
+        values=", ".join(a.value for a in arguments),
     )
     head = '"""The exported loop in one file: torch is all it needs."""\n\n'
     head += "from __future__ import annotations\n\n"
@@ -310,21 +337,10 @@ def architecture_source(network: NetworkSettings) -> str:
 
 @contextmanager
 def _without_deprecations() -> Generator[None]:
-    """Silence what torch 2.15 says of `torch.jit` and of the ONNX exporter used here.
-
-    Both are deprecated and both are needed: programs in the field load TorchScript only, and the
-    newer exporter cannot write opset 17.
-    """
+    """Silence what torch 2.15 says of `torch.jit`: programs in the field load nothing else."""
     with warnings.catch_warnings():
-        for message in (
-            r"`torch\.jit\.\w+` is deprecated",
-            r"You are using the legacy TorchScript-based ONNX export",
-            r"The feature will be removed\. Please remove usage of this function",
-            # It tries, cannot, and goes on: the slice stays in the graph.
-            r"Constant folding - Only steps=1 can be constant folded",
-        ):
-            for category in (DeprecationWarning, FutureWarning, UserWarning):
-                warnings.filterwarnings("ignore", message=message, category=category)
+        for category in (DeprecationWarning, FutureWarning, UserWarning):
+            warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", category)
         yield
 
 
@@ -344,10 +360,11 @@ class _FlatLoop(nn.Module):
     buffers that stay attributes follow the module to another device, as constants do not.
     """
 
-    def __init__(self, folded: Loop, extend: Callable[[Tensor, int], Tensor]) -> None:
+    def __init__(self, folded: Loop, extend: Callable[..., Tensor]) -> None:
         super().__init__()
         self.extend = extend
-        self.margin = folded.iterations * folded.radius
+        # One lateral margin, since both are the same; for stacks that along z before it.
+        self.margins = folded.margins(folded.iterations)[:-1]
         self.slots: list[tuple[nn.Module, str, str]] = []
         for path, tensor in folded.named_buffers():
             owner, _, name = path.rpartition(".")
@@ -360,14 +377,22 @@ class _FlatLoop(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for owner, name, flat in self.slots:
             setattr(owner, name, getattr(self, flat))
-        return self.hidden[0](self.extend(x, self.margin))
+        return self.hidden[0](self.extend(x, *self.margins))
 
 
 _MANGLED = re.compile(rb"\.___torch_mangle_\d+")
 
 
-def _plain_archive(archive: bytes) -> bytes:
-    """Rewrite a TorchScript archive without debug files, counters, dates or compression."""
+def plain_archive(archive: bytes, *, demangle: bool = True) -> bytes:
+    """Return a TorchScript archive without debug files, counters, dates or compression.
+
+    Parameters
+    ----------
+    archive : bytes
+    demangle : bool
+        Whether the counters in the names of classes go too; where two classes differ by them
+        alone, they may not.
+    """
     out = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(archive)) as source,
@@ -378,9 +403,10 @@ def _plain_archive(archive: bytes) -> bytes:
             if name.endswith((".debug_pkl", "/serialization_id")):
                 continue
             content = source.read(name)
-            if name.endswith((".py", "/data.pkl")):
+            if demangle and name.endswith((".py", "/data.pkl")):
                 content = _MANGLED.sub(b"", content)
-            entry = zipfile.ZipInfo(re.sub(r"/___torch_mangle_\d+(?=\.py$)", "", name))
+                name = re.sub(r"/___torch_mangle_\d+(?=\.py$)", "", name)
+            entry = zipfile.ZipInfo(name)
             entry.create_system = 3
             entry.external_attr = 0o644 << 16
             # torch maps tensors into memory where they begin at a multiple of 64 bytes.
@@ -391,6 +417,13 @@ def _plain_archive(archive: bytes) -> bytes:
     return out.getvalue()
 
 
+def _example(loop: Loop) -> Tensor:
+    """Return an image to trace the loop with, no two of its sides alike."""
+    side = 2 * loop.multiple * 8
+    shape = (1, 1, 5, side, side + 8)[-loop.dims :]
+    return torch.linspace(0, 1, math.prod(shape)).reshape(1, 1, *shape)
+
+
 def torchscript_bytes(loop: Loop) -> bytes:
     """Return the loop as a frozen TorchScript archive that torch 2.0 and later load.
 
@@ -398,15 +431,14 @@ def torchscript_bytes(loop: Loop) -> bytes:
     rest is traced. Sizes are free; tensors follow ``to(device)`` and ``map_location``.
     """
     with _without_deprecations(), torch.no_grad():
-        flat = _FlatLoop(fold_kernels(loop), torch.jit.script(extend_symmetric)).eval()
-        side = 2 * loop.multiple * 8
-        example = torch.linspace(0, 1, side * (side + 8)).reshape(1, 1, side, side + 8)
-        traced = torch.jit.trace(flat, example, check_trace=False)
+        extend = extend_volume if loop.dims == 3 else extend_symmetric
+        flat = _FlatLoop(fold_kernels(loop), torch.jit.script(extend)).eval()
+        traced = torch.jit.trace(flat, _example(loop), check_trace=False)
         names = [name for name, _ in flat.named_buffers()]
         frozen = torch.jit.freeze(traced, preserved_attrs=names)
         file = io.BytesIO()
         torch.jit.save(frozen, file)
-    return _plain_archive(file.getvalue())
+    return plain_archive(file.getvalue())
 
 
 # --------------------------------------------------------------------------------- ONNX
@@ -421,22 +453,8 @@ def onnx_bytes(loop: Loop) -> bytes:
         If the exporter wrote another opset or IR, or keeps tensors outside the file.
     """
     folded = fold_kernels(loop)
-    side = 2 * loop.multiple * 8
-    example = torch.linspace(0, 1, side * (side + 8)).reshape(1, 1, side, side + 8)
-    file: Any = io.BytesIO()
-    free = {0: "batch", 2: "y", 3: "x"}
-    with _without_deprecations():
-        torch.onnx.export(
-            folded,
-            (example,),
-            file,
-            dynamo=False,
-            opset_version=OPSET_VERSION,
-            input_names=[INPUT_ID],
-            output_names=[OUTPUT_ID],
-            dynamic_axes={INPUT_ID: free, OUTPUT_ID: free},
-        )
-    model = onnx.load_from_string(file.getvalue())
+    free = {0: "batch", **dict(enumerate("zyx"[-loop.dims :], start=2))}
+    model = write_onnx(folded, _example(loop), names=(INPUT_ID, OUTPUT_ID), free=free)
     _tidy(model, loop.iterations)
     content = model.SerializeToString(deterministic=True)
     _check_onnx(content)
@@ -478,9 +496,10 @@ def _tidy(model: onnx.ModelProto, iterations: int) -> None:
     while _merge_repeated(graph) or _merge_slices(model):
         pass
     _drop_unused(graph)
-    for node in graph.node:
+    for index, node in enumerate(graph.node):
         node.doc_string = ""
-        node.name = ""
+        # onnxruntime 1.20 names what it fuses after the first node, and refuses a name met twice.
+        node.name = f"{node.op_type}_{index}"
     del graph.value_info[:]
     # The exporter cannot know the number of channels behind a graph of any size.
     channels = graph.output[0].type.tensor_type.shape.dim[1]
@@ -655,7 +674,7 @@ def check_parity(
     loop: Loop,
     folder: Path,
     record: ExportRecord,
-    shapes: Sequence[tuple[int, int, int]] = ((1, 137, 151), (2, 150, 139), (1, 9, 5)),
+    shapes: Sequence[tuple[int, ...]] | None = None,
     limit: float = PARITY_LIMIT,
 ) -> tuple[ParityRow, ...]:
     """Run the written files and compare them with the loop.
@@ -667,8 +686,8 @@ def check_parity(
     folder : Path
         Where the files of `record` lie.
     record : ExportRecord
-    shapes : sequence of (batch, y, x)
-        Images of random grey values to run.
+    shapes : sequence of (batch, (z,) y, x), optional
+        Images of random grey values to run; left out, some of odd sizes, one of them tiny.
     limit : float
         Largest difference allowed, over the range of the loop's output.
 
@@ -688,8 +707,8 @@ def check_parity(
     }
     generator = torch.Generator().manual_seed(0)
     rows: list[ParityRow] = []
-    for batch, height, width in shapes:
-        x = 100 + 1000 * torch.rand(batch, 1, height, width, generator=generator)
+    for batch, *size in shapes or PARITY_SHAPES[loop.dims]:
+        x = 100 + 1000 * torch.rand(batch, 1, *size, generator=generator)
         with torch.inference_mode():
             expected = loop(x)
         spread = float(expected.max() - expected.min())

@@ -2,12 +2,22 @@
 
 The image is extended once, symmetrically, by all that the iterations can see; then every
 iteration only shrinks it. Nothing is padded in between, so a block that is handed in with its
-real neighbours gives the very values of the whole image.
+real neighbours gives the very values of the whole image. Planes and stacks go the same way: the
+network tells how many axes it takes, and how much it loses along each.
 """
 
 from __future__ import annotations
 
-__all__ = ["Loop", "Reinjection", "blend", "dial_position", "extend_symmetric", "fraction_weight"]
+__all__ = [
+    "Loop",
+    "Reinjection",
+    "blend",
+    "crop",
+    "dial_position",
+    "extend_symmetric",
+    "extend_volume",
+    "fraction_weight",
+]
 
 import math
 
@@ -35,10 +45,51 @@ def extend_symmetric(x: Tensor, margin: int) -> Tensor:
         return x
     height, width = x.shape[2], x.shape[3]
     rows = torch.arange(-margin, height + margin, device=x.device) % (2 * height)
-    rows = torch.where(rows < height, rows, 2 * height - 1 - rows)
+    # In place, as in the network: old TorchScript runtimes would compile it anew at every size.
+    rows = torch.minimum(rows, rows.neg().add_(2 * height - 1))
     columns = torch.arange(-margin, width + margin, device=x.device) % (2 * width)
-    columns = torch.where(columns < width, columns, 2 * width - 1 - columns)
+    columns = torch.minimum(columns, columns.neg().add_(2 * width - 1))
     return x.index_select(2, rows).index_select(3, columns)
+
+
+def extend_volume(x: Tensor, planes: int, margin: int) -> Tensor:
+    """Mirror a stack at its borders, the outermost plane or pixel repeated, at any size.
+
+    Parameters
+    ----------
+    x : Tensor, (B, 1, Z, Y, X)
+    planes : int
+        Planes added above and below.
+    margin : int
+        Pixels added on each lateral side.
+
+    Returns
+    -------
+    Tensor, (B, 1, Z + 2 planes, Y + 2 margin, X + 2 margin)
+    """
+    depth = x.shape[2]
+    order = torch.arange(-planes, depth + planes, device=x.device) % (2 * depth)
+    order = torch.minimum(order, order.neg().add_(2 * depth - 1))
+    return extend_symmetric(x[:, 0].index_select(1, order), margin).unsqueeze(1)
+
+
+def crop(x: Tensor, margins: tuple[int, ...]) -> Tensor:
+    """Remove pixels from both sides of the axes behind batch and channel.
+
+    Parameters
+    ----------
+    x : Tensor, (B, C, ...)
+    margins : tuple of int
+        Pixels to remove from each side, one number per axis.
+    """
+    if not any(margins):
+        return x
+    return x[(slice(None), slice(None), *(slice(m, -m if m else None) for m in margins))]
+
+
+def _in_planes(x: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve each plane of (B, C, Y, X) or (B, C, Z, Y, X) with a kernel (O, C, y, x)."""
+    return F.conv3d(x, kernel.unsqueeze(2)) if x.dim() == 5 else F.conv2d(x, kernel)
 
 
 class Reinjection(nn.Module):
@@ -46,6 +97,7 @@ class Reinjection(nn.Module):
 
     After f(x), the residual r = x - H f(x) holds what the network dropped; r, slightly smoothed,
     is added with weight `share`. H is a sum of separable terms, so that it exports to any format.
+    In a stack every plane is fed back by itself, since H acts within the plane.
 
     Parameters
     ----------
@@ -81,17 +133,18 @@ class Reinjection(nn.Module):
 
         Parameters
         ----------
-        before, after : Tensor, (B, 1, Y, X)
+        before, after : Tensor, (B, 1, Y, X) or (B, 1, Z, Y, X)
             Image before and after one pass of the network, over the same pixels.
         """
         r = self.reach
         terms = self.kernels.shape[0]
-        along_y = F.conv2d(after, self.kernels[:, None, :, None])
-        weighted = (self.kernels * self.amplitudes[:, None])[None, :, None, :]
-        scattered = F.conv2d(along_y, weighted.reshape(1, terms, 1, 2 * r + 1))
-        residual = F.conv2d(before[:, :, r:-r, r:-r] - scattered, self.smooth)
+        lateral = (0,) * (before.dim() - 4)
+        along_y = _in_planes(after, self.kernels[:, None, :, None])
+        weighted = self.kernels.clone().mul_(self.amplitudes[:, None])[None, :, None, :]
+        scattered = _in_planes(along_y, weighted.reshape(1, terms, 1, 2 * r + 1))
+        residual = _in_planes(crop(before, (*lateral, r, r)) - scattered, self.smooth)
         m = self.radius
-        return torch.add(after[:, :, m:-m, m:-m], residual, alpha=self.share)
+        return crop(after, (*lateral, m, m)).clone().add_(residual, alpha=self.share)
 
 
 class Loop(nn.Module):
@@ -101,11 +154,23 @@ class Loop(nn.Module):
     ----------
     network : Module
         Takes (B, 1, Y, X) to (B, 1, Y - 2 r, X - 2 r) with attributes ``radius`` (r) and
-        ``multiple``.
+        ``multiple``; one for stacks takes (B, 1, Z, Y, X), has ``dims`` 3 and says in ``radii``
+        what it loses along z, y and x.
     iterations : int
         How many iterations `forward` returns.
     reinjection : Reinjection or None
         Feeds the one-step residual back after every iteration; None is the plain loop.
+
+    Attributes
+    ----------
+    dims : int
+        Spatial axes: 2 for planes, 3 for stacks.
+    radii : tuple of int
+        Pixels lost on each side per iteration, along (z,) y, x.
+    radius : int
+        The lateral one of these.
+    multiple : int
+        The pooling grid, in pixels; 1 where there is none.
     """
 
     def __init__(
@@ -120,17 +185,25 @@ class Loop(nn.Module):
         radius = self.network_radius + (reinjection.radius if reinjection is not None else 0)
         # Cropping must keep the phase of a pooling grid.
         self.radius = -(-radius // self.multiple) * self.multiple
+        self.network_radii: tuple[int, ...] = tuple(
+            getattr(network, "radii", (self.network_radius, self.network_radius))
+        )
+        self.dims = len(self.network_radii)
+        self.radii = (*self.network_radii[:-2], self.radius, self.radius)
 
     def step(self, x: Tensor) -> Tensor:
-        """Run one iteration: (B, 1, Y, X) to (B, 1, Y - 2 radius, X - 2 radius)."""
+        """Run one iteration; the image loses `radii` on each side."""
         after = self.network(x)
         lost = self.network_radius
         if self.reinjection is not None:
-            r = self.network_radius
-            after = self.reinjection(x[:, :, r:-r, r:-r], after)
+            after = self.reinjection(crop(x, self.network_radii), after)
             lost = lost + self.reinjection.radius
         spare = self.radius - lost
-        return after[:, :, spare:-spare, spare:-spare] if spare else after
+        return crop(after, (*((0,) * (self.dims - 2)), spare, spare))
+
+    def margins(self, iterations: int) -> tuple[int, ...]:
+        """Return what so many iterations lose on each side, along (z,) y, x."""
+        return tuple(iterations * radius for radius in self.radii)
 
     def iterate(self, extended: Tensor, iterations: int) -> Tensor:
         """Run the loop on an image that comes with its surroundings.
@@ -138,26 +211,29 @@ class Loop(nn.Module):
         Parameters
         ----------
         extended : Tensor, (B, 1, Y + 2 iterations radius, X + 2 iterations radius)
-            The image and all that the iterations see around it.
+            The image and all that the iterations see around it; for a stack
+            (B, 1, Z, Y, X), each axis longer by twice its `margins`.
         iterations : int
             Number of iterations, at least 1.
 
         Returns
         -------
-        Tensor, (B, iterations, Y, X)
+        Tensor, (B, iterations, (Z,) Y, X)
             Channel k is the image after k + 1 iterations.
         """
         x = extended
         kept: list[Tensor] = []
         for done in range(1, iterations + 1):
             x = self.step(x)
-            margin = (iterations - done) * self.radius
-            kept.append(x[:, :, margin:-margin, margin:-margin] if margin else x)
+            kept.append(crop(x, self.margins(iterations - done)))
         return torch.cat(kept, dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the loop on a whole image: (B, 1, Y, X) to (B, iterations, Y, X)."""
-        return self.iterate(extend_symmetric(x, self.iterations * self.radius), self.iterations)
+        """Run the loop on a whole image: (B, 1, (Z,) Y, X) to (B, iterations, (Z,) Y, X)."""
+        margins = self.margins(self.iterations)
+        if self.dims == 3:
+            return self.iterate(extend_volume(x, margins[0], margins[1]), self.iterations)
+        return self.iterate(extend_symmetric(x, margins[0]), self.iterations)
 
 
 def fraction_weight(optical_depth: float, step_optical_depth: float) -> float:
@@ -207,26 +283,31 @@ def dial_position(dial: float, step_optical_depth: float, iterations: int) -> tu
     return whole, fraction_weight(rest, step_optical_depth)
 
 
-def blend(raw: Tensor, iterations: Tensor, dial: float, step_optical_depth: float) -> Tensor:
+def blend(
+    raw: Tensor, iterations: Tensor, dial: float, step_optical_depth: float, *, dims: int = 2
+) -> Tensor:
     """Return the image at a dial between the iterations.
 
     Parameters
     ----------
-    raw : Tensor, (..., Y, X)
+    raw : Tensor, (..., (Z,) Y, X)
         The input image, iteration 0.
-    iterations : Tensor, (..., K, Y, X)
+    iterations : Tensor, (..., K, (Z,) Y, X)
         Iterations 1 to K.
     dial : float
         Optical depth to remove, 0 to K * step.
     step_optical_depth : float
         Optical depth of one iteration.
+    dims : int
+        Axes behind that of the iterations: 2 for planes, 3 for stacks.
 
     Returns
     -------
-    Tensor, (..., Y, X)
+    Tensor, (..., (Z,) Y, X)
     """
-    whole, alpha = dial_position(dial, step_optical_depth, iterations.shape[-3])
-    below = raw if whole == 0 else iterations[..., whole - 1, :, :]
+    axis = -1 - dims
+    whole, alpha = dial_position(dial, step_optical_depth, iterations.shape[axis])
+    below = raw if whole == 0 else iterations.select(axis, whole - 1)
     if alpha == 0.0:
         return below
-    return torch.lerp(below, iterations[..., whole, :, :], alpha)
+    return torch.lerp(below, iterations.select(axis, whole), alpha)

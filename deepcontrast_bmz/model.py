@@ -11,6 +11,7 @@ __all__ = [
     "SHIPPED",
     "WEIGHTS_FORMATS",
     "Model",
+    "Origin",
     "WeightsFormat",
     "build_loop",
     "choose_device",
@@ -26,19 +27,19 @@ import logging
 import re
 import warnings
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
-import onnxruntime
 import torch
 import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
+from deepcontrast_bmz.backends import choose_device, fast_loop, onnx_session
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.loop import Loop, Reinjection
-from deepcontrast_bmz.network import DilatedNetwork, build_network
+from deepcontrast_bmz.loop import Loop, Reinjection, crop
+from deepcontrast_bmz.network import build_network
 from deepcontrast_bmz.physics.scatter import separable_terms
 from deepcontrast_bmz.settings import (
     CHANNEL_PREFIX,
@@ -48,7 +49,7 @@ from deepcontrast_bmz.settings import (
     describe_invalid,
     read_recipe,
 )
-from deepcontrast_bmz.tiles import InStrips
+from deepcontrast_bmz.strips import InStrips
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +71,9 @@ the larger a block, the smaller the share of surroundings."""
 
 SMALL_BLOCK = 768
 """Side of a block, in pixels, where all hidden channels are held: about half a gigabyte."""
+
+VOLUME_BLOCK = (16, 128, 128)
+"""Sides of a block of a stack, where all hidden channels are held: about a gigabyte."""
 
 _LARGEST_ZIP = 4 * 2**30
 """Bytes that a package may unpack to."""
@@ -109,32 +113,6 @@ def build_loop(
     return Loop(build_network(network), iterations, feedback)
 
 
-def choose_device(device: str) -> str:
-    """Return ``cpu`` or ``cuda``.
-
-    Parameters
-    ----------
-    device : {'auto', 'cpu', 'cuda'}
-        `auto` takes CUDA where torch can use it.
-
-    Raises
-    ------
-    InputError
-        If the device is unknown, or CUDA is asked for and not there.
-    """
-    if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"a device is one of auto, cpu, cuda, not {device!r}: choose one of them")
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise InputError(
-            "the device cuda needs a GPU that torch can use, and there is none: "
-            "use --device cpu or auto"
-        )
-    chosen = "cuda" if available and device != "cpu" else "cpu"
-    logger.info("device %s (asked for: %s)", chosen, device)
-    return chosen
-
-
 @dataclass(frozen=True)
 class _Target:
     """Where a model is to run."""
@@ -154,6 +132,16 @@ class _Runner(Protocol):
 
 
 @dataclass(frozen=True)
+class Origin:
+    """How to open a model again, in another process or on another machine."""
+
+    name: str
+    """Absolute path, or the name of a shipped model."""
+    options: tuple[tuple[str, str | None], ...]
+    """Further arguments of `open_model`."""
+
+
+@dataclass(frozen=True)
 class Model:
     """A trained loop, ready to run; opened once, it serves any number of images."""
 
@@ -164,20 +152,42 @@ class Model:
     weights_format: WeightsFormat
     """Which of its weights run."""
     device: str
-    """``cpu`` or ``cuda``."""
+    """``cpu``, ``cuda`` or ``mps``."""
     max_iterations: int | None
     """Iterations it can do; None where there is no limit."""
     radius: int
-    """Pixels around an output pixel that one iteration can see."""
+    """Pixels around an output pixel that one iteration can see within the plane."""
     multiple: int
     """Pooling grid, in pixels, on which blocks have to begin."""
     runner: _Runner = field(repr=False)
     """Runs the weights."""
+    planes: int = VOLUME_BLOCK[0]
+    """Planes of the blocks of a stack that it runs well on."""
+    origin: Origin | None = None
+    """Where it was opened; None if it was made in memory."""
+    sha256: str = ""
+    """Of what it was opened from: the weights of a run, the description or zip of a package."""
+
+    @property
+    def dims(self) -> int:
+        """Spatial axes that it takes: 2 for planes, 3 for stacks."""
+        return self.description.dims
+
+    @property
+    def radii(self) -> tuple[int, ...]:
+        """Pixels around an output pixel that one iteration can see, along (z,) y, x."""
+        planes = (self.description.radius_planes or 0,) * (self.dims - 2)
+        return (*planes, self.radius, self.radius)
 
     @property
     def block(self) -> int:
-        """Side in pixels of the blocks that it runs well on."""
+        """Side in pixels of the blocks that it runs well on; of a stack, the lateral one."""
         return self.runner.block
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Sides of the blocks that it runs well on, along (z,) y, x."""
+        return (*((self.planes,) * (self.dims - 2)), self.block, self.block)
 
     def iterate(self, extended: Tensor, iterations: int) -> Tensor:
         """Run the loop on an image that comes with its surroundings.
@@ -185,13 +195,14 @@ class Model:
         Parameters
         ----------
         extended : Tensor, (B, 1, Y + 2 m, X + 2 m)
-            Grey values in any unit, float32; m = iterations * radius.
+            Grey values in any unit, float32; m = iterations * radius. For stacks
+            (B, 1, Z, Y, X), each axis longer by twice iterations * radii.
         iterations : int
             Number of iterations, at least 1.
 
         Returns
         -------
-        Tensor, (B, iterations, Y, X)
+        Tensor, (B, iterations, (Z,) Y, X)
             In the input's unit, on the input's device; channel k after k + 1 iterations.
 
         Raises
@@ -228,12 +239,11 @@ class _LoopRunner:
 
     def __init__(self, loop: Loop, device: str) -> None:
         self.device = device
-        loop = loop.to(device).eval().requires_grad_(requires_grad=False)
-        if device == "cpu" and isinstance(loop.network, DilatedNetwork):
-            loop = Loop(InStrips(loop.network), loop.iterations, loop.reinjection)
-        self.loop = loop
-        in_strips = isinstance(loop.network, InStrips) and loop.reinjection is None
-        self.block = LARGE_BLOCK if in_strips or device == "cuda" else SMALL_BLOCK
+        self.loop = fast_loop(loop, device)
+        in_strips = isinstance(self.loop.network, InStrips) and loop.reinjection is None
+        self.block = LARGE_BLOCK if in_strips or device != "cpu" else SMALL_BLOCK
+        if loop.dims == 3:
+            self.block = VOLUME_BLOCK[1]
 
     def __call__(self, extended: Tensor, iterations: int) -> Tensor:
         return self.loop.iterate(extended, iterations)
@@ -249,7 +259,9 @@ class _GraphRunner:
         self.block = SMALL_BLOCK
         self.graph = graph
         self.channels = description.iterations
-        self.radius = description.radius_px
+        self.radii = (description.radius_planes or 0, description.radius_px, description.radius_px)
+        if description.dims == 3:
+            self.block = VOLUME_BLOCK[1]
 
     def __call__(self, extended: Tensor, iterations: int) -> Tensor:
         out = self.graph(extended)
@@ -259,9 +271,7 @@ class _GraphRunner:
                 f"the graph should return {expected} by its config.dcbmz, but returned "
                 f"{tuple(out.shape)}: the package is inconsistent, export it again"
             )
-        margin = iterations * self.radius
-        height, width = out.shape[2] - margin, out.shape[3] - margin
-        return out[:, :iterations, margin:height, margin:width]
+        return crop(out[:, :iterations], tuple(iterations * r for r in self.radii[2 - out.dim() :]))
 
 
 def open_model(name: str | Path, *, weights: str | None = None, device: str = "auto") -> Model:
@@ -274,7 +284,7 @@ def open_model(name: str | Path, *, weights: str | None = None, device: str = "a
         model. A str that is the name of a shipped model is taken for that, a Path for a path.
     weights : {'pytorch_state_dict', 'torchscript', 'onnx'}, optional
         Which weights to run; the first of these that the model has, if left out.
-    device : {'auto', 'cpu', 'cuda'}
+    device : {'auto', 'cpu', 'cuda', 'mps'}
         Where to run.
 
     Returns
@@ -286,6 +296,24 @@ def open_model(name: str | Path, *, weights: str | None = None, device: str = "a
     InputError
         If there is no such model, it is broken, or the device is not there.
     """
+    model = _open(name, weights, device)
+    shipped = str(name) in SHIPPED and (isinstance(name, str) or not Path(name).exists())
+    path = _shipped_folder() if shipped else Path(name).absolute()
+    for inside in ("weights.pt", "rdf.yaml"):
+        if (path / inside).is_file():
+            path = path / inside
+            break
+    return replace(
+        model,
+        origin=Origin(
+            str(name) if shipped else str(Path(name).absolute()),
+            (("weights", weights), ("device", device)),
+        ),
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+
+
+def _open(name: str | Path, weights: str | None, device: str) -> Model:
     if weights is not None and weights not in WEIGHTS_FORMATS:
         raise InputError(
             f"weights are one of {', '.join(WEIGHTS_FORMATS)}, not {weights!r}: choose one of them"
@@ -350,11 +378,16 @@ def describe_run(recipe: Recipe, record: RunRecord, loop: Loop) -> LoopDescripti
         channels=tuple(f"{CHANNEL_PREFIX}{k}" for k in range(1, iterations + 1)),
         reinjection=recipe.loop.reinjection,
         network=recipe.network,
+        dims=recipe.network.dims,
         radius_px=loop.radius,
+        radius_planes=loop.radii[0] if loop.dims == 3 else None,
         halo_px=iterations * loop.radius,
+        halo_planes=iterations * loop.radii[0] if loop.dims == 3 else None,
         halo_tolerance=_EXACT_TOLERANCE,
         scatter=recipe.physics.scatter,
         stop_rule=record.stop_rule,
+        depth=record.depth,
+        ood=record.ood,
         training_ranges=recipe.physics,
         training_pixel_size_um=sizes.pop() if len(sizes) == 1 else None,
         seed=recipe.seed,
@@ -589,6 +622,13 @@ def _loop_of(description: LoopDescription, what: str) -> Loop:
             f"radius_px of the network that config.dcbmz in {what} describes is {loop.radius}, "
             f"not {description.radius_px}: export it again"
         )
+    planes = loop.radii[0] if loop.dims == 3 else None
+    if (loop.dims, planes) != (description.dims, description.radius_planes):
+        raise InputError(
+            f"dims and radius_planes of the network that config.dcbmz in {what} describes are "
+            f"{loop.dims} and {planes}, not {description.dims} and {description.radius_planes}: "
+            "export it again"
+        )
     return loop
 
 
@@ -656,31 +696,21 @@ def _torchscript(data: bytes, device: str, what: str) -> Callable[[Tensor], Tens
 
 def _onnx(data: bytes, target: _Target, what: str) -> tuple[Callable[[Tensor], Tensor], str]:
     """Return the graph and the device it really runs on: ONNX Runtime falls back silently."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # Spinning threads slow everybody down on a shared machine.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = ["CPUExecutionProvider"]
-    if target.device == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        providers.insert(0, "CUDAExecutionProvider")
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=providers)
+        session, real = onnx_session(data, target.device)
     except Exception as error:  # its exceptions share no public base class
         raise InputError(
             f"{what} must be an ONNX file, but cannot be loaded ({type(error).__name__}): "
             "get the package again"
         ) from error
-    real = "cuda" if session.get_providers()[0] == "CUDAExecutionProvider" else "cpu"
     if real != target.device:
         if target.insisted:
             raise InputError(
-                "the device cuda needs onnxruntime-gpu for onnx weights, and the installed "
-                "onnxruntime runs on the CPU only: use --device cpu, or --weights "
-                "pytorch_state_dict"
+                f"onnx weights run on the device {target.device} only with an onnxruntime that can "
+                "use it (onnxruntime-gpu for cuda), and the installed one runs on the CPU: use "
+                "--device cpu, or --weights pytorch_state_dict"
             )
-        logger.info("onnxruntime runs on the CPU: it has no working CUDA provider")
+        logger.warning("onnxruntime runs on the CPU: it cannot use the device %s", target.device)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         raise InputError(

@@ -8,11 +8,20 @@ with its files in ``weights`` and ``model_cards``.
 
 from __future__ import annotations
 
-__all__ = ["HALO_TOLERANCE", "export_run", "package_from_rdf", "write_repository_model"]
+__all__ = [
+    "HALO_TOLERANCE",
+    "cover_png",
+    "export_run",
+    "imagej_tiff",
+    "package_from_rdf",
+    "stored_zip",
+    "write_repository_model",
+]
 
 import hashlib
 import io
 import logging
+import operator
 import re
 import tempfile
 import zipfile
@@ -27,14 +36,16 @@ from matplotlib.image import imsave
 
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.export import PARITY_LIMIT, export_weights
+from deepcontrast_bmz.halos import measure_halos
 from deepcontrast_bmz.image import check_pixels, read_image, replace_whole, select_channel
 from deepcontrast_bmz.loop import dial_position
 from deepcontrast_bmz.model import describe_run, read_run
 from deepcontrast_bmz.physics.camera import Camera
 from deepcontrast_bmz.physics.degrade import Degradation, degrade
-from deepcontrast_bmz.physics.phantom import phantom
+from deepcontrast_bmz.physics.phantom import phantom, phantom_stack
 from deepcontrast_bmz.physics.scatter import widths_in_pixels
 from deepcontrast_bmz.rdf import (
+    ATTACHED,
     DEFAULT_NAME,
     FileEntry,
     Role,
@@ -44,11 +55,11 @@ from deepcontrast_bmz.rdf import (
     parse_maintainer,
     photons_text,
     shortest_side,
+    smallest_block,
     title,
     to_yaml,
 )
 from deepcontrast_bmz.settings import Scatter, recipe_to_toml
-from deepcontrast_bmz.tiles import measure_halo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -68,8 +79,17 @@ _TEST_SHAPE = (264, 296)
 """Height and width of the test tensors, where the smallest block allows it; not square, so that
 exchanged axes are noticed."""
 
+_TEST_SPARE = (2, 0, 16)
+"""The same of a stack: planes, rows and columns beyond the smallest block."""
+
 _SAMPLE_SIDE = 416
 """Side of the image on which the halo is measured: up to 200 pixels."""
+
+_STACK_SIDE = 176
+"""Lateral side of a stack on which the halo is measured: up to 80 pixels."""
+
+_LARGEST_SAMPLE = (64, _STACK_SIDE + 128, _STACK_SIDE + 128)
+"""Planes, rows and columns of a stack that are read for the test tensors."""
 
 _SAMPLE_OPTICAL_DEPTH = 2.0
 """Optical depth at which the phantom of the test tensors is recorded."""
@@ -87,14 +107,19 @@ _FLAT: dict[Role, str] = {
     "sample_output": "sample_output.tif",
     "recipe": "recipe.toml",
     "run": "run.json",
+    "fiji_script": "deepcontrast_fiji.ijm",
+    "qupath_script": "deepcontrast_qupath.groovy",
 }
 """File names in a package, in the order in which they are written."""
+
+_SCRIPTS = Path(__file__).parent / "attachments"
+"""For Fiji and QuPath; the same in every package, which tells them its step and iterations."""
 
 
 def _repository_path(role: Role, stem: str) -> str:
     if role == "documentation":
         return f"model_cards/{stem}.md"
-    name = _FLAT[role]
+    name = _FLAT[role].removeprefix("deepcontrast_")
     if role == "architecture":
         return f"weights/{stem}.py"
     return (
@@ -107,13 +132,18 @@ def _repository_path(role: Role, stem: str) -> str:
 # ------------------------------------------------------------------------ images and tensors
 
 
-def _recorded_phantom(recipe: Recipe, pixel_size_um: float | None, side: int) -> NDArray[Any]:
-    """Return membranes recorded through tissue with a 16-bit camera: (side, side) counts."""
+def _recorded_phantom(
+    recipe: Recipe, pixel_size_um: float | None, shape: tuple[int, ...]
+) -> NDArray[Any]:
+    """Return membranes recorded through tissue with a 16-bit camera: counts, ((Z,) Y, X)."""
     kernel = recipe.physics.scatter
     if kernel.unit == "um" and pixel_size_um is None:
         kernel = Scatter()
     rng = np.random.default_rng(20)
-    photons = torch.from_numpy(phantom("membranes", (side, side), rng))
+    if len(shape) == 3:
+        photons = torch.from_numpy(phantom_stack("membranes", (shape[0], *shape[-2:]), rng))
+    else:
+        photons = torch.from_numpy(phantom("membranes", shape, rng))
     photons = photons * (150 / float(photons.mean()))
     recording = Degradation(
         optical_depth=_SAMPLE_OPTICAL_DEPTH,
@@ -126,24 +156,40 @@ def _recorded_phantom(recipe: Recipe, pixel_size_um: float | None, side: int) ->
     return degrade(photons, recording).numpy().astype(np.float32)
 
 
-def _sample_plane(path: Path, recipe: Recipe) -> NDArray[Any]:
-    """Return the middle of the middle plane of an image, at most `_SAMPLE_SIDE` pixels a side."""
+def _sample_shape(description: LoopDescription) -> tuple[int, ...]:
+    """Return the size of an image on which the halo of the loop can be measured."""
+    if description.dims == 2:
+        return (max(min(2 * description.halo_px + 16, _SAMPLE_SIDE), *_TEST_SHAPE),) * 2
+    side = min(2 * description.halo_px + 16, _STACK_SIDE)
+    return (2 * (description.halo_planes or 0) + 2, side, side)
+
+
+def _sample_image(path: Path, recipe: Recipe, most: tuple[int, ...]) -> NDArray[Any]:
+    """Return the middle of an image, ((Z,) Y, X), for planes of its middle plane."""
     image = select_channel(read_image(path), recipe.data.channel)
+    dims = ("z", "y", "x")[-len(most) :]
+    if len(most) == 3 and "z" not in image.dims:
+        raise InputError(
+            f"the sample of a model for stacks is a z-stack, but {path.name} has axes "
+            f"{', '.join(str(dim) for dim in image.dims)}: give an image with a z axis"
+        )
     for dim in ("t", "c", "z"):
-        if dim in image.dims:
+        if dim in image.dims and dim not in dims:
             image = image.isel({dim: image.sizes["z"] // 2 if dim == "z" else 0})
     cut = {
-        dim: slice((n - min(n, _SAMPLE_SIDE)) // 2, (n + min(n, _SAMPLE_SIDE)) // 2)
-        for dim, n in image.sizes.items()
+        dim: slice((n - min(n, least)) // 2, (n + min(n, least)) // 2)
+        for dim, least in zip(dims, most, strict=True)
+        for n in (image.sizes[dim],)
     }
     image = image.isel(cut)
     check_pixels(image, path.name)
-    return np.ascontiguousarray(image.transpose("y", "x").to_numpy(), dtype=np.float32)
+    return np.ascontiguousarray(image.transpose(*dims).to_numpy(), dtype=np.float32)
 
 
-def _middle(plane: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
-    top, left = ((n - m) // 2 for n, m in zip(plane.shape, shape, strict=True))
-    return np.ascontiguousarray(plane[top : top + shape[0], left : left + shape[1]])
+def _middle(image: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    starts = ((n - m) // 2 for n, m in zip(image.shape, shape, strict=True))
+    window = tuple(slice(start, start + m) for start, m in zip(starts, shape, strict=True))
+    return np.ascontiguousarray(image[window])
 
 
 def _npy(array: NDArray[Any]) -> bytes:
@@ -157,22 +203,40 @@ def _display_range(plane: NDArray[Any]) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1)
 
 
-def _imagej_tiff(planes: NDArray[Any], labels: list[str]) -> bytes:
-    """Return an ImageJ TIFF of (Y, X) or (C, Y, X) with a display range that shows something."""
-    stack = planes[None] if planes.ndim == 2 else planes
-    ranges = [_display_range(plane) for plane in stack]
-    metadata: dict[str, Any] = {"axes": "YX" if planes.ndim == 2 else "CYX", "Labels": labels}
-    if planes.ndim == 2:
+def imagej_tiff(image: NDArray[Any], labels: list[str]) -> bytes:
+    """Return an ImageJ TIFF with a display range that shows something, of one or more channels.
+
+    Parameters
+    ----------
+    image : ndarray, (C, (Z,) Y, X)
+    labels : list of str
+        One for each channel.
+    """
+    ranges = [_display_range(channel) for channel in image]
+    # ImageJ has channels behind planes.
+    ordered = image if image.ndim == 3 else image.swapaxes(0, 1)
+    axes = "CYX" if image.ndim == 3 else "ZCYX"
+    planes = 1 if image.ndim == 3 else image.shape[1]
+    if len(image) == 1:
+        ordered, axes = ordered.squeeze(axes.index("C")), axes.replace("C", "")
+    metadata: dict[str, Any] = {"axes": axes, "Labels": labels * planes}
+    if len(image) == 1:
         metadata |= {"min": ranges[0][0], "max": ranges[0][1]}
     else:
         metadata |= {"mode": "grayscale", "Ranges": tuple(v for pair in ranges for v in pair)}
     file = io.BytesIO()
-    tifffile.imwrite(file, planes, imagej=True, metadata=metadata, software=False)
+    ordered = np.ascontiguousarray(ordered)
+    tifffile.imwrite(file, ordered, imagej=True, metadata=metadata, software=False)
     return file.getvalue()
 
 
-def _cover(raw: NDArray[Any], enhanced: NDArray[Any]) -> bytes:
-    """Return a PNG twice as wide as high: before on the left, after on the right."""
+def cover_png(raw: NDArray[Any], enhanced: NDArray[Any]) -> bytes:
+    """Return a PNG twice as wide as high: before on the left, after on the right.
+
+    Of stacks, (Z, Y, X), the plane in the middle.
+    """
+    if raw.ndim == 3:
+        raw, enhanced = raw[len(raw) // 2], enhanced[len(enhanced) // 2]
     side = min(256, *raw.shape)
     panels: list[NDArray[Any]] = []
     for plane in (raw, enhanced):
@@ -209,6 +273,14 @@ def _card_intro(name: str, recipe: Recipe, run: RunRecord) -> str:
         images += f"{recipe.data.phantom_optical_depth[0]:g} to "
         images += f"{recipe.data.phantom_optical_depth[1]:g}\n"
     factors = "{:g} to {:g}".format(*physics.width_factor)
+    recorded = "recorded in one plane or plane by plane,\nwith noise as a camera or detector "
+    recorded += "leaves it. Any image size, any unit of grey value, any offset."
+    patches = f"{recipe.data.patch} x {recipe.data.patch}"
+    if recipe.network.dims == 3:
+        recorded = "recorded as z-stacks,\nwith noise as a camera or detector leaves it. "
+        recorded += "Neighbouring planes are seen together; the scattering\nthat is undone acts "
+        recorded += "within the plane. Any unit of grey value, any offset."
+        patches = f"{recipe.data.patch_planes} x {patches}"
     minutes = run.training_seconds / 60
     return f"""# {title(name)}
 
@@ -219,8 +291,7 @@ image after k iterations, so that you choose the balance between contrast and de
 
 ## What it is for
 
-Fluorescence images of specimens in scattering tissue, recorded in one plane or plane by plane,
-with noise as a camera or detector leaves it. Any image size, any unit of grey value, any offset.
+Fluorescence images of specimens in scattering tissue, {recorded}
 
 ## What it is not for
 
@@ -242,7 +313,7 @@ times, each time by a mixture of Gaussians with widths {widths} {physics.scatter
 
 {images}
 Network: {recipe.network.kind}, width {recipe.network.width}, {run.parameters:,} parameters;
-{run.steps:,} steps of {recipe.training.batch} patches of {recipe.data.patch} x {recipe.data.patch}
+{run.steps:,} steps of {recipe.training.batch} patches of {patches}
 pixels in {minutes:.3g} minutes on a {"GPU" if run.device == "cuda" else "CPU"}, seed {recipe.seed},
 with deepcontrast_bmz {run.version} and torch {run.torch_version}. All settings are in
 `recipe.toml`, which is attached.
@@ -262,7 +333,12 @@ def _card_validation(run: RunRecord, exported: ExportRecord, description: LoopDe
         f"| {fmt} | {exported.largest_difference(fmt):.1e} |\n" for fmt in exported.weights
     )
     shapes = sorted({row.shape for row in exported.parity})
-    sizes = ", ".join(f"{b} x {y} x {x}" for b, _, y, x in shapes)
+    sizes = ", ".join(" x ".join(map(str, (b, *sides))) for b, _, *sides in shapes)
+    images, tile = "height x\nwidth", f"{description.halo_px} pixels around it"
+    if description.dims == 3:
+        images = "depth x\nheight x width"
+        tile = f"{description.halo_px} pixels around it, and of\n{description.halo_planes} planes "
+        tile += "above and below,"
     return f"""## Validation
 
 On held-out patches of the raw images, degraded by one step and restored. The raw image is the
@@ -272,13 +348,13 @@ a specimen that nobody has seen.
 | score | value |
 |---|---|
 {scores}
-Every weights format was run against the network it was written from, on images of batch x height x
-width {sizes}; allowed is {PARITY_LIMIT:g} of the output's range.
+Every weights format was run against the network it was written from, on images of batch x \
+{images} {sizes}; allowed is {PARITY_LIMIT:g} of the output's range.
 
 | weights | largest difference |
 |---|---|
 {parity}
-A tile that is seen with a halo of {description.halo_px} pixels around it differs from the whole
+A tile that is seen with a halo of {tile} differs from the whole
 image by at most {description.halo_tolerance:g} of the range (measured).
 """
 
@@ -287,6 +363,18 @@ def _card_use(description: LoopDescription, multiple: int) -> str:
     step, last = description.step_optical_depth, description.channels[-1]
     least = shortest_side(description.halo_px, multiple)
     blocks = max(512 - least, 0)
+    qupath = """unpack the package and run the attached script `deepcontrast_qupath.groovy` on a
+  region, or choose `model.yaml` (not `rdf.yaml`) with the Bioimage Model Zoo extension."""
+    images = f"""for images larger than
+  {least + blocks} pixels along both sides add `--blockwise={blocks}` (blocks of {least + blocks}
+  pixels), never `--blockwise=True`, whose blocks are almost all halo."""
+    if description.dims == 3:
+        qupath = "not for this model: QuPath runs models for single planes only."
+        planes, least, _ = smallest_block(description.halo, multiple)
+        images = f"""it refuses stacks
+  of fewer than {planes} planes or {least} x {least} pixels. For large stacks add `--blockwise=N`:
+  blocks are larger than that by N along every axis, so N is at most the number of planes
+  minus {planes}."""
     return f"""## How to use it
 
 Begin with `iteration_1` and take the smallest iteration that serves your question, up to `{last}`.
@@ -294,12 +382,11 @@ Begin with `iteration_1` and take the smallest iteration that serves your questi
 - **Fiji (deepImageJ)**: install the package from file, then *Plugins > DeepImageJ > DeepImageJ
   Run*. The display range of a saved result is 0 to 1: press *Reset* in *Image > Adjust >
   Brightness/Contrast*, or run the macro line `resetMinAndMax();`. The iterations are channels.
+  The attached macro `deepcontrast_fiji.ijm` does all this, turns the dial and keeps the pixel size.
   Cut images above 50 megapixels first: deepImageJ does not come back from them.
-- **QuPath**: unpack the package and open the folder with the Bioimage Model Zoo extension.
+- **QuPath**: {qupath}
 - **ilastik**: give the package to the neural network workflow and choose an output channel.
-- **bioimageio**: `bioimageio predict` on the package; for images larger than
-  {least + blocks} pixels along both sides add `--blockwise={blocks}` (blocks of {least + blocks}
-  pixels), never `--blockwise=True`, whose blocks are almost all halo.
+- **bioimageio**: `bioimageio predict` on the package; {images}
 - **dcbmz**: `dcbmz predict PACKAGE IMAGE -o OUT --dial auto` keeps axes, pixel size and channel
   names, and takes any dial in between.
 
@@ -400,33 +487,40 @@ def _assemble(
     recipe = _with_iterations(trained, loop, iterations)
     loop = loop.cpu().eval()
     description = describe_run(recipe, run, loop)
+    wanted = _sample_shape(description)
     if sample is None:
-        side = max(min(2 * description.halo_px + 16, _SAMPLE_SIDE), *_TEST_SHAPE)
-        plane = _recorded_phantom(recipe, description.training_pixel_size_um, side)
+        image = _recorded_phantom(recipe, description.training_pixel_size_um, wanted)
     else:
-        plane = _sample_plane(sample, recipe)
-    logger.info("measuring the halo on %d x %d pixels", *plane.shape)
-    halo = measure_halo(
-        loop, torch.from_numpy(plane)[None, None], description.iterations, HALO_TOLERANCE
+        most = _LARGEST_SAMPLE if loop.dims == 3 else (_SAMPLE_SIDE,) * 2
+        image = _sample_image(sample, recipe, most)
+    typical = image
+    if loop.dims == 3:
+        typical = _middle(image, tuple(map(min, image.shape, wanted)))
+    logger.info("measuring the halo on %s pixels", " x ".join(map(str, typical.shape)))
+    halo = measure_halos(
+        loop, torch.from_numpy(typical)[None, None], description.iterations, HALO_TOLERANCE
     )
     description = description.model_copy(
         update={
-            "halo_px": halo,
+            "halo_px": halo[-1],
+            "halo_planes": halo[0] if loop.dims == 3 else None,
             "halo_tolerance": HALO_TOLERANCE,
             # Without "+cpu" and the like: the same torch writes the same package everywhere.
             "torch_version": torch.__version__.partition("+")[0],
         }
     )
-    least = shortest_side(halo, loop.multiple)
-    if min(plane.shape) < least:
+    least = smallest_block(halo, loop.multiple)
+    spare = _TEST_SPARE if loop.dims == 3 else (32, 32)
+    if any(n < m for n, m in zip(image.shape, least, strict=True)):
         if sample is not None:
             raise InputError(
-                f"the sample image must be at least {least} x {least} pixels, but {sample.name} "
-                f"is {plane.shape[0]} x {plane.shape[1]}: give a larger one"
+                f"the sample image must be at least {' x '.join(map(str, least))} pixels, but "
+                f"{sample.name} is {' x '.join(map(str, image.shape))}: give a larger one"
             )
-        plane = _recorded_phantom(recipe, description.training_pixel_size_um, least + 32)
-    height, width = (min(n, max(m, least)) for n, m in zip(plane.shape, _TEST_SHAPE, strict=True))
-    raw = _middle(plane, (height, width))
+        larger = tuple(map(operator.add, least, spare))
+        image = _recorded_phantom(recipe, description.training_pixel_size_um, larger)
+    shape = tuple(map(operator.add, least, spare)) if loop.dims == 3 else _TEST_SHAPE
+    raw = _middle(image, tuple(map(min, image.shape, map(max, shape, least))))
     logger.info("running the loop on the test image")
     with torch.inference_mode():
         enhanced = loop(torch.from_numpy(raw)[None, None]).numpy()
@@ -440,15 +534,19 @@ def _assemble(
         content["architecture"] = (Path(folder) / exported.architecture).read_bytes()
     content["test_input"] = _npy(raw[None, None])
     content["test_output"] = _npy(enhanced)
-    content["sample_input"] = _imagej_tiff(raw, ["raw"])
-    content["sample_output"] = _imagej_tiff(enhanced[0], list(description.channels))
+    content["sample_input"] = imagej_tiff(raw[None], ["raw"])
+    content["sample_output"] = imagej_tiff(enhanced[0], list(description.channels))
     depth = _SAMPLE_OPTICAL_DEPTH if sample is None else description.step_optical_depth
     most = description.iterations * description.step_optical_depth
     shown, _ = dial_position(min(depth, most), description.step_optical_depth, len(enhanced[0]))
-    content["cover"] = _cover(raw, enhanced[0, max(shown, 1) - 1])
+    content["cover"] = cover_png(raw, enhanced[0, max(shown, 1) - 1])
     content["recipe"] = recipe_to_toml(trained).encode()
     # With recipe and weights this is the run again: the package can be rebuilt from itself.
     content["run"] = (run.model_dump_json(indent=1) + "\n").encode()
+    scripts: tuple[Role, ...] = ("fiji_script", "qupath_script")
+    # QuPath takes planes only.
+    for role in scripts if loop.dims == 2 else scripts[:1]:
+        content[role] = (_SCRIPTS / _FLAT[role]).read_bytes()
     text = _documentation(written, name, description, recipe, run, exported, loop.multiple)
     content["documentation"] = text.encode()
     rdf = build_rdf(
@@ -468,13 +566,8 @@ def _assemble(
     return rdf, content
 
 
-def _zip_bytes(rdf: Mapping[str, Any], content: Mapping[Role, bytes]) -> bytes:
-    """Return the flat package; stored, since compression differs between machines."""
-    members: dict[str, bytes] = {
-        "rdf.yaml": to_yaml(rdf).encode(),
-        "model.yaml": to_yaml(for_qupath(rdf)).encode(),
-    }
-    members |= {name: content[role] for role, name in _FLAT.items()}
+def stored_zip(members: Mapping[str, bytes]) -> bytes:
+    """Return a zip of files by name, in this order, the same bytes every time and everywhere."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, data in members.items():
@@ -483,6 +576,16 @@ def _zip_bytes(rdf: Mapping[str, Any], content: Mapping[Role, bytes]) -> bytes:
             entry.external_attr = 0o100644 << 16
             archive.writestr(entry, data)
     return file.getvalue()
+
+
+def _zip_bytes(rdf: Mapping[str, Any], content: Mapping[Role, bytes]) -> bytes:
+    """Return the flat package; stored, since compression differs between machines."""
+    members: dict[str, bytes] = {"rdf.yaml": to_yaml(rdf).encode()}
+    # QuPath, for which the second description is, takes planes only.
+    if rdf["config"]["dcbmz"].get("dims", 2) == 2:
+        members["model.yaml"] = to_yaml(for_qupath(rdf)).encode()
+    members |= {name: content[role] for role, name in _FLAT.items() if role in content}
+    return stored_zip(members)
 
 
 def _check_out(out: Path) -> None:
@@ -612,8 +715,9 @@ def _places(rdf: dict[str, Any]) -> Iterator[tuple[Role, Any, str | int]]:
     """Yield role, holder and key of every path in a description that `build_rdf` made."""
     yield "documentation", rdf, "documentation"
     yield "cover", rdf["covers"], 0
-    yield "recipe", rdf["attachments"][0], "source"
-    yield "run", rdf["attachments"][1], "source"
+    # Fewer where there are fewer: a script is not for every program.
+    for role, entry in zip(ATTACHED, rdf["attachments"], strict=False):
+        yield role, entry, "source"
     for kind, tensors in (("input", rdf["inputs"]), ("output", rdf["outputs"])):
         for purpose in ("test", "sample"):
             role: Any = f"{purpose}_{kind}"

@@ -9,12 +9,15 @@ judge all the same: ``bioimageio test`` must pass.
 from __future__ import annotations
 
 __all__ = [
+    "ATTACHED",
     "DEFAULT_NAME",
     "FORMAT_VERSION",
     "LARGEST_HALO",
+    "LARGEST_STACK_HALO",
     "FileEntry",
     "Maintainer",
     "Role",
+    "absolute_tolerance",
     "build_rdf",
     "declared_torch_version",
     "for_qupath",
@@ -22,6 +25,7 @@ __all__ = [
     "parse_maintainer",
     "photons_text",
     "shortest_side",
+    "smallest_block",
     "title",
     "to_yaml",
 ]
@@ -38,7 +42,7 @@ from deepcontrast_bmz.jdll_order import loads_first, shares_slot
 from deepcontrast_bmz.settings import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from deepcontrast_bmz.export import ExportRecord
     from deepcontrast_bmz.settings import (
@@ -54,6 +58,15 @@ _TITLES = {DEFAULT_NAME: "DeepContrast for deep-tissue microscopy"}
 
 LARGEST_HALO = 240
 """ilastik's tiles of 512 pixels must keep something of 16 pixels or more between two halos."""
+
+LARGEST_STACK_HALO = 96
+"""Lateral halo of a stack: its smallest block, three times as long, is ilastik's tile."""
+
+_SMALLEST_STACK = 128
+"""Least pixels along y and x of a block of a stack: below, little is left of ilastik's tiles."""
+
+_TILE_GRID = 16
+"""ilastik places tiles on this grid."""
 
 _SPARE = 8
 """Pixels that the smallest block is longer than two halos."""
@@ -71,8 +84,13 @@ Role = Literal[
     "documentation",
     "recipe",
     "run",
+    "fiji_script",
+    "qupath_script",
 ]
 """What a file of a package is there for."""
+
+ATTACHED: tuple[Role, ...] = ("recipe", "run", "fiji_script", "qupath_script")
+"""Attachments, in the order of the description; those that a package does not have are left out."""
 
 
 class FileEntry(Record):
@@ -95,6 +113,19 @@ def photons_text(physics: PhysicsSettings) -> str:
     if physics.photons is None:
         return "photons matched to the noise of each raw image"
     return "{:g} to {:g} photons per pixel".format(*physics.photons)
+
+
+def _patch_text(recipe: Recipe) -> str:
+    side = recipe.data.patch
+    if recipe.network.dims == 3:
+        return f"{recipe.data.patch_planes} planes of {side} x {side} pixels"
+    return f"{side} pixels"
+
+
+def _trained_on(recipe: Recipe) -> str:
+    if recipe.network.dims == 3:
+        return "stacks whose planes are all seen through the same tissue"
+    return "single planes"
 
 
 def parse_maintainer(text: str) -> Maintainer:
@@ -180,6 +211,26 @@ def shortest_side(halo: int, multiple: int) -> int:
     return -(-(2 * halo + _SPARE) // multiple) * multiple
 
 
+def smallest_block(halo: Sequence[int], multiple: int) -> tuple[int, ...]:
+    """Return the smallest sides of a block to declare, along (z,) y, x.
+
+    Of planes `shortest_side`. ilastik works on stacks in tiles as large as this block, of which
+    it keeps what lies within the halo: so the block is three halos long, at least 128 pixels
+    along y and x, and 8 planes more than two halos along z. More would refuse more small images.
+
+    Parameters
+    ----------
+    halo : sequence of int
+        Halo along (z,) y, x.
+    multiple : int
+        Pooling grid of the network.
+    """
+    if len(halo) == 2:
+        return tuple(shortest_side(side, multiple) for side in halo)
+    lateral = max(_SMALLEST_STACK, *(-(-3 * side // _TILE_GRID) * _TILE_GRID for side in halo[1:]))
+    return (max(3 * halo[0], 2 * halo[0] + _SPARE), lateral, lateral)
+
+
 def _axes(channels: list[str], sizes: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {"type": "batch", "id": "batch"},
@@ -192,7 +243,7 @@ def _source(entry: FileEntry) -> dict[str, Any]:
     return {"source": entry.path, "sha256": entry.sha256}
 
 
-def _absolute_tolerance(low: float, high: float) -> float:
+def absolute_tolerance(low: float, high: float) -> float:
     """Return a thousandth of the output's range, cut to one digit, or less."""
     # bioimageio.core refuses more than a hundredth of the largest test value.
     wanted = min(1e-3 * (high - low), 5e-3 * high) if high > 0 else 1e-3 * (high - low)
@@ -209,6 +260,13 @@ _NETWORK_TEXT = {
         "3 x 3 convolutions of growing and shrinking dilation without pooling or bias; kernels "
         "sum to one and channels are sorted in pairs, so that the network commutes with scaling "
         "and shifting of grey values and with shifts of the image.",
+    ),
+    "dilated_3d": (
+        "dilated convolutions",
+        "3 x 3 convolutions of growing and shrinking dilation, some of them over three "
+        "neighbouring planes (3 x 3 x 3), without pooling or bias; kernels sum to one and channels "
+        "are sorted in pairs, so that the network commutes with scaling and shifting of grey "
+        "values and with shifts of the stack along z, y and x.",
     ),
     "blurpool_unet": (
         "U-Net",
@@ -236,7 +294,7 @@ def _bioimageio_config(
         "reproducibility_tolerance": [
             {
                 "relative_tolerance": 1e-3,
-                "absolute_tolerance": _absolute_tolerance(*output_range),
+                "absolute_tolerance": absolute_tolerance(*output_range),
                 "mismatched_elements_per_million": 100,
             }
         ],
@@ -253,7 +311,7 @@ def _bioimageio_config(
             "less well than common ones.",
             "risks": "Every iteration beyond the optical depth of the specimen invents contrast "
             "and removes detail.",
-            "limitations": f"Trained on single planes, degradations of optical depth "
+            "limitations": f"Trained on {_trained_on(recipe)}, degradations of optical depth "
             f"{physics.step_optical_depth:g} per step and "
             f"{photons_text(physics)}.",
             "recommendations": "Begin with iteration_1, take the smallest iteration that serves, "
@@ -263,7 +321,7 @@ def _bioimageio_config(
         "training": {
             "training_preprocessing": "Raw images, converted to photons and degraded further by "
             f"optical depth {physics.step_optical_depth:g} of scattering with absorption, veil, "
-            f"shot noise and read noise drawn at random; patches of {recipe.data.patch} pixels, "
+            f"shot noise and read noise drawn at random; patches of {_patch_text(recipe)}, "
             "turned and mirrored at random.",
             "training_epochs": run.steps / training.steps_per_epoch,
             "training_batch_size": training.batch,
@@ -327,15 +385,17 @@ def build_rdf(
     InputError
         If the halo is too large for ilastik's tiles.
     """
-    halo = description.halo_px
-    if halo > LARGEST_HALO:
+    halo, stacks = description.halo, description.dims == 3
+    most = LARGEST_STACK_HALO if stacks else LARGEST_HALO
+    if max(halo) > most:
+        tiles = "three halos of a stack" if stacks else "tiles of 512"
         raise InputError(
-            f"a model's halo is at most {LARGEST_HALO} pixels, since ilastik works on tiles of "
-            f"512, but {description.iterations} iterations of this one need {halo}: "
+            f"a model's halo is at most {most} pixels, since ilastik works on {tiles}, but "
+            f"{description.iterations} iterations of this one need {max(halo)}: "
             "export fewer with --iterations"
         )
-    least = shortest_side(halo, multiple)
-    size = {"size": {"min": least, "step": 1}}
+    axes = "zyx"[-description.dims :]
+    least = dict(zip(axes, smallest_block(halo, multiple), strict=True))
     torch_version = declared_torch_version(description.torch_version)
     author: dict[str, Any] = {"name": "The deepcontrast_bmz maintainers"}
     if maintainer is not None:
@@ -377,19 +437,23 @@ def build_rdf(
             "scattering",
             "deep-tissue",
             "fluorescence-light-microscopy",
-            "2d",
+            f"{description.dims}d",
             "pytorch",
             "deepimagej",
-            "qupath",
+            *(() if stacks else ("qupath",)),
             "ilastik",
         ],
         "timestamp": run.finished_utc,
-        "attachments": [_source(files["recipe"]), _source(files["run"])],
+        "attachments": [_source(files[role]) for role in ATTACHED if role in files],
         "inputs": [
             {
                 "id": INPUT_ID,
-                "description": "One raw plane, in any unit of grey value.",
-                "axes": _axes(["intensity"], {"y": size, "x": size}),
+                "description": f"One raw {'stack' if stacks else 'plane'}, in any unit of grey "
+                "value.",
+                "axes": _axes(
+                    ["intensity"],
+                    {axis: {"size": {"min": least[axis], "step": 1}} for axis in axes},
+                ),
                 "data": {"type": "float32"},
                 "preprocessing": [{"id": "ensure_dtype", "kwargs": {"dtype": "float32"}}],
                 "test_tensor": _source(files["test_input"]),
@@ -404,10 +468,10 @@ def build_rdf(
                     list(description.channels),
                     {
                         axis: {
-                            "halo": halo,
+                            "halo": side,
                             "size": {"tensor_id": INPUT_ID, "axis_id": axis, "offset": 0},
                         }
-                        for axis in ("y", "x")
+                        for axis, side in zip(axes, halo, strict=True)
                     },
                 ),
                 "data": {"type": "float32"},

@@ -8,6 +8,7 @@ dial and every number.
 from __future__ import annotations
 
 __all__ = [
+    "REFUSED",
     "Section",
     "data_uri",
     "evaluate_files",
@@ -32,15 +33,17 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.evaluate import CONSISTENT, PRICES, DialScores, evaluate
+from deepcontrast_bmz.evaluate import PRICES, DialScores, evaluate
 from deepcontrast_bmz.image import read_image, replace_whole, select_channel
+from deepcontrast_bmz.verdict import CONSISTENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from deepcontrast_bmz.evaluate import Evaluation, Preview, Verdict
+    from deepcontrast_bmz.evaluate import Evaluation, Preview
     from deepcontrast_bmz.model import Model
+    from deepcontrast_bmz.verdict import Verdict
 
 Section = tuple[str, "str | Sequence[Sequence[object]]"]
 """A heading with either text (paragraphs apart by an empty line, `code` in backticks) or the rows
@@ -54,10 +57,14 @@ SMALL_SIDE = 400
 
 MEANINGS: Mapping[Verdict, str] = {
     "ok": "nothing speaks against it",
-    "over-enhanced": "more contrast than the reference has",
+    "over-enhanced": "more contrast than the recording or the reference supports",
     "inconsistent": "degraded again, it does not give the recording back",
     "unmeasurable": "neither a reference nor noise to judge by",
 }
+
+
+REFUSED: tuple[Verdict, ...] = ("over-enhanced", "inconsistent")
+"""Verdicts that refuse an image."""
 
 
 class _Column(NamedTuple):
@@ -172,7 +179,8 @@ def summary(evaluation: Evaluation) -> str:
         parts.append("what that cost in detail is unmeasurable in this much noise")
     if row.forward_consistency is not None:
         parts.append(f"forward consistency is {_number(row.forward_consistency)}")
-    return f"{', '.join(parts)}. Verdict: {row.verdict}, {MEANINGS[row.verdict]}."
+    told = row.why if row.verdict in REFUSED and row.why else MEANINGS[row.verdict]
+    return f"{', '.join(parts)}. Verdict: {row.verdict}, {told}."
 
 
 def scores_csv(evaluation: Evaluation) -> str:
@@ -453,6 +461,7 @@ pre{background:var(--paper);border:1px solid var(--line);border-radius:.5rem;pad
 overflow-x:auto;margin:0}code{font:.9em ui-monospace,"SF Mono",Menlo,Consolas,monospace}
 dl.words{margin:0;display:grid;grid-template-columns:minmax(8rem,max-content) 1fr;gap:.5rem 1.25rem}
 dl.words dt{font-weight:600}dl.words dd{margin:0}
+.warned{border-left:.3rem solid var(--warn);padding-left:.8rem}
 footer{color:var(--soft);font-size:.85rem;padding-bottom:2.5rem}
 @media (max-width:52rem){.viewer{grid-template-columns:minmax(0,1fr)}
 dl.words{grid-template-columns:1fr;gap:.1rem}dl.words dd{margin-bottom:.6rem}}
@@ -680,7 +689,8 @@ def _score_table(evaluation: Evaluation) -> str:
         rows.append(
             f"<tr{mark}>"
             f'<th scope="row">{_dial(row.dial)}{" automatic" if chosen else ""}</th>{cells}'
-            f'<td class="word"><span class="v">{_symbol(row.verdict)}{row.verdict}</span></td></tr>'
+            f'<td class="word"><span class="v" title="{escape(row.why)}">'
+            f"{_symbol(row.verdict)}{row.verdict}</span></td></tr>"
         )
     reason = evaluation.chosen_reason
     return f"""
@@ -694,6 +704,28 @@ def _score_table(evaluation: Evaluation) -> str:
 <tbody>{"".join(rows)}</tbody>
 </table>
 </div>
+</section>"""
+
+
+def _familiarity(evaluation: Evaluation) -> str:
+    """Return what the out-of-distribution score says."""
+    if evaluation.ood_score is None:
+        words = (
+            "Whether the image is like those the model was trained for cannot be said: the model "
+            "brings no statistics of them, or the image is too small."
+        )
+    elif evaluation.warning is None:
+        words = (
+            "The image is like those the model was trained for: out-of-distribution score "
+            f"{_number(evaluation.ood_score)}, limit 1."
+        )
+    else:
+        words = f"{evaluation.warning[0].upper()}{evaluation.warning[1:]}."
+    mark = ' class="warned" role="note"' if evaluation.warning is not None else ""
+    return f"""
+<section aria-labelledby="familiar">
+<h2 id="familiar">Is the model made for this image?</h2>
+<p{mark}>{escape(words)}</p>
 </section>"""
 
 
@@ -795,6 +827,7 @@ def render_report(
         _viewer(evaluation) if pictures else "",
         _plots(evaluation),
         _score_table(evaluation),
+        _familiarity(evaluation),
         _more_pictures(evaluation),
         *(_section(number, section) for number, section in enumerate(sections, 1)),
     ]
@@ -907,6 +940,7 @@ def evaluate_files(
     reference: Path | None = None,
     channel: str | int | None = None,
     progress: Callable[[float], None] | None = None,
+    finished: Callable[[Evaluation], None] | None = None,
 ) -> Iterator[str]:
     """Evaluate images from files, write each result, and yield what to tell the user.
 
@@ -922,6 +956,8 @@ def evaluate_files(
         Name or index of the channel.
     progress : callable, optional
         Called with the share of each image that is done.
+    finished : callable, optional
+        Called with every evaluation that was written.
 
     Yields
     ------
@@ -961,5 +997,9 @@ def evaluate_files(
         words += [] if reference is None else ["--reference", reference.name]
         words += [] if channel is None else ["--channel", str(channel)]
         written = write_evaluation(result, folder, command=shlex.join(words))
+        if finished is not None:
+            finished(result)
         yield f"{path.name}: {summary(result)}"
+        if result.warning is not None:
+            yield f"{path.name}: {result.warning}"
         yield f"{path.name}: see {written[-1]}"

@@ -9,10 +9,12 @@ from __future__ import annotations
 __all__ = [
     "CHANNEL_PREFIX",
     "DataSettings",
+    "DepthEstimator",
     "ImageRecord",
     "LoopDescription",
     "LoopSettings",
     "NetworkSettings",
+    "OodStatistics",
     "PhysicsSettings",
     "Recipe",
     "Record",
@@ -108,15 +110,34 @@ class PhysicsSettings(Record):
 class NetworkSettings(Record):
     """Which network, and how large."""
 
-    kind: Literal["dilated", "blurpool_unet", "plain_unet"] = "dilated"
-    """`dilated`: equivariant to shift and normalisation; `blurpool_unet`: to normalisation, and
-    nearly to shift; `plain_unet`: neither, mean/std-normalised."""
+    kind: Literal["dilated", "dilated_3d", "blurpool_unet", "plain_unet"] = "dilated"
+    """`dilated`: equivariant to shift and normalisation; `dilated_3d`: the same for z-stacks;
+    `blurpool_unet`: to normalisation, and nearly to shift; `plain_unet`: neither,
+    mean/std-normalised."""
     width: Annotated[int, Field(ge=2, le=1024, multiple_of=2)] = 16
     """Channels of the first layer; even, since channels are sorted in pairs."""
     dilations: tuple[Annotated[int, Field(ge=1, le=256)], ...] = (1, 2, 4, 8, 16, 8, 4, 2, 1)
-    """Dilation of each 3 x 3 convolution of the `dilated` network."""
+    """Dilation of each 3 x 3 convolution of the `dilated` network, and the lateral one of
+    `dilated_3d`."""
+    mixing_layers: Annotated[int, Field(ge=1, le=64)] = 2
+    """In how many layers of `dilated_3d` the planes mix: 3 x 3 x 3 kernels, spread evenly among
+    the others, which are 1 x 3 x 3. So many planes up and down does one iteration see."""
     levels: Annotated[int, Field(ge=1, le=5)] = 3
     """Resolutions of the U-Nets, the first included."""
+
+    @property
+    def dims(self) -> Literal[2, 3]:
+        """Spatial axes that the network takes: 3 for stacks, else 2."""
+        return 3 if self.kind == "dilated_3d" else 2
+
+    @model_validator(mode="after")
+    def _check(self) -> NetworkSettings:
+        if self.dims == 3 and self.mixing_layers > len(self.dilations):
+            raise ValueError(
+                f"mixing_layers counts layers with a dilation, of which there are "
+                f"{len(self.dilations)}, not {self.mixing_layers}"
+            )
+        return self
 
 
 class LoopSettings(Record):
@@ -135,6 +156,8 @@ class DataSettings(Record):
     """Name or index (from 0) of the channel to train on; None: the only one, or all of them."""
     patch: Annotated[int, Field(ge=16, le=1024)] = 96
     """Side of the square on which the loss is computed, in pixels."""
+    patch_planes: Annotated[int, Field(ge=1, le=256)] = 6
+    """Planes of the patch, for networks that take stacks."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Share of the images (or of the planes, when there is one image) held out."""
     phantoms: Annotated[int, Field(ge=0)] = 0
@@ -226,6 +249,46 @@ class StopRule(Record):
     """How far the first percentile may sink below the camera offset, in noise deviations."""
 
 
+class DepthEstimator(Record):
+    """Optical depth read off the features of an image: a quadratic form fitted on specimens."""
+
+    schema_version: Literal[1] = 1
+    """Version of this record, and of the features that it takes."""
+    iterations: Annotated[int, Field(ge=1)]
+    """Iterations that the features are taken from."""
+    deepest: Positive
+    """Largest optical depth of the specimens; the automatic dial goes no further."""
+    recordings: Annotated[int, Field(ge=1)]
+    """Specimens recorded for the fit."""
+    within: Fraction
+    """Share of them whose depth was met within 0.25 of a step by a fit without them, where their
+    noise could be measured."""
+    within_without_noise: Fraction
+    """The same where it could not: resampled, denoised, or black cut off."""
+    numbers: str
+    """The fit: base64 of half-precision numbers, see `depth`."""
+
+
+class OodStatistics(Record):
+    """How the images that a model was trained for are spread, for an out-of-distribution score."""
+
+    schema_version: Literal[1] = 1
+    """Version of this record, and of the features that it takes."""
+    iterations: Annotated[int, Field(ge=1)]
+    """Iterations that the features are taken from."""
+    samples: Annotated[int, Field(ge=1)]
+    """Training patches and specimens within the trained range that the statistics come from."""
+    beyond: Annotated[int, Field(ge=1)]
+    """Specimens beyond the trained range that it learned to tell from them."""
+    limits: tuple[Positive, float, Positive]
+    """Distance that three in a hundred of the former exceed; the form's usual value for them, and
+    how far beyond it three in a hundred lie."""
+    numbers: str
+    """Means, scales and directions: base64 of half-precision numbers, see `ood`."""
+    form: str
+    """The quadratic form, likewise."""
+
+
 class LoopDescription(Record):
     """The loop of an exported model: ``config.dcbmz`` of its RDF."""
 
@@ -247,13 +310,19 @@ class LoopDescription(Record):
     )
     reinjection: Fraction = 0.0
     """Share of the one-step residual fed back after every iteration."""
+    dims: Literal[2, 3] = 2
+    """Spatial axes of input and output: 2 for planes (y, x), 3 for stacks (z, y, x)."""
     network: NetworkSettings
     """The network that is iterated."""
     radius_px: Annotated[int, Field(ge=0)]
-    """Pixels around an output pixel that one iteration can see."""
+    """Pixels around an output pixel that one iteration can see, within the plane."""
+    radius_planes: Annotated[int, Field(ge=0)] | None = None
+    """Planes above and below an output pixel that one iteration can see; only for stacks."""
     halo_px: Annotated[int, Field(ge=0)]
     """Measured radius beyond which all iterations together change by less than
     `halo_tolerance`; the halo declared in the RDF."""
+    halo_planes: Annotated[int, Field(ge=0)] | None = None
+    """The same along z, in planes; only for stacks."""
     halo_tolerance: Positive
     """Largest change of an output pixel, over the output's range, when it is seen with only
     `halo_px` pixels around it."""
@@ -265,6 +334,10 @@ class LoopDescription(Record):
     """How the recommended dial was found."""
     stop_rule: StopRule = StopRule()
     """Calibrated limits of the automatic dial."""
+    depth: DepthEstimator | None = None
+    """Reads the optical depth off an image; None: the stop rule decides."""
+    ood: OodStatistics | None = None
+    """What the images trained for look like; None: nothing warns of others."""
     training_ranges: PhysicsSettings
     """Ranges of the degradations seen in training."""
     training_pixel_size_um: Positive | None = None
@@ -273,6 +346,11 @@ class LoopDescription(Record):
     """Seed of the training run."""
     torch_version: str
     """The torch that wrote the weights."""
+
+    @property
+    def halo(self) -> tuple[int, ...]:
+        """Halo to declare, along (z,) y, x."""
+        return (*((self.halo_planes or 0,) * (self.dims - 2)), self.halo_px, self.halo_px)
 
 
 class ImageRecord(Record):
@@ -312,6 +390,10 @@ class RunRecord(Record):
     """Scores on held-out patches: ``loss``, and in dB ``psnr_degraded`` and ``psnr_restored``."""
     stop_rule: StopRule = StopRule()
     """Limits of the automatic dial, calibrated on re-degraded raw images."""
+    depth: DepthEstimator | None = None
+    """Reads the optical depth off an image; fitted on specimens of known depth."""
+    ood: OodStatistics | None = None
+    """What the images trained for look like."""
 
 
 def describe_invalid(error: ValidationError, what: str) -> str:

@@ -1,8 +1,11 @@
 """The automatic dial: how far to go before contrast is bought with invention.
 
-Two rules look at the enhanced image x_D at dial D. *Residual*: seen through the tissue again,
-H_D x_D must be the raw image up to its noise. *Background*: the darkest pixels must not sink
-below the camera's offset, for there is no negative light. The smaller dial of the two is taken.
+Where the model brings an estimator of optical depth (`depth`), the dial is what it reads off the
+image, within the depths it was fitted on, and no more than one iteration where the image is unlike
+those trained for (`ood`). Else two rules look at the enhanced image x_D at dial D. *Residual*: seen
+through the tissue again, H_D x_D must be the raw image up to its noise. *Background*: the darkest
+pixels must not sink below the camera's offset, for there is no negative light. The smaller dial
+of the two is taken.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ __all__ = [
     "dial_grid",
     "forward_residual",
     "last_kept",
+    "look_at",
+    "measurable",
+    "smooth_along_z",
 ]
 
 import math
@@ -25,7 +31,10 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from deepcontrast_bmz.loop import blend
+from deepcontrast_bmz.depth import TOLERANCE, estimate_depth
+from deepcontrast_bmz.features import image_features
+from deepcontrast_bmz.loop import blend, extend_symmetric
+from deepcontrast_bmz.ood import measure, unusual
 from deepcontrast_bmz.physics.camera import NoiseModel, estimate_camera, estimate_noise
 from deepcontrast_bmz.physics.scatter import scatter
 from deepcontrast_bmz.settings import Fraction, NonNegative, Record
@@ -35,6 +44,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from deepcontrast_bmz.model import Model
+    from deepcontrast_bmz.ood import OodScore
     from deepcontrast_bmz.settings import LoopDescription
 
 GRID = 0.25
@@ -56,6 +67,26 @@ _NOISE_FREE = 2e-3
 """Noise deviation over the range of grey levels below which there is nothing to compare with:
 rounding to 8 bits alone makes 1.1e-3."""
 
+_ROUND = 0.05
+"""The estimated dial is rounded to this, in optical depth."""
+
+_SMALLEST = 48
+"""Side of a plane below which its spectrum tells no depth, in pixels."""
+
+_OOD_SIDE = 256
+"""Side of the window that the out-of-distribution score is taken from, in pixels."""
+
+_BELOW_ZERO = 0.05
+"""How far the dark parts may lie below zero counts, in shares of the brightness."""
+_FEW_CELLS = 0.05
+"""Share of the image, off masked parts, below which that cannot be said."""
+
+_Z_REACH = 4.0
+"""Planes on either side that smoothing along z looks at, at least."""
+_Z_ROUNDS = 4
+_LEAST_SURE = 0.05
+"""Weight of a plane that nothing could be measured on."""
+
 
 class DialChoice(Record):
     """A dial, and why."""
@@ -65,12 +96,15 @@ class DialChoice(Record):
     reason: str
     """One sentence."""
     confidence: Fraction
-    """How far the two rules agree: 1 at the same dial, 0 two whole steps apart; at most 0.25
-    where only one of them could be used."""
+    """How sure it is. With an estimator: the share of specimens of this kind, left out of its fit,
+    whose depth it met within 0.25 of a step; half of that for an unusual image. By the rules: 1 at
+    the same dial, 0 two whole steps apart, at most 0.25 where only one of them could be used."""
     residual_dial: NonNegative | None = None
     """What the residual rule allows; None where the image has no measurable noise."""
     background_dial: NonNegative | None = None
     """What the background rule allows."""
+    warning: str | None = None
+    """One sentence where the image is unlike those the model was trained for."""
 
 
 def content_window(raw: Tensor, size: int = WINDOW) -> tuple[slice, slice]:
@@ -169,7 +203,8 @@ def choose_dial(
 ) -> DialChoice:
     """Choose the dial for one plane from the image itself.
 
-    Both rules go up a grid of 0.25 in optical depth and stop at the last dial before their
+    With an estimator of optical depth in the description its reading is taken, rounded to 0.05.
+    Else both rules go up a grid of 0.25 in optical depth and stop at the last dial before their
     limit is crossed; what lies beyond is not looked at.
 
     Parameters
@@ -203,9 +238,11 @@ def choose_dial(
     step = description.step_optical_depth
     limits = description.stop_rule
     above = raw > raw.min()
-    cut_off = 1 - float(above.float().mean())
-    typical = math.sqrt(float(noise.variance(raw.median())))
-    noise_free = typical < _NOISE_FREE * spread
+    noisy, cut_off = measurable(raw, noise)
+    noise_free = not noisy
+    read = _read_depth(raw, iterations, description, widths_px, noise)
+    if read is not None:
+        return read
     count = iterations.shape[0]
     dials = dial_grid(count, step)
 
@@ -256,6 +293,198 @@ def choose_dial(
         confidence=max(0.0, 1 - abs(residual - background) / (2 * step)),
         reason=_reason(residual, background, dials[-1]),
     )
+
+
+def measurable(raw: Tensor, noise: NoiseModel) -> tuple[bool, float]:
+    """Return whether the noise of a plane can be measured, and the share of cut-off black.
+
+    Parameters
+    ----------
+    raw : Tensor, (Y, X)
+    noise : NoiseModel
+        Of the raw image.
+    """
+    spread = float(raw.max() - raw.min())
+    typical = math.sqrt(float(noise.variance(raw.median())))
+    return typical >= _NOISE_FREE * spread, float((raw <= raw.min()).float().mean())
+
+
+def _read_depth(
+    raw: Tensor,
+    iterations: Tensor,
+    description: LoopDescription,
+    widths_px: Sequence[float],
+    noise: NoiseModel,
+) -> DialChoice | None:
+    """Return what the estimator says; None where the model has none, or the plane is too small."""
+    estimator, step = description.depth, description.step_optical_depth
+    small = min(raw.shape) < _SMALLEST
+    if estimator is None or estimator.iterations > iterations.shape[0] or small:
+        return None
+    kept = iterations[: estimator.iterations]
+    features = image_features(
+        raw, kept, widths_px=widths_px, weights=description.scatter.weights, step=step, noise=noise
+    )
+    noisy, cut_off = measurable(raw, noise)
+    kind = noisy and cut_off <= _CUT_OFF
+    found = estimate_depth(features, estimator, noisy=kind)
+    dial = min(round(found.optical_depth / _ROUND) * _ROUND, estimator.deepest)
+    reason = f"the haze looks like an optical depth of {found.optical_depth:.2f}"
+    if dial >= estimator.deepest - _ROUND:
+        reason += f", and {estimator.deepest:g} is as deep as the model was calibrated"
+    possible = _not_below_zero(raw, kept, dial, step)
+    if possible < dial:
+        dial = possible
+        reason += f", but beyond {dial:g} the dark parts would shine less than not at all"
+    if not kind:
+        lost = "the noise is lost" if not noisy else f"black is cut off in {cut_off:.0%} of it"
+        reason += f", less certain since {lost}"
+    score = _score(raw, iterations, description)
+    confidence, warning = found.confidence, None if score is None else score.warning
+    if warning is not None:
+        confidence /= 2
+        if dial > step:
+            reason += (
+                f"; in so unusual an image the automatic dial stops at one iteration, {step:g}"
+            )
+            dial = step
+    share = f"{found.confidence:.0%}"
+    reason += f" (of specimens of this kind {share} were met within {TOLERANCE * step:g})"
+    return DialChoice(dial=round(dial, 6), reason=reason, confidence=confidence, warning=warning)
+
+
+def _not_below_zero(raw: Tensor, iterations: Tensor, dial: float, step: float) -> float:
+    """Return the largest dial up to `dial` at which the dark parts stay above zero counts.
+
+    No camera offset lies below zero counts, or below the smallest value where some are negative:
+    whatever the noise, the rest of the dark parts must lie above.
+    """
+    least = min(float(raw.min()), 0.0)
+    # Where black was cut off or masked, and a little around it, the image was already there.
+    cut = _means((raw <= raw.min()).float()) > 0
+    cut = F.max_pool2d(cut[None, None].float(), 5, stride=1, padding=2)[0, 0] > 0
+    used = ~cut
+    if float(used.float().mean()) < _FEW_CELLS:
+        return dial
+
+    def below(tried: float) -> float:
+        cells = _means(blend(raw, iterations, tried, step))[used].sort().values
+        low, high = float(cells[cells.numel() // 100]), float(cells[-1 - cells.numel() // 100])
+        return (least - low) / max(high - least, 1e-30)
+
+    if below(dial) <= _BELOW_ZERO:
+        return dial
+    kept, broken = 0.0, dial
+    while broken - kept > _ROUND:
+        middle = (kept + broken) / 2
+        if below(middle) <= _BELOW_ZERO:
+            kept = middle
+        else:
+            broken = middle
+    return math.floor(kept / _ROUND + 1e-6) * _ROUND
+
+
+def _means(image: Tensor) -> Tensor:
+    """Return means over 4 x 4 pixels, in which noise counts little."""
+    return F.avg_pool2d(image[None, None].float(), 4)[0, 0]
+
+
+def _score(raw: Tensor, iterations: Tensor, description: LoopDescription) -> OodScore | None:
+    """Return how unusual the part of a plane with the most content is, where that can be said."""
+    known = description.ood
+    if known is None or known.iterations > iterations.shape[0] or min(raw.shape) < _SMALLEST:
+        return None
+    rows, columns = content_window(raw, _OOD_SIDE)
+    part = raw[rows, columns]
+    if float(part.max() - part.min()) == 0:
+        return None
+    return unusual(measure(part, iterations[: known.iterations, rows, columns], description), known)
+
+
+def look_at(model: Model, raw: Tensor, iterations: Tensor | None = None) -> OodScore | None:
+    """Return how unusual a plane is for a model, from its window with the most content.
+
+    Parameters
+    ----------
+    model : Model
+    raw : Tensor, (Y, X)
+        Counts.
+    iterations : Tensor, (K, Y, X), optional
+        Iterations 1 to K, where they are at hand; else the window is run.
+
+    Returns
+    -------
+    OodScore or None
+        None where nothing can be said: the model has no statistics or works on stacks, or the
+        plane is constant or smaller than they can tell.
+    """
+    known = model.description.ood
+    if iterations is not None:
+        return _score(raw.float(), iterations, model.description)
+    enough = (
+        model.max_iterations is None or known is None or known.iterations <= model.max_iterations
+    )
+    if known is None or model.dims != 2 or not enough or min(raw.shape) < _SMALLEST:
+        return None
+    part = raw[content_window(raw, _OOD_SIDE)].float()
+    count = known.iterations
+    kept = model.iterate(extend_symmetric(part[None, None], count * model.radius), count)[0]
+    return _score(part, kept, model.description)
+
+
+def smooth_along_z(
+    dials: Sequence[float], confidences: Sequence[float] | None = None
+) -> list[float]:
+    """Return the dials of the planes of a stack as a smooth curve along z.
+
+    Optical depth grows smoothly with depth, so single planes that stand out are wrong: a straight
+    line is fitted around each plane, neighbours weighing less with distance and low confidence,
+    and those far off the line next to nothing (Cleveland's robust local regression).
+
+    Parameters
+    ----------
+    dials : sequence of float
+        One per plane, in order, at even distances.
+    confidences : sequence of float, optional
+        0 to 1; equal if left out.
+
+    Returns
+    -------
+    list of float
+        Between the smallest and the largest of the dials.
+
+    References
+    ----------
+    Cleveland, J. Am. Stat. Assoc. 74, 829 (1979), doi 10.1080/01621459.1979.10481038.
+    """
+    y = torch.as_tensor(list(dials), dtype=torch.float64)
+    count = len(y)
+    sure = torch.ones(count, dtype=torch.float64)
+    if confidences is not None:
+        sure = torch.as_tensor(list(confidences), dtype=torch.float64).clamp_min(_LEAST_SURE)
+    if count < 3 or float(y.max() - y.min()) == 0:
+        return [float(value) for value in y]
+    z = torch.arange(count, dtype=torch.float64)
+    reach = max(_Z_REACH, 0.3 * count)
+    near = (1 - ((z[:, None] - z[None, :]).abs() / reach).clamp_max(1) ** 3) ** 3
+    # The first guess is the running median, which a single outlier cannot bend.
+    padded = torch.cat((y[:1], y, y[-1:]))
+    fitted = padded.unfold(0, 3, 1).median(1).values
+    for _ in range(_Z_ROUNDS):
+        off = (y - fitted).abs()
+        scale = 6 * max(float(off.median()), 1e-3)
+        robust = ((1 - (off / scale).clamp_max(1) ** 2) ** 2).clamp_min(1e-3)
+        weight = near * (sure * robust)[None, :]
+        total = weight.sum(1)
+        centre = (weight * z).sum(1) / total
+        level = (weight * y).sum(1) / total
+        lever = z[None, :] - centre[:, None]
+        # A touch of ridge: neighbours that are all on one plane tell no slope.
+        slope = (weight * lever * (y - level[:, None])).sum(1) / (
+            (weight * lever**2).sum(1) + 1e-6 * total
+        )
+        fitted = level + slope * (z - centre)
+    return [float(value) for value in fitted.clamp(float(y.min()), float(y.max()))]
 
 
 def background_level(image: Tensor, offset: float, noise: NoiseModel) -> float:

@@ -27,7 +27,7 @@ import xarray as xr
 
 from deepcontrast_bmz import __version__
 from deepcontrast_bmz.blocks import cut, piece
-from deepcontrast_bmz.dials import choose_dials
+from deepcontrast_bmz.dials import choose_dials, warn_if_unusual
 from deepcontrast_bmz.enhance import Enhanced, block_grids, block_sides, labels_of, run_box
 from deepcontrast_bmz.errors import InputError, Unfinished
 from deepcontrast_bmz.image import open_image, pixel_size_um, read_image, take_place
@@ -232,6 +232,7 @@ def stream_image(
         else:
             dials = (request.wanted.dial,) * int(np.prod(source.planes, dtype=int))
             reason = request.wanted.reason
+            warn_if_unusual(model, source)
         return {"dials": dials, "reason": reason, "sides": asked_sides}
 
     try:

@@ -8,7 +8,7 @@ last whole epoch and, on the same machine, ends with the weights it would have h
 
 from __future__ import annotations
 
-__all__ = ["TrainingProgress", "train_run"]
+__all__ = ["TrainingProgress", "recalibrate", "train_run"]
 
 import csv
 import io
@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from deepcontrast_bmz import __version__
-from deepcontrast_bmz.calibrate import calibrate_stop_rule
+from deepcontrast_bmz.calibrate import calibrate_stop_rule, fit_statistics
 from deepcontrast_bmz.data import (
     Pair,
     PairDataset,
@@ -39,8 +39,10 @@ from deepcontrast_bmz.data import (
     phantom_planes,
     planes_of,
     split_planes,
+    stacks_of,
 )
 from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.excerpts import excerpts_of, excerpts_sha256
 from deepcontrast_bmz.image import (
     check_pixels,
     image_sha256,
@@ -49,7 +51,9 @@ from deepcontrast_bmz.image import (
     replace_whole,
     select_channel,
 )
-from deepcontrast_bmz.model import build_loop, choose_device
+from deepcontrast_bmz.loop import crop
+from deepcontrast_bmz.model import build_loop, choose_device, read_run
+from deepcontrast_bmz.parallel import Spread, is_first_process, trainer_arguments
 from deepcontrast_bmz.physics.scatter import widths_in_pixels
 from deepcontrast_bmz.settings import ImageRecord, Recipe, RunRecord, read_recipe, recipe_to_toml
 
@@ -78,6 +82,8 @@ class TrainingProgress:
     """Loss on held-out patches, once measured."""
     seconds_left: float
     """At the speed so far."""
+    patches_per_second: float = 0.0
+    """Of all processes together."""
 
 
 def train_run(
@@ -86,6 +92,7 @@ def train_run(
     recipe: Recipe | None = None,
     *,
     device: str = "auto",
+    spread: Spread | None = None,
     resume: bool = False,
     report: Callable[[TrainingProgress], None] | None = None,
 ) -> RunRecord:
@@ -99,8 +106,12 @@ def train_run(
         The run folder, new, or with `resume` one that was begun.
     recipe : Recipe, optional
         All settings; the defaults if left out, or with `resume` the recipe of the run.
-    device : {'auto', 'cpu', 'cuda'}
+    device : {'auto', 'cpu', 'cuda', 'mps'}
         Where to train.
+    spread : Spread, optional
+        Over how many devices, nodes and pieces, and how precisely; one of each if left out. With
+        several processes, Lightning starts the running program anew for each of them on this
+        node; they end when training does, and only the first returns.
     resume : bool
         Go on from the last whole epoch.
     report : callable, optional
@@ -118,17 +129,21 @@ def train_run(
         being a number.
     """
     chosen = choose_device(device)
+    spread = spread if spread is not None else Spread()
+    first = is_first_process()
     if resume:
         paths, recipe = _begun(out, paths, recipe)
     else:
         recipe = recipe if recipe is not None else Recipe()
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if first and out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(
                 f"a new run needs a new or empty folder, but {out} holds something: "
                 "give another folder, or --resume to go on with a run"
             )
     if not paths:
         raise InputError("training needs at least one image, but none was given: name the images")
+    spread.piece(recipe.training.batch)
+    placement = trainer_arguments(spread, chosen)
     found, records = _read_planes(paths, recipe)
     found_training, found_validation = split_planes(
         found, recipe.data.validation_fraction, recipe.seed
@@ -137,13 +152,15 @@ def train_run(
     found_training += phantom_planes(recipe, len(paths))
     if resume:
         _same_images(out, records)
-    else:
+    elif first:
         _begin(out, paths, records, recipe)
 
     torch.manual_seed(recipe.seed)
-    module = _Training(recipe, out, found_training, found_validation, report)
+    module = _Training(recipe, spread, out, found_training, found_validation, report)
     started = time.monotonic()
-    _fit(module, out, chosen, resume=resume)
+    _fit(module, out, placement, resume=resume)
+    if not first:
+        raise SystemExit
     return _finish(module, out, chosen, records, time.monotonic() - started)
 
 
@@ -175,14 +192,25 @@ def _read_planes(paths: Sequence[Path], recipe: Recipe) -> tuple[list[RawPlane],
     records: list[ImageRecord] = []
     for number, path in enumerate(paths):
         image = select_channel(read_image(path), recipe.data.channel)
-        check_pixels(image, path.name)
         size = pixel_size_um(image)
         widths = widths_in_pixels(recipe.physics.scatter, size)
-        found += planes_of(image, number, path.name, widths)
+        fewest = recipe.data.patch_planes if recipe.network.dims == 3 else None
+        if image.chunks is not None:
+            seed = recipe.seed
+            own = excerpts_of(image, number, path.name, widths, seed=seed, planes=fewest)
+            sha256 = excerpts_sha256(image, own)
+        else:
+            check_pixels(image, path.name)
+            if fewest is None:
+                own = planes_of(image, number, path.name, widths)
+            else:
+                own = stacks_of(image, number, path.name, widths, fewest=fewest)
+            sha256 = image_sha256(path)
+        found += own
         records.append(
             ImageRecord(
                 name=path.name,
-                sha256=image_sha256(path),
+                sha256=sha256,
                 dims="".join(str(dim) for dim in image.dims),
                 shape=tuple(image.shape),
                 pixel_size_um=size,
@@ -238,6 +266,7 @@ class _Training(pl.LightningModule):
     def __init__(
         self,
         recipe: Recipe,
+        spread: Spread,
         out: Path,
         training: Sequence[RawPlane],
         validation: Sequence[RawPlane],
@@ -245,6 +274,7 @@ class _Training(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.recipe = recipe
+        self.spread = spread
         self.out = out
         self.loop: Loop = build_loop(
             recipe.network,
@@ -254,11 +284,13 @@ class _Training(pl.LightningModule):
             widths_px=recipe.physics.scatter.widths,
             weights=recipe.physics.scatter.weights,
         )
+        self.planes = [*training, *validation]
         settings = recipe.training
         self.pairs = PairDataset(
             training,
             recipe,
             radius=self.loop.radius,
+            planes=self.loop.radii[0] if self.loop.dims == 3 else 0,
             length=settings.steps * settings.batch,
             stream=TRAINING,
         )
@@ -266,6 +298,7 @@ class _Training(pl.LightningModule):
             validation,
             recipe,
             radius=self.loop.radius,
+            planes=self.loop.radii[0] if self.loop.dims == 3 else 0,
             length=settings.validation_patches,
             stream=VALIDATION,
         )
@@ -283,19 +316,20 @@ class _Training(pl.LightningModule):
     def train_dataloader(self) -> DataLoader[Pair]:
         """Return the patches of the present epoch."""
         settings = self.recipe.training
-        per_epoch = settings.steps_per_epoch * settings.batch
-        first = self.current_epoch * per_epoch
-        last = min(first + per_epoch, len(self.pairs))
+        first = self.current_epoch * settings.steps_per_epoch
+        steps = range(first, min(first + settings.steps_per_epoch, settings.steps))
         return DataLoader(
-            Subset(self.pairs, range(first, last)),
-            batch_size=settings.batch,
+            Subset(self.pairs, self.spread.share(steps, settings.batch, self.global_rank)),
+            batch_size=self.spread.piece(settings.batch),
             num_workers=self._workers(),
         )
 
     def val_dataloader(self) -> DataLoader[Pair]:
-        """Return the held-out patches, the same in every epoch."""
+        """Return the held-out patches, the same in every epoch and every process."""
         return DataLoader(
-            self.held_out, batch_size=self.recipe.training.batch, num_workers=self._workers()
+            self.held_out,
+            batch_size=self.spread.piece(self.recipe.training.batch),
+            num_workers=self._workers(),
         )
 
     def _workers(self) -> int:
@@ -325,7 +359,7 @@ class _Training(pl.LightningModule):
         the signal beside a large camera offset otherwise.
         """
         raw = batch["raw"]
-        shift = batch["degraded"].mean(dim=(1, 2, 3), keepdim=True)
+        shift = batch["degraded"].mean(dim=_all_but_batch(raw), keepdim=True)
         scale = batch["scale"]
         steps = int(batch["steps"][0])
         restored = self.loop.iterate((batch["degraded"] - shift) / scale, steps)[:, -1:]
@@ -335,7 +369,11 @@ class _Training(pl.LightningModule):
         """Mean absolute difference between the raw patch and the restored one."""
         restored, raw = self._restore(batch)
         loss = (restored.float() - raw).abs().mean()
-        if not bool(torch.isfinite(loss)):
+        finite = bool(torch.isfinite(loss))
+        if self.spread.processes > 1:
+            # All stop together, lest one waits for the others.
+            finite = self.trainer.strategy.reduce_boolean_decision(finite)
+        if not finite:
             raise InputError(
                 f"training diverged at step {self.global_step}: "
                 f"lower training.learning_rate (now {self.recipe.training.learning_rate:g})"
@@ -345,13 +383,21 @@ class _Training(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Tell the caller where the run stands."""
-        if self.report is None:
+        whole = (batch_idx + 1) % self.spread.accumulate == 0
+        if self.report is None or not whole or not self.trainer.is_global_zero:
             return
         done, steps = self.global_step, self.recipe.training.steps
-        elapsed = time.monotonic() - self.begun_at
-        left = elapsed / max(done - self.first_step, 1) * (steps - done)
-        validation = self.history[-1]["validation_loss"] if self.history else None
-        self.report(TrainingProgress(done, steps, float(np.mean(self.recent)), validation, left))
+        each = (time.monotonic() - self.begun_at) / max(done - self.first_step, 1)
+        self.report(
+            TrainingProgress(
+                step=done,
+                steps=steps,
+                loss=float(np.mean(self.recent)),
+                validation_loss=self.history[-1]["validation_loss"] if self.history else None,
+                seconds_left=each * (steps - done),
+                patches_per_second=self.recipe.training.batch / max(each, 1e-9),
+            )
+        )
 
     def on_train_start(self) -> None:
         """Begin the clock."""
@@ -368,21 +414,21 @@ class _Training(pl.LightningModule):
         """Score held-out patches; the first batch becomes the preview."""
         restored, raw = self._restore(batch)
         restored = restored.float()
-        margin = int(batch["steps"][0]) * self.loop.radius
-        degraded = batch["degraded"][:, :, margin:-margin, margin:-margin]
-        span = (raw.amax(dim=(1, 2, 3)) - raw.amin(dim=(1, 2, 3))).clamp_min(1e-6)
-        before = ((degraded - batch["raw"]) / batch["scale"]).square().mean(dim=(1, 2, 3))
-        after = (restored - raw).square().mean(dim=(1, 2, 3))
+        inner = _all_but_batch(raw)
+        degraded = crop(batch["degraded"], self.loop.margins(int(batch["steps"][0])))
+        span = (raw.amax(dim=inner) - raw.amin(dim=inner)).clamp_min(1e-6)
+        before = ((degraded - batch["raw"]) / batch["scale"]).square().mean(dim=inner)
+        after = (restored - raw).square().mean(dim=inner)
         for loss, was, now in zip(
-            (restored - raw).abs().mean(dim=(1, 2, 3)),
+            (restored - raw).abs().mean(dim=inner),
             _decibel(span**2 / before),
             _decibel(span**2 / after),
             strict=True,
         ):
             self._scores.append((float(loss), float(was), float(now)))
-        if index == 0 and not self.trainer.sanity_checking:
-            enhanced = self.loop.iterate(batch["degraded"], int(batch["steps"][0]))[:, -1]
-            self._preview(degraded[:, 0], enhanced, batch["raw"][:, 0])
+        if index == 0 and self.trainer.is_global_zero and not self.trainer.sanity_checking:
+            enhanced = self.loop.iterate(batch["degraded"], int(batch["steps"][0]))[:, -1:]
+            self._preview(*(_middle_plane(x) for x in (degraded, enhanced, batch["raw"])))
 
     def _preview(self, degraded: Tensor, restored: Tensor, raw: Tensor) -> None:
         """Write rows of (degraded, restored, raw), each row on the grey scale of its raw patch."""
@@ -403,11 +449,15 @@ class _Training(pl.LightningModule):
         """Keep the scores, and the weights if they are the best so far."""
         loss, degraded, restored = (float(v) for v in np.mean(self._scores, axis=0))
         scores = {"loss": loss, "psnr_degraded": degraded, "psnr_restored": restored}
+        recent = float(np.mean(self.recent)) if self.recent else math.nan
+        if self.spread.processes > 1:
+            own = torch.tensor(recent, device=self.device)
+            recent = float(cast("Tensor", self.trainer.strategy.reduce(own, reduce_op="mean")))
         self.history.append(
             {
                 "epoch": self.current_epoch + 1,
                 "step": self.global_step,
-                "training_loss": float(np.mean(self.recent)) if self.recent else math.nan,
+                "training_loss": recent,
                 "validation_loss": loss,
                 "psnr_degraded": degraded,
                 "psnr_restored": restored,
@@ -418,6 +468,8 @@ class _Training(pl.LightningModule):
             self.best = {
                 name: value.detach().cpu().clone() for name, value in self.loop.state_dict().items()
             }
+        if not self.trainer.is_global_zero:
+            return
         text = io.StringIO()
         writer = csv.DictWriter(text, self.history[0].keys(), lineterminator="\n")
         writer.writeheader()
@@ -449,6 +501,15 @@ class _Training(pl.LightningModule):
         self.seconds_before = kept["seconds"]
 
 
+def _all_but_batch(x: Tensor) -> tuple[int, ...]:
+    return tuple(range(1, x.dim()))
+
+
+def _middle_plane(x: Tensor) -> Tensor:
+    """Return (B, Y, X) of patches (B, 1, Y, X) or (B, 1, Z, Y, X)."""
+    return x[:, 0, x.shape[2] // 2] if x.dim() == 5 else x[:, 0]
+
+
 def _decibel(ratio: Tensor) -> Tensor:
     return 10 * torch.log10(ratio.clamp_min(1e-12))
 
@@ -465,7 +526,7 @@ def _newest_checkpoint(out: Path) -> Path | None:
     return None
 
 
-def _fit(module: _Training, out: Path, device: str, *, resume: bool) -> None:
+def _fit(module: _Training, out: Path, placement: dict[str, Any], *, resume: bool) -> None:
     """Run Lightning's trainer, quietly."""
     settings = module.recipe.training
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -478,7 +539,6 @@ def _fit(module: _Training, out: Path, device: str, *, resume: bool) -> None:
         save_top_k=2,
         save_on_train_epoch_end=True,
     )
-    half = device == "cuda" and torch.cuda.is_bf16_supported()
     with warnings.catch_warnings():
         # No logger and few workers are meant; the rest of Lightning's warnings stay.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -489,9 +549,7 @@ def _fit(module: _Training, out: Path, device: str, *, resume: bool) -> None:
             "ignore", message=".*Checkpoint directory .* exists and is not empty.*"
         )
         trainer = pl.Trainer(
-            accelerator="gpu" if device == "cuda" else "cpu",
-            devices=1,
-            precision="bf16-mixed" if half else "32-true",
+            **placement,
             max_steps=settings.steps,
             max_epochs=-1,
             reload_dataloaders_every_n_epochs=1,
@@ -519,6 +577,7 @@ def _finish(
         torch.save(module.best, path)
     module.loop.load_state_dict(module.best)
     parameters = sum(p.numel() for p in cast("Iterable[Tensor]", module.loop.parameters()))
+    statistics = fit_statistics(module.loop.cpu().eval(), module.recipe, module.planes)
     record = RunRecord(
         version=__version__,
         torch_version=torch.__version__,
@@ -531,7 +590,52 @@ def _finish(
         phantoms=module.recipe.data.phantoms,
         validation=module.best_scores,
         stop_rule=calibrate_stop_rule(module.loop.cpu(), module.recipe),
+        depth=statistics.depth,
+        ood=statistics.ood,
     )
     with replace_whole(out / "run.json") as path:
+        path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return record
+
+
+def recalibrate(folder: Path, paths: Sequence[Path] = ()) -> RunRecord:
+    """Fit everything that is fitted after training again, for a run that has ended.
+
+    The weights stay as they are; ``run.json`` gets the limits of the stop rule, the estimator of
+    optical depth and the out-of-distribution statistics.
+
+    Parameters
+    ----------
+    folder : Path
+        Run folder.
+    paths : sequence of Path
+        The images it was trained on; where ``images.json`` says they lie, if left out.
+
+    Returns
+    -------
+    RunRecord
+        What ``run.json`` now holds.
+
+    Raises
+    ------
+    InputError
+        If the run has not ended, or its images are not there any more or have changed.
+    """
+    recipe, record, loop = read_run(folder)
+    stored = json.loads((folder / "images.json").read_text(encoding="utf-8"))
+    found, records = _read_planes(paths or [Path(entry["path"]) for entry in stored], recipe)
+    _same_images(folder, records)
+    loop = loop.eval()
+    training, validation = split_planes(found, recipe.data.validation_fraction, recipe.seed)
+    training += phantom_planes(recipe, len(stored))
+    statistics = fit_statistics(loop, recipe, [*training, *validation])
+    record = record.model_copy(
+        update={
+            "stop_rule": calibrate_stop_rule(loop, recipe),
+            "depth": statistics.depth,
+            "ood": statistics.ood,
+        }
+    )
+    with replace_whole(folder / "run.json") as path:
         path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return record

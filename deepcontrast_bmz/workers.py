@@ -25,6 +25,7 @@ from concurrent.futures import (
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from deepcontrast_bmz.backends import threads_per_worker
 from deepcontrast_bmz.errors import InputError, Unfinished
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def processes(count: int) -> Generator[Crew]:
     """
     if count < 1:
         raise InputError(f"at least 1 worker is needed, not {count}: give more, or leave it out")
-    threads = max(1, (os.cpu_count() or 1) // count)
+    threads = threads_per_worker(count)
 
     def new() -> Executor:
         return ProcessPoolExecutor(

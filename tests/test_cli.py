@@ -12,12 +12,16 @@ import pytest
 import xarray as xr
 from conftest import raw_stack
 
+from deepcontrast_bmz import evaluate as evaluate_room
 from deepcontrast_bmz.cli import main
 from deepcontrast_bmz.image import read_image, write_image
+from deepcontrast_bmz.verdict import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from deepcontrast_bmz.verdict import Verdict
 
 
 def run(*arguments: object) -> int:
@@ -139,17 +143,32 @@ def test_unusual_images_work(
     assert bool(np.isfinite(image).all())
 
 
-def test_evaluate_writes_table_plot_and_report(
-    tmp_path: Path, tiny_run: Path, stack_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("verdict", "code"), [("ok", 0), ("unmeasurable", 0), ("inconsistent", 1)])
+def test_evaluate_writes_table_plot_and_report_and_tells_the_verdict_by_its_exit_code(
+    verdict: Verdict,
+    code: int,
+    tmp_path: Path,
+    tiny_run: Path,
+    stack_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run("evaluate", tiny_run, stack_path, "-o", tmp_path / "scores") == 0
+    def judge(*_: object, **__: object) -> Finding:
+        return Finding(verdict, "of a test")
+
+    # What seven steps of training gave would really be refused.
+    monkeypatch.setattr(evaluate_room, "judge", judge)
+    assert run("evaluate", tiny_run, stack_path, "-o", tmp_path / "scores") == code
+    # A refused image is written, too: one wants to see why.
     assert {path.name for path in (tmp_path / "scores").iterdir()} == {
         "scores.csv",
         "scores.json",
         "curve.png",
         "report.html",
     }
-    assert "stack.tif" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "stack.tif" in said
+    assert f"Verdict: {verdict}" in said or "dial is 0" in said
 
 
 def test_check_passes_and_fails_by_exit_code(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from deepcontrast_bmz import baselines
 from deepcontrast_bmz import evaluate as room
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.evaluate import DialScores, Evaluation, evaluate, judge
+from deepcontrast_bmz.evaluate import DialScores, Evaluation, evaluate
 from deepcontrast_bmz.model import Model
 from deepcontrast_bmz.physics.phantom import phantom
 from deepcontrast_bmz.physics.scatter import scatter
@@ -226,24 +226,6 @@ def test_an_image_without_noise_and_without_reference_is_unmeasurable(
     result = evaluate(inverse, image_of(very_smooth), dials=[0, 0.5])
     assert {row.verdict for row in result.scores} == {"unmeasurable"}
     assert all(row.forward_consistency is None for row in result.scores)
-
-
-@pytest.mark.parametrize(
-    ("recovery", "consistency", "expected"),
-    [
-        (1.0, 1.0, "ok"),
-        (None, 1.05, "ok"),
-        (1.15, None, "ok"),
-        (1.16, 1.0, "over-enhanced"),
-        (1.5, 3.0, "over-enhanced"),
-        (1.0, 1.11, "inconsistent"),
-        (None, 1.11, "inconsistent"),
-        (None, 0.2, "ok"),
-        (None, None, "unmeasurable"),
-    ],
-)
-def test_verdicts(recovery: float | None, consistency: float | None, expected: str) -> None:
-    assert judge(recovery, consistency) == expected
 
 
 def test_a_stack_is_judged_on_the_plane_with_the_most_content(

@@ -203,7 +203,11 @@ def test_onnx_declares_what_old_runtimes_read() -> None:
     shape = {value.name: value.type.tensor_type.shape.dim for value in model.graph.output}
     assert [d.dim_param or d.dim_value for d in shape["enhanced"]][1] == 3
     assert not model.metadata_props
-    assert not any(node.doc_string or node.name for node in model.graph.node)
+    assert not any(node.doc_string for node in model.graph.node)
+    # onnxruntime 1.20 names what it fuses after its nodes, and refuses a name met twice.
+    names = [node.name for node in model.graph.node]
+    assert all(names)
+    assert len(set(names)) == len(names)
 
 
 def test_onnx_has_no_needless_nodes() -> None:

@@ -45,6 +45,8 @@ MEMBERS = [
     "sample_output.tif",
     "recipe.toml",
     "run.json",
+    "deepcontrast_fiji.ijm",
+    "deepcontrast_qupath.groovy",
 ]
 
 

@@ -132,7 +132,7 @@ def test_nothing_is_null_and_no_axis_has_a_pixel_size() -> None:
 def test_every_file_has_its_sha256_and_one_weights_entry_no_parent() -> None:
     rdf = make_rdf()
     sources = [part for part in walk(rdf) if isinstance(part, dict) and "source" in part]
-    assert len(sources) == 10
+    assert len(sources) == 12
     assert all(len(part["sha256"]) == 64 for part in sources)
     parents = [entry.get("parent") for entry in rdf["weights"].values()]
     assert parents == [None, "pytorch_state_dict", "pytorch_state_dict"]

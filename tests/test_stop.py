@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from deepcontrast_bmz.depth import Example, fit_depth
+from deepcontrast_bmz.features import FeatureVector, image_features
+from deepcontrast_bmz.ood import fit_ood
 from deepcontrast_bmz.physics.camera import Camera, NoiseModel, estimate_noise, expose
 from deepcontrast_bmz.physics.phantom import Kind, phantom
 from deepcontrast_bmz.physics.scatter import scatter
 from deepcontrast_bmz.settings import (
     LoopDescription,
     NetworkSettings,
+    OodStatistics,
     PhysicsSettings,
     Scatter,
     StopRule,
 )
-from deepcontrast_bmz.stop import DialChoice, choose_dial, content_window, forward_residual
+from deepcontrast_bmz.stop import (
+    DialChoice,
+    choose_dial,
+    content_window,
+    forward_residual,
+    look_at,
+    smooth_along_z,
+)
 
 WIDTHS = (4.0, 12.0)
 WEIGHTS = (0.7, 0.3)
@@ -246,3 +259,138 @@ def test_without_content_the_window_is_in_the_middle() -> None:
     rows, columns = content_window(torch.ones(640, 640), 128)
     assert abs(rows.start + 64 - 320) <= 32
     assert abs(columns.start + 64 - 320) <= 32
+
+
+# ---- an estimator of optical depth
+
+
+def learned(depth: float, *, cut: float = 0.0) -> tuple[Tensor, Tensor]:
+    sharp = truth("nuclei")
+    raw = recorded(sharp, depth, 500.0)
+    kept = 1000 * perfect_iterations(sharp, depth) + 100
+    return (raw - cut).clamp_min(0), kept - cut
+
+
+def with_estimator(reading: float, **changes: object) -> LoopDescription:
+    """A description whose estimator reads one depth off every image."""
+    raw, kept = learned(1.0)
+    names = image_features(raw, kept, widths_px=WIDTHS, weights=WEIGHTS, step=1.0).names
+    rng = np.random.default_rng(0)
+    examples = [
+        Example(FeatureVector(names, rng.standard_normal(len(names))), reading, number % 2 == 0)
+        for number in range(40)
+    ]
+    fit = fit_depth(examples, iterations=4, deepest=4.0, step=1.0)
+    return description().model_copy(update={"depth": fit, **changes})
+
+
+@pytest.mark.parametrize("reading", [0.0, 0.62, 1.4])
+def test_the_estimator_decides_where_there_is_one(reading: float) -> None:
+    raw, kept = learned(2.0)
+    choice = choose_dial(raw, kept, with_estimator(reading), widths_px=WIDTHS)
+    assert choice.dial == pytest.approx(reading, abs=0.03)
+    assert "looks like an optical depth of" in choice.reason
+    assert choice.confidence == 1
+    assert choice.residual_dial is None
+
+
+def test_it_goes_no_further_than_it_was_calibrated() -> None:
+    raw, kept = learned(3.0)
+    choice = choose_dial(raw, kept, with_estimator(9.0), widths_px=WIDTHS)
+    assert choice.dial == 4.0
+    assert "as deep as the model was calibrated" in choice.reason
+
+
+def test_fewer_iterations_than_it_needs_leave_it_to_the_rules() -> None:
+    raw, kept = learned(1.0)
+    choice = choose_dial(raw, kept[:2], with_estimator(1.3), widths_px=WIDTHS)
+    assert choice.residual_dial is not None
+
+
+def test_dark_parts_never_shine_less_than_not_at_all() -> None:
+    raw, kept = learned(1.0, cut=125.0)
+    choice = choose_dial(raw, kept, with_estimator(3.5), widths_px=WIDTHS)
+    assert 0.5 <= choice.dial <= 2.0
+    assert "less than not at all" in choice.reason
+
+
+def test_the_reason_says_why_it_is_less_certain() -> None:
+    raw, kept = learned(1.0)
+    black = raw.clamp_min(float(raw.quantile(0.2)))
+    choice = choose_dial(black, kept, with_estimator(1.0), widths_px=WIDTHS)
+    assert "less certain since black is cut off in 20% of it" in choice.reason
+
+
+def test_masked_parts_say_nothing_of_the_dark() -> None:
+    raw, kept = learned(1.0)
+    raw[:, :20], kept[:, :, :20] = 0, -500
+    choice = choose_dial(raw, kept, with_estimator(1.0), widths_px=WIDTHS)
+    assert choice.dial == pytest.approx(1.0, abs=0.03)
+
+
+def unusual_to(raw: Tensor, kept: Tensor) -> OodStatistics:
+    """Statistics that this image is far from."""
+    names = image_features(raw, kept[:1], widths_px=WIDTHS, weights=WEIGHTS, step=1.0).names
+    rng = np.random.default_rng(0)
+    vectors = [FeatureVector(names, 500 + rng.standard_normal(len(names))) for _ in range(60)]
+    return fit_ood(vectors[:40], vectors[40:], iterations=1)
+
+
+def test_an_unusual_image_gets_one_iteration_and_a_warning() -> None:
+    raw, kept = learned(3.0)
+    changed = with_estimator(2.6, ood=unusual_to(raw, kept))
+    choice = choose_dial(raw, kept, changed, widths_px=WIDTHS)
+    assert choice.dial == 1.0
+    assert choice.warning is not None
+    assert choice.confidence == 0.5
+    assert "stops at one iteration" in choice.reason
+
+
+def test_a_constant_window_gets_no_score() -> None:
+    raw, kept = learned(1.0)
+    model = SimpleNamespace(description=with_estimator(1.0, ood=unusual_to(raw, kept)))
+    assert look_at(model, torch.ones(64, 64), torch.ones(4, 64, 64)) is None  # pyright: ignore[reportArgumentType]
+    assert look_at(model, raw[:20], kept[:, :20]) is None  # pyright: ignore[reportArgumentType]
+    found = look_at(model, raw, kept)  # pyright: ignore[reportArgumentType]
+    assert found is not None
+    assert found.score > 1
+
+
+# ---- along z
+
+
+def test_a_line_along_z_stays_as_it_is() -> None:
+    line = [0.1 * z for z in range(20)]
+    assert smooth_along_z(line) == pytest.approx(line, abs=1e-3)
+
+
+def test_an_outlier_along_z_is_passed_by() -> None:
+    line = [0.1 * z for z in range(20)]
+    bent = [*line[:7], 3.5, *line[8:]]
+    assert smooth_along_z(bent) == pytest.approx(line, abs=0.02)
+
+
+def test_noise_along_z_is_averaged() -> None:
+    rng = np.random.default_rng(0)
+    line = np.linspace(0.5, 2.5, 30)
+    noisy = line + 0.2 * rng.standard_normal(30)
+    smooth = np.array(smooth_along_z(noisy.tolist()))
+    assert np.abs(smooth - line).mean() < 0.6 * np.abs(noisy - line).mean()
+    assert np.abs(np.diff(smooth, 2)).max() < np.abs(np.diff(noisy, 2)).max() / 3
+
+
+def test_planes_weigh_by_their_confidence() -> None:
+    dials, sure = [1.0, 1.0, 2.0, 2.0, 1.0, 1.0, 2.0], [1, 1, 0.05, 0.05, 1, 1, 0.05]
+    assert max(smooth_along_z(dials, sure)) < 1.3
+    assert np.mean(smooth_along_z(dials, [1.05 - c for c in sure])) > 1.7
+
+
+@pytest.mark.parametrize("dials", [[], [1.5], [1.0, 2.0], [2.0, 2.0, 2.0]])
+def test_too_few_or_equal_planes_are_left_alone(dials: list[float]) -> None:
+    assert smooth_along_z(dials) == dials
+
+
+def test_smoothing_stays_within_what_was_measured() -> None:
+    smooth = smooth_along_z([0.0, 0.0, 0.1, 1.9, 2.0, 2.0])
+    assert min(smooth) >= 0
+    assert max(smooth) <= 2

@@ -27,14 +27,14 @@ GRID = 16
 
 
 def tile_size(tensor: TensorView) -> dict[str, int]:
-    """Return the tile by axis id: the smallest n for which every axis reaches 512 (3-D: 64)."""
+    """Return the tile by axis id: the smallest n for which any axis reaches 512 (3-D: 64)."""
     target = 64 if len(tensor.spatial) == 3 else 512
-    variable = [a for a in tensor.spatial if a.minimum is not None]
-    n = 0
-    for axis in variable:
-        step = axis.step or 0
-        if step > 0:
-            n = max(n, -(-(target - (axis.minimum or 0)) // step))
+    counts = [
+        max(0, -(-(target - axis.minimum) // axis.step))
+        for axis in tensor.spatial
+        if axis.minimum is not None and axis.step
+    ]
+    n = min(counts, default=0)
 
     def side(axis: Axis) -> int:
         if axis.minimum is None:

@@ -2,27 +2,38 @@
 
 Each takes (B, 1, Y, X) and returns (B, 1, Y - 2 radius, X - 2 radius): it never invents pixels
 beyond the border, so a block seen with its real neighbours gives the values of the whole image.
+The one for stacks does the same to (B, 1, Z, Y, X).
 """
 
 from __future__ import annotations
 
-__all__ = ["BlurpoolUNet", "DilatedNetwork", "PlainUNet", "StepNetwork", "build_network"]
+__all__ = [
+    "BlurpoolUNet",
+    "DilatedNetwork",
+    "DilatedVolumeNetwork",
+    "PlainUNet",
+    "StepNetwork",
+    "build_network",
+]
 
 from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.network.dilated import DilatedNetwork
 from deepcontrast_bmz.network.unets import BlurpoolUNet, PlainUNet
+from deepcontrast_bmz.network.volumes import DilatedVolumeNetwork
 
 if TYPE_CHECKING:
     from deepcontrast_bmz.settings import NetworkSettings
 
-StepNetwork = DilatedNetwork | BlurpoolUNet | PlainUNet
+StepNetwork = DilatedNetwork | DilatedVolumeNetwork | BlurpoolUNet | PlainUNet
 
 
 def build_network(settings: NetworkSettings) -> StepNetwork:
     """Return a freshly initialised network; the global torch generator draws its weights."""
     if settings.kind == "dilated":
         return DilatedNetwork(settings.width, settings.dilations)
+    if settings.kind == "dilated_3d":
+        return DilatedVolumeNetwork(settings.width, settings.dilations, settings.mixing_layers)
     if settings.kind == "blurpool_unet":
         return BlurpoolUNet(settings.width, settings.levels)
     return PlainUNet(settings.width, settings.levels)

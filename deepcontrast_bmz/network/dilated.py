@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["DilatedNetwork"]
 
-import torch
 from torch import Tensor, nn
 
 from deepcontrast_bmz.network.layers import AffineConv, sort_pairs
@@ -62,6 +61,6 @@ class DilatedNetwork(nn.Module):
         g = self.first(x)
         for layer, m in zip(self.hidden, self.dilations, strict=True):
             # In place saves memory, and keeps old TorchScript runtimes from compiling the sort and
-            # the sum into one kernel, anew and for seconds, at every image size (so does `alpha`).
+            # the sum into one kernel, anew and for seconds, at every image size.
             g = sort_pairs(layer(g)).add_(g[:, :, m:-m, m:-m])
-        return torch.add(x[:, :, r:-r, r:-r], self.last(g), alpha=self.scale)
+        return x[:, :, r:-r, r:-r].clone().add_(self.last(g), alpha=self.scale)

@@ -1,0 +1,192 @@
+"""Whether the verdict refuses cheap contrast and accepts the truth.
+
+    python benchmarks/verdict.py MODEL [--seeds N] [--json FILE]
+
+On phantoms recorded at known optical depth, with a camera that nobody tells, six tricks are put in
+the place of the enhanced image, each in several strengths: gamma, subtraction of an offset, of a
+background, unsharp masking, CLAHE, and one to two iterations of the model too many. They may claim
+any optical depth from a half to that of all iterations: an image is accepted if it is at one of
+them. The truth may do the same, and so may the model at its automatic dial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import xarray as xr
+from phantoms import KINDS, OPTICAL_DEPTHS, Case, draw_case
+
+from deepcontrast_bmz import baselines
+from deepcontrast_bmz.evaluate import evaluate
+from deepcontrast_bmz.image import replace_whole
+from deepcontrast_bmz.loop import blend, extend_symmetric
+from deepcontrast_bmz.model import Model, open_model
+from deepcontrast_bmz.stop import choose_dial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    Double = NDArray[np.float64]
+    Function = Callable[[Double], Double]
+
+FIRST_SEED = 70_000
+RADIUS = 1
+STEP = 0.5
+TRUTH, AUTOMATIC = "truth", "model, automatic dial"
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """Stands for a model whose every iteration is one and the same image."""
+
+    function: Function
+    device: str = "cpu"
+    block: int = 1024
+
+    def __call__(self, extended: Tensor, iterations: int) -> Tensor:
+        """Return the image as iterations 1 to K."""
+        m = iterations * RADIUS
+        inner = extended[:, 0, m:-m, m:-m].double().numpy()
+        images = torch.from_numpy(np.stack([self.function(plane) for plane in inner])).float()
+        return images[:, None].repeat(1, iterations, 1, 1)
+
+
+def claiming(model: Model, function: Function) -> Model:
+    """Return a model that returns an image at every dial from a half on."""
+    description = model.description.model_copy(
+        update={
+            "step_optical_depth": STEP,
+            "iterations": round(
+                model.description.iterations * model.description.step_optical_depth / STEP
+            ),
+            "radius_px": RADIUS,
+            "depth": None,
+            "ood": None,
+        }
+    )
+    return dataclasses.replace(
+        model,
+        description=description,
+        radius=RADIUS,
+        multiple=1,
+        max_iterations=None,
+        runner=Claim(function),
+    )
+
+
+def tricks(case: Case) -> dict[str, list[Function]]:
+    """Return the tricks that need no model, each in several strengths."""
+    offset, dark = case.camera.offset, float(np.quantile(case.counts.numpy(), 0.01))
+    light = float(case.counts.mean()) - offset
+
+    def gamma(power: float) -> Function:
+        return lambda y: light * (np.clip(y - offset, 0, None) / light) ** power + offset
+
+    def subtract(counts: float) -> Function:
+        return lambda y: y - counts
+
+    def background(share: float) -> Function:
+        return lambda y: baselines.subtract_background_gaussian(y - offset, 25, share) + offset
+
+    def unsharp(width: float, amount: float) -> Function:
+        return lambda y: baselines.unsharp_mask(y, width, amount)
+
+    def clahe(limit: float) -> Function:
+        return lambda y: baselines.clahe(y, limit)
+
+    return {
+        "gamma": [gamma(1.5), gamma(2.0)],
+        "offset subtraction": [
+            subtract(0.3 * light),
+            subtract(0.8 * (dark - offset) + 0.1 * light),
+        ],
+        "background subtraction": [background(0.5), background(0.9)],
+        "unsharp masking": [unsharp(3, 1), unsharp(10, 1.5), unsharp(15, 2)],
+        "CLAHE": [clahe(0.01), clahe(0.03)],
+    }
+
+
+def model_at(model: Model, dial: float) -> Function:
+    step = model.description.step_optical_depth
+    count = max(1, int(np.ceil(dial / step - 1e-9)))
+
+    def function(y: Double) -> Double:
+        raw = torch.from_numpy(y).float()
+        extended = extend_symmetric(raw[None, None], count * model.radius)
+        kept = model.iterate(extended, count)[0]
+        return blend(raw, kept, dial, step).double().numpy()
+
+    return function
+
+
+def automatic(model: Model, case: Case) -> float:
+    count = model.description.iterations
+    extended = extend_symmetric(case.counts[None, None], count * model.radius)
+    widths = model.description.scatter.widths
+    kept = model.iterate(extended, count)[0]
+    return choose_dial(case.counts, kept, model.description, widths_px=widths).dial
+
+
+def verdicts(model: Model, case: Case, function: Function) -> tuple[bool, str]:
+    """Return whether an image is accepted at any depth it may claim, and why not."""
+    image = xr.DataArray(case.counts.numpy(), dims=("y", "x"), name="phantom")
+    found = evaluate(claiming(model, function), image)
+    rows = [row for row in found.scores if row.dial >= STEP and (row.dial / STEP).is_integer()]
+    nearest = min(rows, key=lambda row: abs(row.systematic_misfit or 0.0))
+    return any(row.verdict == "ok" for row in rows), nearest.why
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", help="run folder, package, or name of a shipped model")
+    parser.add_argument("--seeds", type=int, default=1, help="sets of nine phantoms (1)")
+    parser.add_argument("--json", type=Path, help="also write every verdict to this file")
+    given = parser.parse_args(arguments)
+    if given.seeds < 1:
+        parser.error(f"--seeds is at least 1, not {given.seeds}")
+    model = open_model(given.model)
+    accepted: dict[str, list[bool]] = {}
+    reasons: dict[str, list[str]] = {}
+    drawn = itertools.product(range(given.seeds), KINDS, OPTICAL_DEPTHS)
+    for number, (_, kind, depth) in enumerate(drawn):
+        case = draw_case(kind, depth, FIRST_SEED + number)
+        truth = case.truth / case.camera.gain + case.camera.offset
+
+        def known(_: Double, truth: Double = truth) -> Double:
+            return truth
+
+        candidates: dict[str, list[Function]] = {
+            TRUTH: [known],
+            AUTOMATIC: [model_at(model, automatic(model, case))],
+            **tricks(case),
+            "over-iteration": [model_at(model, depth + more) for more in (1.0, 2.0)],
+        }
+        for name, functions in candidates.items():
+            for function in functions:
+                fine, why = verdicts(model, case, function)
+                accepted.setdefault(name, []).append(fine)
+                reasons.setdefault(name, []).append("" if fine else why)
+    print("| image | accepted | of | most common reason to refuse |\n|---|---|---|---|")
+    for name, fine in accepted.items():
+        words = [" ".join(w for w in why.split() if not w[0].isdigit()) for why in reasons[name]]
+        told = [why for why in words if why]
+        common = max(set(told), key=told.count) if told else ""
+        print(f"| {name} | {sum(fine)} | {len(fine)} | {common} |")
+    if given.json is not None:
+        record = {"model": model.name, "accepted": accepted, "reasons": reasons}
+        with replace_whole(given.json) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

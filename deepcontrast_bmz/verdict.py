@@ -1,0 +1,144 @@
+"""The verdict on an enhanced image: whether the recording supports its contrast.
+
+Contrast alone proves nothing: gamma, subtraction and sharpening gain it, too. An image is refused
+if it has more contrast than a reference, if it shows less than no light, if degraded again it is
+not the recording, or if it is noise that was amplified. Where nothing of that can be measured, it
+says so.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CONSISTENT", "HIGHEST_RECOVERY", "LIMITS", "Finding", "Verdict", "darkness", "judge"]
+
+import math
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+if TYPE_CHECKING:
+    from deepcontrast_bmz.metrics import Array
+    from deepcontrast_bmz.physics.camera import NoiseModel
+
+Verdict = Literal["ok", "over-enhanced", "inconsistent", "unmeasurable"]
+
+HIGHEST_RECOVERY = 1.15
+"""Contrast beyond this share of the reference's is over-enhanced."""
+CONSISTENT = (0.9, 1.1)
+"""Forward consistency of an image that explains the recording up to its noise. Above, the
+recording contradicts the image; below, the image has kept some of the noise, as every small dial
+does, which is no contradiction."""
+
+
+class _Limits(NamedTuple):
+    misfit: float = 0.2
+    """Largest systematic misfit, in noise variances."""
+    darkness_sd: float = 4.0
+    """How far the dark parts may sink below the offset, in noise deviations..."""
+    darkness_share: float = 0.03
+    """... and in shares of the brightness: the offset itself is only known so well."""
+    noise: float = 1.25
+    """How much more the noise may grow than the contrast."""
+
+
+LIMITS = _Limits()
+
+
+class Finding(NamedTuple):
+    """A verdict and its reason."""
+
+    verdict: Verdict
+    why: str
+    """What speaks against it, or what could not be measured, in plain words."""
+
+
+def darkness(image: Array, offset: float, noise: NoiseModel) -> tuple[float, float]:
+    """Return how far the darkest percent lies below the camera offset: there is no negative light.
+
+    The image is smoothed first, so that single noisy pixels do not count.
+
+    Parameters
+    ----------
+    image : ndarray, (Y, X)
+        Counts.
+    offset : float
+        Counts in the dark.
+    noise : NoiseModel
+        Of the recording.
+
+    Returns
+    -------
+    deviations, share : float
+        In deviations of the recording's noise there, and in shares of the brightness; negative
+        where all is lighter than the offset.
+    """
+    smooth = ndimage.gaussian_filter(np.asarray(image, dtype=np.float64), 2.0)
+    low, high = (float(v) for v in np.quantile(smooth, (0.01, 0.99)))
+    deviation = math.sqrt(float(noise.variance(torch.tensor(offset))))
+    return (offset - low) / deviation, (offset - low) / max(high - offset, 1e-30)
+
+
+def judge(
+    recovery: float | None,
+    consistency: float | None,
+    *,
+    misfit: float | None = None,
+    below_offset: tuple[float, float] | None = None,
+    noise_gain: float | None = None,
+    contrast_gain: float | None = None,
+) -> Finding:
+    """Return the verdict on one image.
+
+    Parameters
+    ----------
+    recovery : float or None
+        Contrast recovery; None without a reference.
+    consistency : float or None
+        Forward consistency; None where the recording has no measurable noise.
+    misfit : float or None
+        Systematic misfit, likewise.
+    below_offset : (float, float) or None
+        From `darkness`; None where the offset cannot be known.
+    noise_gain, contrast_gain : float or None
+        How many times the deviation of the noise, and the contrast, are the recording's.
+
+    Returns
+    -------
+    Finding
+        *Over-enhanced* above a recovery of 1.15, with dark parts more than 4 deviations and 3 %
+        below the offset, or where noise grew 1.25 times as much as contrast and at all;
+        *inconsistent* above a consistency of 1.1 or a misfit of 0.2; *unmeasurable* if none of
+        recovery and consistency is known.
+    """
+    if recovery is not None and recovery > HIGHEST_RECOVERY:
+        return Finding("over-enhanced", f"its contrast is {recovery:.2f} times the reference's")
+    if consistency is not None and consistency > CONSISTENT[1]:
+        return Finding(
+            "inconsistent",
+            f"degraded again it misses the recording by {consistency:.2f} times its noise",
+        )
+    if misfit is not None and misfit > LIMITS.misfit:
+        return Finding(
+            "inconsistent",
+            f"degraded again it misses the recording by a systematic {misfit:.2f} of its noise",
+        )
+    if below_offset is not None:
+        deviations, share = below_offset
+        if deviations > LIMITS.darkness_sd and share > LIMITS.darkness_share:
+            return Finding(
+                "over-enhanced",
+                f"its dark parts lie {share:.0%} of the brightness below no light at all",
+            )
+    if noise_gain is not None and contrast_gain is not None:
+        growth = max(contrast_gain, 1.0)
+        if noise_gain > LIMITS.noise * growth:
+            return Finding(
+                "over-enhanced",
+                f"its noise grew {noise_gain:.1f} times, its contrast {contrast_gain:.1f} times",
+            )
+    if recovery is None and consistency is None:
+        return Finding(
+            "unmeasurable", "there is neither a reference nor measurable noise to judge by"
+        )
+    return Finding("ok", "nothing measured speaks against it")

@@ -1,0 +1,64 @@
+"""Recordings within the trained range and beyond it, each by its seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from deepcontrast_bmz.settings import PhysicsSettings
+from deepcontrast_bmz.specimens import (
+    BEYOND,
+    Beyond,
+    Light,
+    beyond_range,
+    draw_light,
+    processed,
+    record,
+)
+
+PHYSICS = PhysicsSettings(photons=(40.0, 2000.0))
+
+
+def light(seed: int = 0, kind: int = 2) -> Light:
+    return draw_light(PHYSICS, np.random.default_rng(seed), kind, 1.5, 64)
+
+
+def test_a_recording_belongs_to_its_seed() -> None:
+    assert torch.equal(record(light()), record(light()))
+    assert not torch.equal(record(light()), record(light(1)))
+
+
+def test_draws_stay_within_the_range() -> None:
+    for seed in range(20):
+        drawn = light(seed, seed)
+        assert 40 <= drawn.photons <= 2000
+        assert sum(drawn.weights) == pytest.approx(1)
+        for width, middle in zip(drawn.widths_px, PHYSICS.scatter.widths, strict=True):
+            assert 0.6 * middle <= width <= 1.7 * middle
+
+
+@pytest.mark.parametrize("way", BEYOND)
+def test_each_way_beyond_gives_another_image_of_the_same_size(way: Beyond) -> None:
+    drawn = light()
+    images = [
+        beyond_range(drawn, way, PHYSICS, 4.0, np.random.default_rng(seed)) for seed in (0, 0, 1)
+    ]
+    assert images[0].shape == record(drawn).shape
+    assert images[0].dtype == torch.float32
+    assert bool(torch.isfinite(images[0]).all())
+    assert torch.equal(images[0], images[1])
+    assert not torch.equal(images[0], record(drawn))
+
+
+def test_cut_off_black_has_eight_bits_and_zeros() -> None:
+    raw = processed(record(light()), "black cut off", np.random.default_rng(3))
+    assert set(raw.unique().tolist()) <= set(range(256))
+    assert float((raw == 0).float().mean()) > 0.004
+
+
+def test_smoothing_removes_noise() -> None:
+    raw = record(light())
+    smooth = processed(raw, "smoothed", np.random.default_rng(3))
+    assert float(smooth.diff(dim=0).std()) < 0.7 * float(raw.diff(dim=0).std())
+    assert float(smooth.mean()) == pytest.approx(float(raw.mean()), rel=1e-3)
