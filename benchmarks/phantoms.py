@@ -89,10 +89,10 @@ def draw_case(kind: Kind, optical_depth: float, seed: int) -> Case:
     return Case(kind, optical_depth, seed, truth, counts, camera)
 
 
-def cases(seeds: int) -> Iterator[Case]:
+def cases(seeds: int, first: int = FIRST_SEED) -> Iterator[Case]:
     drawn = itertools.product(range(seeds), KINDS, OPTICAL_DEPTHS)
     for number, (_, kind, optical_depth) in enumerate(drawn):
-        yield draw_case(kind, optical_depth, FIRST_SEED + number)
+        yield draw_case(kind, optical_depth, first + number)
 
 
 def score(setting: float, image: Double, case: Case) -> Score:
@@ -193,13 +193,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", help="run folder, package, or name of a shipped model")
     parser.add_argument("--seeds", type=int, default=1, help="sets of nine phantoms (1)")
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="of the phantoms")
     parser.add_argument("--json", type=Path, help="also write every score to this file")
     given = parser.parse_args(arguments)
     if given.seeds < 1:
         parser.error(f"--seeds is at least 1, not {given.seeds}")
     started = time.perf_counter()
     model = open_model(given.model)
-    results = [(case, classical(case) | learned(model, case)) for case in cases(given.seeds)]
+    results = [
+        (case, classical(case) | learned(model, case))
+        for case in cases(given.seeds, given.first_seed)
+    ]
     print_tables(results)
     if given.json is not None:
         record = {

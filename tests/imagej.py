@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from needed import require
 
 from deepcontrast_bmz.cache import cache_folder
 from deepcontrast_bmz.consumers.java import java, java_missing, maven
@@ -26,12 +27,6 @@ GROOVY = {"QuPath 0.6": "4.0.26", "QuPath 0.7": "5.0.4"}
 SECONDS = 600
 
 
-def _missing(reason: str) -> None:
-    if os.environ.get("DCBMZ_ENGINES") == "required":
-        pytest.fail(f"an engine is missing that may not be missing here: {reason}", pytrace=False)
-    pytest.skip(reason)
-
-
 def class_path(groovy: str) -> str:
     """Compile the project once for a version of Groovy; afterwards no Maven is needed."""
     digest = hashlib.sha256(groovy.encode())
@@ -40,13 +35,13 @@ def class_path(groovy: str) -> str:
     folder = cache_folder("java", "attachments") / digest.hexdigest()[:12]
     listed = folder / "classpath.txt"
     if java() is None:
-        _missing("there is no Java")
+        require("there is no Java")
     if not listed.is_file() or not all(
         Path(jar).is_file() for jar in listed.read_text(encoding="utf-8").split(os.pathsep)
     ):
         reason = java_missing()
         if reason is not None:
-            _missing(reason)
+            require(reason)
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / f"classpath.{os.getpid()}"
         done = subprocess.run(
@@ -69,7 +64,7 @@ def class_path(groovy: str) -> str:
         if "COMPILATION ERROR" in done.stdout:
             pytest.fail(done.stdout, pytrace=False)
         if done.returncode != 0:
-            _missing(f"Maven could not fetch ImageJ and Groovy: {done.stdout[-400:]}")
+            require(f"Maven could not fetch ImageJ and Groovy: {done.stdout[-400:]}")
         jars = unfinished.read_text(encoding="utf-8").strip()
         unfinished.write_text(jars, encoding="utf-8")
         unfinished.replace(listed)

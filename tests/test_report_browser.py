@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from browser import Page, find_browser, page
+from needed import require
 from test_report import evaluation
 
 from deepcontrast_bmz.evaluate import Preview
@@ -26,7 +27,8 @@ COMMAND = "dcbmz evaluate 'my model' deep.tif -o results"
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Generator[Page]:
     browser = find_browser()
     if browser is None:
-        pytest.skip("there is no Chromium on this machine, and DCBMZ_BROWSER names none")
+        require("there is no Chromium on this machine, and DCBMZ_BROWSER names none")
+    assert browser is not None
     file = tmp_path_factory.mktemp("report") / "report.html"
     html = render_report(evaluation(ood_score=2.0, warning=WARNING), command=COMMAND)
     file.write_text(html, encoding="utf-8")
@@ -162,7 +164,8 @@ def test_a_large_image_stays_light(tmp_path: Path) -> None:
     assert base64.b64decode(coded[0])[:2] == b"\xff\xd8"
     browser = find_browser()
     if browser is None:
-        pytest.skip("there is no Chromium on this machine, and DCBMZ_BROWSER names none")
+        require("there is no Chromium on this machine, and DCBMZ_BROWSER names none")
+    assert browser is not None
     file = tmp_path / "large.html"
     file.write_text(html, encoding="utf-8")
     with page(browser) as opened:

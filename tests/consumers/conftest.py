@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from typing import TYPE_CHECKING
 
+import needed
 import pytest
 import torch
 
@@ -16,18 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def _require(reason: str | None) -> None:
-    if reason is None:
-        return
-    if os.environ.get("DCBMZ_ENGINES") == "required":
-        pytest.fail(f"an engine is missing that may not be missing here: {reason}", pytrace=False)
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="session")
 def require() -> Callable[[str | None], None]:
     """Skip with the reason if there is one; fail where DCBMZ_ENGINES is `required`."""
-    return _require
+    return needed.require
 
 
 @pytest.fixture(autouse=True)
