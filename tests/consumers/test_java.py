@@ -403,6 +403,8 @@ def test_an_engine_without_end_is_ended(tmp_path: Path, libtorch: str) -> None:
 def test_the_engine_ends_with_its_caller(tmp_path: Path, libtorch: str, name: str) -> None:
     path = save_script(_Endless(), tmp_path / "endless.pt")
     code = (
+        # Whoever runs the tests in the background has SIGINT ignored, and children inherit that.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "import sys; from pathlib import Path; import numpy as np; "
         "from deepcontrast_bmz.consumers.java import run_java; "
         f"run_java({libtorch!r}, Path(sys.argv[1]), [np.zeros((1, 1, 4, 6), 'f4')])"
@@ -419,7 +421,10 @@ def test_the_engine_ends_with_its_caller(tmp_path: Path, libtorch: str, name: st
         wait_for(lambda: bool(engines()) or caller.poll() is not None)
         (engine,) = engines()
         caller.send_signal(getattr(signal, name))
-        assert caller.wait(60) != 0
+        try:
+            assert caller.wait(60) != 0
+        finally:
+            caller.kill()
     wait_for(lambda: not is_running(engine))
 
 
