@@ -499,7 +499,7 @@ class _Zip:
                 f"{self.name} should hold {name} in its root, but does not: "
                 "it is no package of this project, or export it again"
             ) from error
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+        except (zipfile.BadZipFile, RuntimeError, EOFError) as error:
             raise InputError(
                 f"{name} in {self.name} cannot be unpacked ({error}): get the package again"
             ) from error
