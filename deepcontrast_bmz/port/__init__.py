@@ -68,7 +68,8 @@ def _check_places(path: Path, out: Path) -> None:
     if out.exists() and path.exists() and out.samefile(path):
         raise InputError(f"the given package is not changed, but {out} is it: give another name")
     inside = path if path.is_dir() else path.parent
-    if path.suffix.lower() != ".zip" and out.resolve().is_relative_to(inside.resolve()):
+    in_folder = path.is_dir() or path.suffix.lower() in (".yaml", ".yml")
+    if in_folder and out.resolve().is_relative_to(inside.resolve()):
         raise InputError(
             f"the given package is not changed, but {out} lies in its folder: give another place"
         )
