@@ -1,6 +1,6 @@
 """A model against classical methods on phantoms whose truth is known.
 
-    python benchmarks/phantoms.py MODEL [--seeds N] [--json FILE]
+    python benchmarks/phantoms.py MODEL [--seeds N] [--json FILE] [--record]
 
 Nine phantoms a seed: membranes, tubes and nuclei at optical depth 1, 2 and 3, none of them seen
 in training. Light: 400 photons at brightness 1, kernel widths 5.5 and 24 px with shares .7 and
@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from records import Table, print_tables, save, write_json
 
 from deepcontrast_bmz import baselines
-from deepcontrast_bmz.image import replace_whole
 from deepcontrast_bmz.loop import blend, extend_symmetric
 from deepcontrast_bmz.metrics import band_correlation, psnr_after_fit, rms_contrast
 from deepcontrast_bmz.model import Model, open_model
@@ -62,6 +61,8 @@ class Case(NamedTuple):
     counts: torch.Tensor
     """What the camera recorded, (Y, X)."""
     camera: Camera
+    widths_px: tuple[float, ...] = WIDTHS_PX
+    """Of the tissue's kernel."""
 
 
 class Score(NamedTuple):
@@ -73,20 +74,39 @@ class Score(NamedTuple):
     band_correlation: float
 
 
-def draw_case(kind: Kind, optical_depth: float, seed: int) -> Case:
+def draw_case(
+    kind: Kind,
+    optical_depth: float,
+    seed: int,
+    *,
+    brightness: float = PHOTONS,
+    widths_px: tuple[float, ...] = WIDTHS_PX,
+) -> Case:
     rng = np.random.default_rng(seed)
     shape = (int(rng.choice(SIDES)), int(rng.choice(SIDES)))
-    truth = PHOTONS * phantom(kind, shape, rng).astype(np.float64)
+    truth = brightness * phantom(kind, shape, rng).astype(np.float64)
+    return record_case(kind, truth, optical_depth, rng, seed, widths_px)
+
+
+def record_case(
+    kind: Kind,
+    truth: Double,
+    optical_depth: float,
+    rng: np.random.Generator,
+    seed: int,
+    widths_px: tuple[float, ...] = WIDTHS_PX,
+) -> Case:
+    """Record a specimen, given in photons, by a camera that is drawn."""
     camera = Camera(
         gain=float(np.exp(rng.uniform(np.log(0.3), np.log(3.0)))),
         offset=float(rng.uniform(50, 500)),
         read_noise_electrons=float(rng.uniform(0.5, 3.0)),
         bit_depth=16,
     )
-    hazy = scatter(torch.from_numpy(truth), optical_depth, WIDTHS_PX, WEIGHTS)
+    hazy = scatter(torch.from_numpy(truth), optical_depth, widths_px, WEIGHTS)
     noise = torch.Generator().manual_seed(seed)
     counts = expose(hazy, camera, noise).float()
-    return Case(kind, optical_depth, seed, truth, counts, camera)
+    return Case(kind, optical_depth, seed, truth, counts, camera, widths_px)
 
 
 def cases(seeds: int, first: int = FIRST_SEED) -> Iterator[Case]:
@@ -107,7 +127,7 @@ def score(setting: float, image: Double, case: Case) -> Score:
 
 def classical(case: Case) -> dict[str, Score]:
     photons = to_photons(case.counts, case.camera).double().numpy()
-    tissue = (case.optical_depth, WIDTHS_PX, WEIGHTS)
+    tissue = (case.optical_depth, case.widths_px, WEIGHTS)
     candidates = {
         "wavelet": [
             (strength, baselines.wavelet_enhance(photons, [fine, *[strength] * 4]))
@@ -158,30 +178,42 @@ def learned(model: Model, case: Case) -> dict[str, Score]:
     }
 
 
-def print_tables(results: Sequence[tuple[Case, dict[str, Score]]]) -> None:
+def tables_of(results: Sequence[tuple[Case, dict[str, Score]]]) -> tuple[Table, Table]:
+    """Return the means of every method, and every phantom."""
     names = list(results[0][1])
-    print(f"{len(results)} phantoms, means\n")
-    print("| method | PSNR after fit, dB | contrast recovery | 1-4 px correlation |")
-    print("|---|---|---|---|")
+    means: list[tuple[str, ...]] = []
     for name in names:
         scores = np.array([found[name][1:] for _, found in results])
         psnr, recovery, correlation = scores.mean(axis=0)
-        print(f"| {name} | {psnr:.2f} | {recovery:.2f} | {correlation:.3f} |")
-    print("\nPSNR after fit in dB; in brackets n, k or dial\n")
-    print("| phantom | optical depth | " + " | ".join(names) + " |")
-    print("|---" * (len(names) + 2) + "|")
+        means.append((name, f"{psnr:.2f}", f"{recovery:.2f}", f"{correlation:.3f}"))
+    each: list[tuple[str, ...]] = []
     for case, found in results:
         cells: list[str] = []
         for name in names:
             setting = f" ({found[name].setting:g})" if name.split()[0] in _WITH_SETTING else ""
             cells.append(f"{found[name].psnr_after_fit:.2f}{setting}")
-        print(f"| {case.kind} | {case.optical_depth:g} | " + " | ".join(cells) + " |")
-    dials = [
-        (case.optical_depth, found["model, automatic dial"].setting) for case, found in results
-    ]
-    off = np.array([dial - depth for depth, dial in dials])
-    print(
-        f"\nautomatic dial against the true optical depth: mean absolute error "
+        each.append((case.kind, f"{case.optical_depth:g}", *cells))
+    return (
+        Table(
+            f"{len(results)} phantoms, means",
+            ("method", "PSNR after fit, dB", "contrast recovery", "1-4 px correlation"),
+            tuple(means),
+        ),
+        Table(
+            "PSNR after fit in dB; in brackets n, k or dial",
+            ("phantom", "optical depth", *names),
+            tuple(each),
+        ),
+    )
+
+
+def dial_words(results: Sequence[tuple[Case, dict[str, Score]]]) -> str:
+    """Return how near the automatic dial is to the truth."""
+    off = np.array(
+        [found["model, automatic dial"].setting - case.optical_depth for case, found in results]
+    )
+    return (
+        f"automatic dial against the true optical depth: mean absolute error "
         f"{np.abs(off).mean():.2f}, over by more than .25 in {100 * (off > 0.25).mean():.0f} %"
     )
 
@@ -195,6 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=1, help="sets of nine phantoms (1)")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="of the phantoms")
     parser.add_argument("--json", type=Path, help="also write every score to this file")
+    parser.add_argument("--record", action="store_true", help="save benchmarks/records")
     given = parser.parse_args(arguments)
     if given.seeds < 1:
         parser.error(f"--seeds is at least 1, not {given.seeds}")
@@ -204,7 +237,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (case, classical(case) | learned(model, case))
         for case in cases(given.seeds, given.first_seed)
     ]
-    print_tables(results)
+    tables, words = tables_of(results), dial_words(results)
+    print_tables(tables)
+    print(f"\n{words}")
+    if given.record:
+        command = f"python benchmarks/phantoms.py {given.model}"
+        command += "" if given.seeds == 1 else f" --seeds {given.seeds}"
+        command += "" if given.first_seed == FIRST_SEED else f" --first-seed {given.first_seed}"
+        _ = save(
+            "phantoms",
+            tables,
+            title="Phantoms whose truth is known",
+            command=f"{command} --record",
+            order=1,
+            text=f"The classical methods are given photons, the true kernel and depth, and their "
+            f"best setting by the truth; the model at its {words}.",
+        )
     if given.json is not None:
         record = {
             "model": model.name,
@@ -221,8 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 for case, scores in results
             ],
         }
-        with replace_whole(given.json) as temporary:
-            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(given.json, record)
 
 
 if __name__ == "__main__":

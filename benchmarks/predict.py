@@ -1,11 +1,13 @@
 """Whole-process speed and memory of ``dcbmz predict`` against ``bioimageio predict``.
 
-    python benchmarks/predict.py PACKAGE.zip [--images 8] [--side 1024] [--runs 3] [--large]
+    python benchmarks/predict.py PACKAGE [--images 8] [--side 1024] [--runs 3] [--large]
+                                 [--rivals whole blocks]
 
 The programs enhance the same folder of images with the same package, all iterations, in turn:
 dcbmz, bioimageio on whole images, and bioimageio block by block; each run is a process of its own
 with one thread per core, timed from outside, start-up included. Printed are the ratios of each
-round, their median and spread, and the largest difference of the results on an image of
+round, their median and spread, by the clock and in processor time, which a shared machine disturbs
+least, and the largest difference of the results on an image of
 517 x 391 pixels over their range. ``--large`` adds the same for one image of 2048 x 2048, with peak
 memory. Only ratios within one run mean anything.
 """
@@ -44,6 +46,8 @@ class Spent(NamedTuple):
     """What a process took."""
 
     seconds: float
+    processor: float
+    """Processor seconds."""
     megabytes: float
     """Largest resident memory."""
 
@@ -54,7 +58,8 @@ def measured(command: list[str], cwd: Path) -> Spent:
         "import resource, subprocess, sys;"
         "done = subprocess.run(sys.argv[1:], capture_output=True, text=True);"
         "sys.stderr.write(done.stderr[-2000:]);"
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024);"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN);"
+        "print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024);"
         "sys.exit(done.returncode)"
     )
     environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
@@ -64,7 +69,7 @@ def measured(command: list[str], cwd: Path) -> Spent:
     seconds = time.perf_counter() - begun
     if done.returncode:
         sys.exit(f"{' '.join(command[:3])} failed: {done.stderr}")
-    return Spent(seconds, float(done.stdout))
+    return Spent(seconds, *map(float, done.stdout.split()))
 
 
 def commands(package: Path, images: list[str], out: str, blockwise: int) -> dict[str, list[str]]:
@@ -89,24 +94,31 @@ def compare(
     package: Path, images: list[str], folder: Path, options: argparse.Namespace
 ) -> dict[str, list[Spent]]:
     """Run all programs in turn and print their ratios to dcbmz."""
+    rivals = [{"whole": WHOLE, "blocks": BLOCKS}[name] for name in options.rivals]
     spent: dict[str, list[Spent]] = {}
     for number in range(options.runs):
         turn = commands(package, images, f"{images[0]}_{number}", options.blockwise)
         for name, command in turn.items():
+            if name != "dcbmz" and name not in rivals:
+                continue
             spent.setdefault(name, []).append(measured(command, folder))
         print(
             f"run {number + 1}: "
-            + ", ".join(f"{name} {runs[-1].seconds:.1f} s" for name, runs in spent.items()),
+            + ", ".join(
+                f"{name} {runs[-1].seconds:.1f} s ({runs[-1].processor:.1f} of processors)"
+                for name, runs in spent.items()
+            )
+            + f", load {os.getloadavg()[0]:.1f}",
             flush=True,
         )
-    for name in (WHOLE, BLOCKS):
-        ratios = [
-            other.seconds / own.seconds
-            for own, other in zip(spent["dcbmz"], spent[name], strict=True)
-        ]
+    for name in rivals:
+        pairs = list(zip(spent["dcbmz"], spent[name], strict=True))
+        clock = [other.seconds / own.seconds for own, other in pairs]
+        processor = [other.processor / own.processor for own, other in pairs]
         print(
-            f"dcbmz is {statistics.median(ratios):.2f} times as fast as {name} "
-            f"(median of {options.runs}, {min(ratios):.2f} to {max(ratios):.2f})",
+            f"dcbmz is {statistics.median(clock):.2f} times as fast as {name} (median of "
+            f"{options.runs}, {min(clock):.2f} to {max(clock):.2f}), in processor time "
+            f"{statistics.median(processor):.2f} ({min(processor):.2f} to {max(processor):.2f})",
             flush=True,
         )
     return spent
@@ -119,6 +131,8 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=1024)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--blockwise", type=int, default=512, help="size of bioimageio's blocks")
+    parser.add_argument("--rivals", nargs="+", choices=["whole", "blocks"])
+    parser.set_defaults(rivals=["whole", "blocks"])
     parser.add_argument("--large", action="store_true", help="one image of 2048 x 2048, too")
     options = parser.parse_args()
     package = options.package.absolute()

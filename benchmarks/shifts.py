@@ -1,6 +1,6 @@
 """Whether the out-of-distribution score sees what a model was not trained for.
 
-    python benchmarks/shifts.py MODEL [--cases N] [--json FILE]
+    python benchmarks/shifts.py MODEL [--cases N] [--json FILE] [--record]
 
 Procedural specimens with seeds of their own are recorded twice: within the trained range, and
 with one thing beyond it. Printed is the area under the ROC curve of the score for each shift: the
@@ -10,7 +10,6 @@ chance that a shifted image scores higher than one within the range.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,9 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from records import Table, print_tables, save, write_json
 from scipy import ndimage
 
-from deepcontrast_bmz.image import replace_whole
 from deepcontrast_bmz.loop import extend_symmetric
 from deepcontrast_bmz.model import Model, open_model
 from deepcontrast_bmz.ood import measure, unusual
@@ -29,7 +28,7 @@ from deepcontrast_bmz.physics.phantom import KINDS, phantom
 from deepcontrast_bmz.physics.scatter import scatter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
 SIDE = 176
 FIRST_SEED = 50_000
+CASES = 30
 DEPTHS = (0.75, 3.0)
 """Optical depths within the range; every iteration still has something to do."""
 PHOTONS = (40.0, 2000.0)
@@ -172,8 +172,9 @@ def score(model: Model, raw: Tensor) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", help="run folder, package, or name of a shipped model")
-    parser.add_argument("--cases", type=int, default=30, help="specimens per shift (30)")
+    parser.add_argument("--cases", type=int, default=CASES, help="specimens per shift (30)")
     parser.add_argument("--json", type=Path, help="also write every score to this file")
+    parser.add_argument("--record", action="store_true", help="save benchmarks/records")
     given = parser.parse_args(arguments)
     if given.cases < 2:
         parser.error(f"--cases is at least 2, not {given.cases}")
@@ -184,19 +185,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
         score(model, recorded(draw(physics, 100_000 + number))) for number in range(2 * given.cases)
     ]
     lights = [draw(physics, number) for number in range(given.cases)]
-    found = {
+    found: dict[str, list[float]] = {
         name: [score(model, record(light)) for light in lights]
         for name, record in shifts(physics, deepest).items()
     }
-    print(f"| shift ({given.cases} specimens) | AUROC | warned |\n|---|---|---|")
-    print(f"| none | | {100 * np.mean(np.array(within) > 1):.0f} % |")
-    for name, scores in found.items():
-        warned = 100 * np.mean(np.array(scores) > 1)
-        print(f"| {name} | {auroc(within, scores):.3f} | {warned:.0f} % |")
+    table = table_of(within, found, given.cases)
+    print_tables([table])
+    if given.record:
+        seen = [auroc(within, scores) for scores in found.values()]
+        cases = "" if given.cases == CASES else f" --cases {given.cases}"
+        _ = save(
+            "shifts",
+            [table],
+            title="Out-of-distribution score",
+            command=f"python benchmarks/shifts.py {given.model}{cases} --record",
+            order=5,
+            text="AUROC is the chance that a shifted image scores higher than one within the "
+            f"trained range; mean of the shifts {np.mean(seen):.3f}, least {min(seen):.3f}. "
+            "Warned: the score is above 1.",
+        )
     if given.json is not None:
-        record = {"model": model.name, "within": within, "shifts": found}
-        with replace_whole(given.json) as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(given.json, {"model": model.name, "within": within, "shifts": found})
+
+
+def table_of(within: Sequence[float], found: Mapping[str, Sequence[float]], cases: int) -> Table:
+    """Return how well each shift is told from what is within the trained range."""
+
+    def warned(scores: Sequence[float]) -> str:
+        return f"{100 * np.mean(np.array(scores) > 1):.0f} %"
+
+    rows = [
+        (name, f"{auroc(within, scores):.3f}", warned(scores)) for name, scores in found.items()
+    ]
+    columns = (f"shift ({cases} specimens)", "AUROC", "warned")
+    return Table("", columns, (("none", "", warned(within)), *rows))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,32 @@
-"""Growth with image size: time per pixel and peak resident memory of ``dcbmz predict``.
+"""Growth with image size: time per pixel and peak memory of ``dcbmz predict``.
 
-    python benchmarks/size.py [MODEL] [--megapixels 1,4,16,64,400] [--workers 0,1,2,4]
-                              [--workers-megapixels 16] [--iterations 2] [--runs 1]
+    python benchmarks/size.py [MODEL] [--megapixels 1,4,16,64,400] [--iterations 2] [--runs 1]
+                              [--workers 0,1,2,4] [--workers-megapixels 16] [--stream]
+    python benchmarks/size.py [MODEL] --bytes
 
 Every image is a square uint16 TIFF, enhanced into an OME-Zarr by a process of its own, timed from
 outside; the start of the program, measured on one pixel, is taken off. Images beyond
 ``predict.STREAMED_BYTES`` stream; ``--stream`` makes all of them do so. Ratios of time per pixel
-are to the image nearest to 2048 x 2048. Then one image is enhanced by 1, 2, 4 worker processes
-(0 is no worker: threads), and the results are compared bit for bit. Last, the time outside the
-network at blocks of 512 is taken from one streamed image: the share of the processor time that
-is not the model's, after a first run that loads what there is to load.
+are to the image nearest to 2048 x 2048. Of the resident memory, *own* is what the program
+allocated, the rest pages of files, such as libraries, which the system takes back when it needs
+the room.
+
+Then one image is enhanced by 1, 2, 4 worker processes (0 is no worker: threads) in turn, and the
+results are compared bit for bit. Throughput is given whole, and without the start: the time of as
+many blocks of one pixel as there are workers is taken off. The processor time shows whether
+another program was in the way. Last, the time outside the network at blocks of 512 is
+taken from one streamed image: the share of the processor time that is not the model's, after a
+first run that loads what there is to load.
+
+``--bytes`` measures instead what a block takes per pixel with its surroundings, from which
+``--block auto`` is reckoned: the peak of a process while it runs a block, less what it took
+before, for every kind of network and two sizes; graphs are those of MODEL.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -22,6 +34,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tifffile
@@ -32,21 +45,24 @@ from deepcontrast_bmz.model import Model, open_model
 from deepcontrast_bmz.physics.phantom import phantom
 
 _CHILD = """
-import resource, sys, psutil, threading, time
+import json, psutil, resource, sys, threading
 import deepcontrast_bmz.predict as room
 if sys.argv[1] == "stream":
     room.STREAMED_BYTES = 0
-peak, over = [0], threading.Event()
+peak, own, over = [0], [0], threading.Event()
 def watch():
-    own = psutil.Process()
-    while not over.wait(0.2):
-        total = 0
-        for process in (own, *own.children(recursive=True)):
+    this = psutil.Process()
+    while not over.wait(0.05):
+        total = anonymous = 0
+        for process in (this, *(this.children() if "--workers" in sys.argv else ())):
             try:
-                total += process.memory_info().rss
+                memory = process.memory_info()
+                total += memory.rss
+                anonymous += memory.rss - getattr(memory, "shared", 0)
             except psutil.Error:
                 pass
         peak[0] = max(peak[0], total)
+        own[0] = max(own[0], anonymous)
 if __name__ == "__main__":
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -56,10 +72,58 @@ if __name__ == "__main__":
     except SystemExit as ended:
         over.set()
         watcher.join()
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print("PEAK", max(own, peak[0]))
+        both = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        cpu = sum(used.ru_utime + used.ru_stime for used in both)
+        most = max(both[0].ru_maxrss * 1024, peak[0])
+        print("MEASURED", json.dumps([cpu, most / 1e6, own[0] / 1e6]))
         raise
 """
+
+_BLOCK = """
+import sys, torch
+from deepcontrast_bmz.loop import Loop
+from deepcontrast_bmz.settings import NetworkSettings
+from deepcontrast_bmz.backends import fast_loop
+from deepcontrast_bmz.network import build_network
+from deepcontrast_bmz.model import open_model
+kind, iterations, *sides = sys.argv[1], *map(int, sys.argv[2:])
+def memory(name):
+    for line in open("/proc/self/status"):
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+way, _, name = kind.partition(" of ")
+multiple = 1
+if name and way != "whole":
+    model = open_model(name, weights=way, device="cpu")
+    iterations, radii, run = model.description.iterations, model.radii, model.runner
+else:
+    loop = Loop(build_network(NetworkSettings(kind=name or kind)), iterations).eval()
+    loop = loop if name else fast_loop(loop, "cpu")
+    radii, run = getattr(loop.network, "radii", (loop.network.radius,) * 2), loop.iterate
+    multiple = loop.network.multiple
+full = [n + 2 * iterations * r for n, r in zip(sides, radii, strict=True)]
+full = full[:-2] + [-(-n // multiple) * multiple for n in full[-2:]]
+block = 100 + torch.rand(1, 1, *full)
+with torch.inference_mode():
+    run(torch.ones(1, 1, *(2 * iterations * r + 8 * multiple for r in radii)), iterations)
+    before = memory("VmRSS")
+    open("/proc/self/clear_refs", "w").write("5")  # forgets the peak so far
+    run(block, iterations)
+pixels = block.numel()
+print("MEASURED", [(memory("VmHWM") - before) / pixels, pixels])
+"""
+
+
+class Spent(NamedTuple):
+    """What a process took."""
+
+    seconds: float
+    cpu: float
+    """Processor seconds, children included."""
+    peak: float
+    """Largest resident memory in megabytes, children included."""
+    own: float
+    """The part of it that is no page of a file."""
 
 
 def write_recording(path: Path, side: int) -> None:
@@ -78,11 +142,11 @@ def write_recording(path: Path, side: int) -> None:
     target.flush()
 
 
-def run(script: Path, mode: str, *words: object) -> tuple[float, float]:
-    """Return seconds and peak megabytes, children included, of one ``dcbmz predict``."""
+def child(script: Path, *words: object) -> tuple[float, list[float]]:
+    """Return the seconds of a process, and what it says that it measured."""
     begun = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, str(script), mode, "predict", *map(str, words)],
+        [sys.executable, str(script), *map(str, words)],
         capture_output=True,
         text=True,
         check=False,
@@ -90,8 +154,14 @@ def run(script: Path, mode: str, *words: object) -> tuple[float, float]:
     seconds = time.perf_counter() - begun
     if done.returncode:
         raise SystemExit(done.stderr)
-    line = next(line for line in done.stdout.splitlines() if line.startswith("PEAK"))
-    return seconds, float(line.split()[1]) / 1e6
+    line = next(line for line in done.stdout.splitlines() if line.startswith("MEASURED"))
+    return seconds, json.loads(line.removeprefix("MEASURED"))
+
+
+def run(script: Path, mode: str, *words: object) -> Spent:
+    """Return what one ``dcbmz predict`` took."""
+    seconds, measured = child(script, mode, "predict", *words)
+    return Spent(seconds, *measured)
 
 
 def same(one: Path, other: Path) -> bool:
@@ -132,6 +202,115 @@ def outside_the_network(model: Model, image: Path, out: Path, iterations: int) -
         Model.iterate = iterate
 
 
+def bytes_per_pixel(folder: Path, model: str) -> None:
+    """Print what a block of every kind of network takes per pixel."""
+    script = folder / "block.py"
+    script.write_text(_BLOCK, encoding="utf-8")
+    kinds: list[tuple[str, int, list[tuple[int, ...]]]] = [
+        ("dilated", 4, [(1024, 1024), (2048, 2048)]),
+        ("blurpool_unet", 4, [(384, 384), (768, 768)]),
+        ("plain_unet", 4, [(384, 384), (768, 768)]),
+        (f"onnx of {model}", 4, [(384, 384), (768, 768)]),
+        (f"torchscript of {model}", 4, [(384, 384), (768, 768)]),
+        ("dilated_3d", 2, [(16, 128, 128), (16, 256, 256)]),
+        ("whole of dilated_3d", 1, [(16, 64, 64), (16, 128, 128)]),
+    ]
+    print("| network | iterations | block | bytes per pixel with surroundings | together |")
+    print("|---|---|---|---|---|")
+    for kind, iterations, blocks in kinds:
+        for sides in blocks:
+            _, (each, pixels) = child(script, kind, iterations, *sides)
+            size, together = " x ".join(map(str, sides)), each * pixels / 1e6
+            print(f"| {kind} | {iterations} | {size} | {each:.0f} | {together:.0f} MB |")
+            sys.stdout.flush()
+
+
+def growth(
+    script: Path, folder: Path, mode: str, options: argparse.Namespace, common: list[object]
+) -> None:
+    """Print time per pixel and memory as images grow."""
+    raw, out = folder / "raw.tif", folder / "out.zarr"
+    tifffile.imwrite(raw, np.ones((1, 1), np.uint16))
+    start = min(
+        (run(script, mode, options.model, raw, "-o", out, *common) for _ in range(2)),
+        key=lambda spent: spent.seconds,
+    )
+    print(f"start of the program: {start.seconds:.1f} s, {start.cpu:.1f} s of processors")
+    measured: list[tuple[int, float, float]] = []
+    for megapixels in options.megapixels:
+        # 4 and 400 are 2048 x 2048 and 20,000 x 20,000.
+        side = {4.0: 2048, 16.0: 4096}.get(megapixels) or round(float(megapixels * 1e6) ** 0.5)
+        write_recording(raw, side)
+        runs = [
+            run(script, mode, options.model, raw, "-o", out, *common) for _ in range(options.runs)
+        ]
+        seconds = [max(one.seconds - start.seconds, 0.0) / side**2 * 1e6 for one in runs]
+        cpu = statistics.median((one.cpu - start.cpu) / side**2 * 1e6 for one in runs)
+        middle = statistics.median(seconds)
+        measured.append((side, middle, cpu))
+        print(
+            f"{side} x {side}: {middle:.3f} microseconds per pixel "
+            f"({min(seconds):.3f} to {max(seconds):.3f}), {cpu:.3f} of processors, "
+            f"peak {max(one.peak for one in runs):.0f} MB, own {max(one.own for one in runs):.0f}",
+            flush=True,
+        )
+    reference = min(measured, key=lambda found: abs(found[0] - 2048))
+    for side, middle, cpu in measured:
+        print(
+            f"{side} x {side}: {middle / reference[1]:.2f} times that at {reference[0]}, "
+            f"{cpu / reference[2]:.2f} times the processor time",
+            flush=True,
+        )
+
+
+def compare_workers(
+    script: Path, folder: Path, options: argparse.Namespace, common: list[object]
+) -> None:
+    """Print the throughput of worker processes against that of threads."""
+    raw, small = folder / "raw.tif", folder / "small.tif"
+    write_recording(raw, round((options.workers_megapixels * 1e6) ** 0.5))
+    counts = [int(count) for count in options.workers]
+    starts: dict[int, list[Spent]] = {count: [] for count in counts}
+    spent: dict[int, list[Spent]] = {count: [] for count in counts}
+    for number in range(options.runs):
+        for count in counts:
+            words = [] if count == 0 else ["--workers", count]
+            # Every worker gets a block of the small one, so that all of them start.
+            tifffile.imwrite(small, np.ones((1, max(count, 1)), np.uint16))
+            one = [options.model, small, "-o", folder / "small.zarr", "--block", 1, *common]
+            starts[count].append(run(script, "stream", *one, *words))
+            target = folder / f"workers_{count}.zarr"
+            whole = [options.model, raw, "-o", target, "--block", options.block, *common]
+            spent[count].append(run(script, "stream", *whole, *words))
+        reference = counts[0]
+        for count in counts:
+            own, others = spent[count][number], spent[reference][number]
+            start, other_start = starts[count][number], starts[reference][number]
+            work = own.seconds - start.seconds
+            ratio = (others.seconds - other_start.seconds) / work
+            equal = same(folder / f"workers_{reference}.zarr", folder / f"workers_{count}.zarr")
+            print(
+                f"run {number + 1}, {count} workers: {own.seconds:.1f} s, {start.seconds:.1f} of "
+                f"them to start; throughput {others.seconds / own.seconds:.2f} of that of "
+                f"{reference} workers, {ratio:.2f} without the start; {own.cpu:.1f} s of "
+                f"processors, peak {own.peak:.0f} MB, own {own.own:.0f}, "
+                f"{'the same' if equal else 'OTHER'} pixels",
+                flush=True,
+            )
+    for count in counts[1:]:
+        pairs = list(
+            zip(spent[counts[0]], spent[count], starts[counts[0]], starts[count], strict=True)
+        )
+        whole = [a.seconds / b.seconds for a, b, _, _ in pairs]
+        rest = [(a.seconds - c.seconds) / (b.seconds - d.seconds) for a, b, c, d in pairs]
+        print(
+            f"{count} workers: median throughput {statistics.median(whole):.2f} "
+            f"({min(whole):.2f} to {max(whole):.2f}), without the start "
+            f"{statistics.median(rest):.2f} ({min(rest):.2f} to {max(rest):.2f})",
+            flush=True,
+        )
+
+
 def numbers(text: str) -> list[float]:
     return [float(part) for part in text.split(",") if part]
 
@@ -146,58 +325,30 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--block", default="auto")
     parser.add_argument("--stream", action="store_true", help="stream small images, too")
+    parser.add_argument("--bytes", action="store_true", help="bytes per pixel of a block, instead")
     options = parser.parse_args()
     mode = "stream" if options.stream else "usual"
-    common = ["--iterations", options.iterations, "--block", options.block, "--device", "cpu"]
-    print(f"{os.cpu_count()} cores, {options.iterations} iterations, {options.runs} runs of each")
+    common: list[object] = ["--iterations", options.iterations, "--device", "cpu"]
+    print(
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {options.iterations} iterations, "
+        f"{options.runs} runs of each",
+        flush=True,
+    )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        if options.bytes:
+            bytes_per_pixel(folder, options.model)
+            return
         script = folder / "child.py"
         script.write_text(_CHILD, encoding="utf-8")
-        raw, out = folder / "raw.tif", folder / "out.zarr"
-        tifffile.imwrite(raw, np.ones((1, 1), np.uint16))
-        start = min(run(script, mode, options.model, raw, "-o", out, *common)[0] for _ in range(2))
-        print(f"start of the program: {start:.1f} s", flush=True)
-        measured: list[tuple[int, float]] = []
-        for megapixels in options.megapixels:
-            # 4 and 400 are 2048 x 2048 and 20,000 x 20,000.
-            side = {4.0: 2048, 16.0: 4096}.get(megapixels) or round(float(megapixels * 1e6) ** 0.5)
-            write_recording(raw, side)
-            runs = [
-                run(script, mode, options.model, raw, "-o", out, *common)
-                for _ in range(options.runs)
-            ]
-            seconds = [max(taken - start, 0.0) / side**2 * 1e6 for taken, _ in runs]
-            middle = statistics.median(seconds)
-            measured.append((side, middle))
-            peak = max(megabytes for _, megabytes in runs)
-            print(
-                f"{side} x {side}: {middle:.3f} microseconds per pixel "
-                f"({min(seconds):.3f} to {max(seconds):.3f}), peak {peak:.0f} MB",
-                flush=True,
-            )
-        reference = min(measured, key=lambda pair: abs(pair[0] - 2048))
-        for side, middle in measured:
-            print(f"{side} x {side}: {middle / reference[1]:.2f} times that at {reference[0]}")
+        if options.megapixels:
+            growth(script, folder, mode, options, ["--block", options.block, *common])
         if options.workers:
-            write_recording(raw, round((options.workers_megapixels * 1e6) ** 0.5))
-            first: tuple[Path, float] | None = None
-            for count in map(int, options.workers):
-                target = folder / f"workers_{count}.zarr"
-                words = [] if count == 0 else ["--workers", count]
-                seconds, peak = run(
-                    script, "stream", options.model, raw, "-o", target, *common, *words
-                )
-                first = first or (target, seconds)
-                print(
-                    f"{count} workers: {seconds:.1f} s, {first[1] / seconds:.2f} of the throughput "
-                    f"of {first[0].stem}, peak {peak:.0f} MB, "
-                    f"{'the same' if same(first[0], target) else 'OTHER'} pixels",
-                    flush=True,
-                )
+            compare_workers(script, folder, options, common)
+        raw = folder / "raw.tif"
         write_recording(raw, 1536)
         model = open_model(options.model, device="cpu")
-        share = outside_the_network(model, raw, out, options.iterations)
+        share = outside_the_network(model, raw, folder / "out.zarr", options.iterations)
         print(f"time outside the network at blocks of 512: {share:.1%}")
 
 

@@ -1,6 +1,6 @@
 """Whether the verdict refuses cheap contrast and accepts the truth.
 
-    python benchmarks/verdict.py MODEL [--seeds N] [--json FILE]
+    python benchmarks/verdict.py MODEL [--seeds N] [--json FILE] [--record]
 
 On phantoms recorded at known optical depth, with a camera that nobody tells, six tricks are put in
 the place of the enhanced image, each in several strengths: gamma, subtraction of an offset, of a
@@ -14,24 +14,23 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import xarray as xr
-from phantoms import KINDS, OPTICAL_DEPTHS, Case, draw_case
+from phantoms import KINDS, OPTICAL_DEPTHS, WIDTHS_PX, Case, draw_case
+from records import Table, print_tables, save, write_json
 
 from deepcontrast_bmz import baselines
 from deepcontrast_bmz.evaluate import evaluate
-from deepcontrast_bmz.image import replace_whole
 from deepcontrast_bmz.loop import blend, extend_symmetric
 from deepcontrast_bmz.model import Model, open_model
 from deepcontrast_bmz.stop import choose_dial
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -140,8 +139,10 @@ def automatic(model: Model, case: Case) -> float:
 def verdicts(model: Model, case: Case, function: Function) -> tuple[bool, str]:
     """Return whether an image is accepted at any depth it may claim, and why not."""
     image = xr.DataArray(case.counts.numpy(), dims=("y", "x"), name="phantom")
-    found = evaluate(claiming(model, function), image)
-    rows = [row for row in found.scores if row.dial >= STEP and (row.dial / STEP).is_integer()]
+    claim = claiming(model, function)
+    depths = [STEP * k for k in range(1, claim.description.iterations + 1)]
+    found = evaluate(claim, image, dials=depths)
+    rows = [row for row in found.scores if row.dial in depths]
     nearest = min(rows, key=lambda row: abs(row.systematic_misfit or 0.0))
     return any(row.verdict == "ok" for row in rows), nearest.why
 
@@ -151,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("model", help="run folder, package, or name of a shipped model")
     parser.add_argument("--seeds", type=int, default=1, help="sets of nine phantoms (1)")
     parser.add_argument("--json", type=Path, help="also write every verdict to this file")
+    parser.add_argument("--record", action="store_true", help="save benchmarks/records")
     given = parser.parse_args(arguments)
     if given.seeds < 1:
         parser.error(f"--seeds is at least 1, not {given.seeds}")
@@ -159,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     reasons: dict[str, list[str]] = {}
     drawn = itertools.product(range(given.seeds), KINDS, OPTICAL_DEPTHS)
     for number, (_, kind, depth) in enumerate(drawn):
-        case = draw_case(kind, depth, FIRST_SEED + number)
+        case = draw_case(kind, depth, FIRST_SEED + number, widths_px=WIDTHS_PX)
         truth = case.truth / case.camera.gain + case.camera.offset
 
         def known(_: Double, truth: Double = truth) -> Double:
@@ -176,16 +178,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 fine, why = verdicts(model, case, function)
                 accepted.setdefault(name, []).append(fine)
                 reasons.setdefault(name, []).append("" if fine else why)
-    print("| image | accepted | of | most common reason to refuse |\n|---|---|---|---|")
+        if given.json is not None:
+            # After every phantom, so that nothing is lost when it ends early.
+            write_json(given.json, {"model": model.name, "accepted": accepted, "reasons": reasons})
+    table = table_of(accepted, reasons)
+    print_tables([table])
+    if given.record:
+        seeds = "" if given.seeds == 1 else f" --seeds {given.seeds}"
+        _ = save(
+            "verdict",
+            [table],
+            title="Verdict",
+            command=f"python benchmarks/verdict.py {given.model}{seeds} --record",
+            order=6,
+            text="Cheap contrast in the place of the enhanced image, which may claim any optical "
+            "depth: of how many images the verdict accepts. It should accept the truth and refuse "
+            "the tricks.",
+        )
+
+
+def table_of(accepted: Mapping[str, Sequence[bool]], reasons: Mapping[str, Sequence[str]]) -> Table:
+    """Return how many images were accepted, and why most of the others were not."""
+    rows: list[tuple[str, ...]] = []
     for name, fine in accepted.items():
         words = [" ".join(w for w in why.split() if not w[0].isdigit()) for why in reasons[name]]
         told = [why for why in words if why]
         common = max(set(told), key=told.count) if told else ""
-        print(f"| {name} | {sum(fine)} | {len(fine)} | {common} |")
-    if given.json is not None:
-        record = {"model": model.name, "accepted": accepted, "reasons": reasons}
-        with replace_whole(given.json) as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        rows.append((name, f"{sum(fine)}", f"{len(fine)}", common))
+    return Table("", ("image", "accepted", "of", "most common reason to refuse"), tuple(rows))
 
 
 if __name__ == "__main__":

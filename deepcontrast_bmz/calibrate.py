@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from deepcontrast_bmz.backends import fast_loop
+from deepcontrast_bmz.balance_fit import fit_balance
 from deepcontrast_bmz.depth import Example, fit_depth
 from deepcontrast_bmz.features import FeatureVector, image_features
 from deepcontrast_bmz.loop import blend, extend_symmetric, extend_volume
@@ -31,9 +33,28 @@ from deepcontrast_bmz.physics.degrade import (
     remove_known_part,
 )
 from deepcontrast_bmz.physics.phantom import phantom, phantom_stack
-from deepcontrast_bmz.settings import DepthEstimator, OodStatistics, StopRule
-from deepcontrast_bmz.specimens import BEYOND, beyond_range, draw_light, processed, record
-from deepcontrast_bmz.stop import background_level, dial_grid, forward_residual, last_kept
+from deepcontrast_bmz.settings import (
+    CHANNEL_PREFIX,
+    DepthEstimator,
+    LoopDescription,
+    OodStatistics,
+    StopRule,
+)
+from deepcontrast_bmz.specimens import (
+    BEYOND,
+    beyond_range,
+    draw_light,
+    processed,
+    record,
+    varied,
+)
+from deepcontrast_bmz.stop import (
+    background_level,
+    choose_dial,
+    dial_grid,
+    forward_residual,
+    last_kept,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,10 +62,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from deepcontrast_bmz.balance import LocalBalance
     from deepcontrast_bmz.data import RawPlane
     from deepcontrast_bmz.loop import Loop
     from deepcontrast_bmz.physics.phantom import Kind
-    from deepcontrast_bmz.settings import Recipe
+    from deepcontrast_bmz.settings import LocalDial, Recipe
     from deepcontrast_bmz.specimens import Light, Processing
 
 KINDS: tuple[Kind, ...] = ("membranes", "tubes", "nuclei")
@@ -62,8 +84,12 @@ OVERSHOOT = 2.0
 
 OOD_ITERATIONS = 1
 """Iterations that the out-of-distribution score looks at: more told no more apart."""
-FEWEST, MOST = 24, 400
+FEWEST, MOST = 24, 600
 """Recordings of known depth, after the shortest and the longest training."""
+MOST_OOD = 400
+"""Recordings that the out-of-distribution score is fitted to, at most."""
+VARIED = 0.25
+"""Share of these recordings whose specimen is unlike the procedural kinds."""
 SMALL_SIDE = 96
 """Side of a recording after the shortest training, in pixels."""
 SMALLEST = 48
@@ -188,17 +214,20 @@ class Statistics(NamedTuple):
 
     depth: DepthEstimator | None
     ood: OodStatistics | None
+    local_dial: LocalDial | None
+    balance: LocalBalance | None
+    """Its weights."""
 
 
 def fit_statistics(loop: Loop, recipe: Recipe, planes: Sequence[RawPlane] = ()) -> Statistics:
-    """Fit the depth estimator and the out-of-distribution score of a trained loop.
+    """Fit the depth estimator, the local dial and the out-of-distribution score of a trained loop.
 
     Parameters
     ----------
     loop : Loop
         Trained, on the CPU.
     recipe : Recipe
-        Of the run; longer training gets more recordings, 24 to 400.
+        Of the run; longer training gets more recordings, 24 to 600.
     planes : sequence of RawPlane
         The training and validation planes; patches of them, as they are and degraded by one step,
         count as familiar.
@@ -210,11 +239,43 @@ def fit_statistics(loop: Loop, recipe: Recipe, planes: Sequence[RawPlane] = ()) 
         two rules go on to decide, and nothing warns.
     """
     if recipe.network.dims == 3:
-        return Statistics(None, None)
-    count = min(max(recipe.training.steps // 8, FEWEST), MOST)
+        return Statistics(None, None, None, None)
+    loop = fast_loop(loop, "cpu")
+    count = min(max(recipe.training.steps // 5, FEWEST), MOST)
     side = SIDE if count > FEWEST else SMALL_SIDE
-    return Statistics(
-        _fit_depth(loop, recipe, count, side), _fit_ood(loop, recipe, planes, count, side)
+    depth = _fit_depth(loop, recipe, count, side)
+    ood = _fit_ood(loop, recipe, planes, min(count, MOST_OOD), side)
+
+    description = _description(loop, recipe, depth, ood)
+
+    def automatic(raw: Tensor, iterations: Tensor) -> float:
+        found = choose_dial(raw, iterations, description, widths_px=recipe.physics.scatter.widths)
+        return found.dial
+
+    local = fit_balance(loop, recipe, 2 * count, automatic, PROCESSINGS)
+    balance, local_dial = local or (None, None)
+    return Statistics(depth, ood, local_dial, balance)
+
+
+def _description(
+    loop: Loop, recipe: Recipe, depth: DepthEstimator, ood: OodStatistics
+) -> LoopDescription:
+    """Return what the automatic dial needs to know of a loop."""
+    count = loop.iterations
+    return LoopDescription(
+        step_optical_depth=recipe.physics.step_optical_depth,
+        iterations=count,
+        channels=tuple(f"{CHANNEL_PREFIX}{k}" for k in range(1, count + 1)),
+        network=recipe.network,
+        radius_px=loop.radius,
+        halo_px=count * loop.radius,
+        halo_tolerance=1.0,
+        scatter=recipe.physics.scatter,
+        depth=depth,
+        ood=ood,
+        training_ranges=recipe.physics,
+        seed=recipe.seed,
+        torch_version=torch.__version__,
     )
 
 
@@ -227,6 +288,8 @@ def _fit_depth(loop: Loop, recipe: Recipe, count: int, side: int) -> DepthEstima
         # One in twelve has no tissue above it at all: the dial has an end at 0, too.
         depth = rng.uniform(0, deepest) if number % 12 else 0.0
         light = draw_light(recipe.physics, rng, number, depth, side)
+        if rng.random() < VARIED:
+            light = varied(light, rng)
         how = PROCESSINGS[number % len(PROCESSINGS)]
         raw = record(light) if how is None else processed(record(light), how, rng)
         features = _features(loop, recipe, raw, loop.iterations)

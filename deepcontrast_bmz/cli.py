@@ -349,6 +349,7 @@ def evaluate(
         out,
         reference=reference,
         channel=_channel(channel),
+        progress=_fraction_progress("evaluating"),
         finished=done.append,
     ):
         print(line)

@@ -22,6 +22,7 @@ from deepcontrast_bmz.dials import choose_dials, needed, wanted, warn_if_unusual
 from deepcontrast_bmz.errors import InputError, Unfinished
 from deepcontrast_bmz.image import channel_names, check_pixels, pixel_size_um
 from deepcontrast_bmz.loop import blend
+from deepcontrast_bmz.model import LARGE_BLOCK, LARGE_VOLUME_BLOCK
 from deepcontrast_bmz.settings import CHANNEL_PREFIX
 from deepcontrast_bmz.sources import Source
 
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BYTES_PER_PIXEL = {"strips": 64, "whole": 900, "stack": 1900}
-"""Largest resident memory of a block, over its pixels with their surroundings, as measured: with
-strips of rows; with all hidden channels; of a stack."""
+"""Largest memory of a block, over its pixels with their surroundings: with strips of rows; with
+all hidden channels; of a stack with all of them. ``benchmarks/size.py --bytes`` measures it."""
 
 _SHARE = 0.5
 """Of the memory at hand, for the blocks of all cores together."""
@@ -144,7 +145,9 @@ def block_sides(model: Model, block: int | None = None) -> tuple[int, ...]:
         return (*model.blocks[:-2], block, block)
     if model.device != "cpu":
         return model.blocks
-    kind = "stack" if model.dims == 3 else "strips" if model.block >= 2048 else "whole"
+    large = LARGE_VOLUME_BLOCK if model.dims == 3 else LARGE_BLOCK
+    whole = "stack" if model.dims == 3 else "whole"
+    kind = "strips" if model.block >= large else whole
     budget = _SHARE * _memory_at_hand() / (os.cpu_count() or 1)
     count = model.description.iterations
     sides = model.blocks

@@ -1,7 +1,7 @@
 """A trained loop as files that other programs run: state dict, TorchScript, ONNX.
 
-All three hold the same graph, (B, 1, Y, X) to (B, K, Y, X) of any size, for stacks
-(B, 1, Z, Y, X) to (B, K, Z, Y, X), and are compared with the loop itself. The same loop gives the
+All three hold the same graph, (B, 1, Y, X) to (B, C, Y, X) of any size, for stacks
+(B, 1, Z, Y, X) to (B, C, Z, Y, X), and are compared with the loop itself. The same loop gives the
 same bytes: no file holds a path, a date or a user.
 
 The order of the steps: the kernels, which the network computes from its parameters, are computed
@@ -51,13 +51,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deepcontrast_bmz import balance as balance_room
 from deepcontrast_bmz import loop as loop_room
+from deepcontrast_bmz.balance import LocalBalance
 from deepcontrast_bmz.loop import Loop, Reinjection, extend_symmetric, extend_volume
 from deepcontrast_bmz.model import WEIGHTS_FORMATS, WeightsFormat
 from deepcontrast_bmz.network import (
     BlurpoolUNet,
     DilatedNetwork,
     DilatedVolumeNetwork,
+    InvertibleNetwork,
     PlainUNet,
     layers,
 )
@@ -174,6 +177,8 @@ _CLASS_TEMPLATE = '''
 class {name}(Loop):
     """The exported loop, built from plain values: {shapes}.
 
+    With a local dial there is one channel more, the balanced image.
+
     Parameters
     ----------
 {texts}
@@ -183,6 +188,10 @@ class {name}(Loop):
         Share of the one-step residual fed back after every iteration; 0 is the plain loop.
     terms, reach : int
         Size of the kernels of the residual, which are in the state dict.
+    local_dial : int
+        Hidden channels of the local dial; 0 is none.
+    step : float
+        Optical depth of one iteration, for the local dial.
     """
 
     def __init__(
@@ -192,10 +201,13 @@ class {name}(Loop):
         reinjection: float = 0.0,
         terms: int = 0,
         reach: int = 0,
+        local_dial: int = 0,
+        step: float = 1.0,
     ) -> None:
         feedback = Reinjection(reinjection, terms, reach) if reinjection > 0 else None
+        balance = LocalBalance(iterations, step, local_dial) if local_dial > 0 else None
         network = {network}({values})
-        super().__init__(network, iterations, feedback)
+        super().__init__(network, iterations, feedback, balance)
 '''
 
 
@@ -221,6 +233,7 @@ _NETWORKS: dict[str, tuple[type[nn.Module], tuple[_Argument, ...]]] = {
     "dilated_3d": (DilatedVolumeNetwork, (_WIDTH, _DILATIONS, _MIXING)),
     "blurpool_unet": (BlurpoolUNet, (_WIDTH, _LEVELS)),
     "plain_unet": (PlainUNet, (_WIDTH, _LEVELS)),
+    "invertible": (InvertibleNetwork, (_WIDTH, _LEVELS)),
 }
 
 
@@ -235,6 +248,9 @@ def architecture_kwargs(loop: Loop, network: NetworkSettings) -> dict[str, int |
         kwargs["reinjection"] = loop.reinjection.share
         kwargs["terms"] = loop.reinjection.kernels.shape[0]
         kwargs["reach"] = loop.reinjection.reach
+    if loop.balance is not None:
+        kwargs["local_dial"] = loop.balance.hidden
+        kwargs["step"] = loop.balance.step
     return kwargs
 
 
@@ -243,13 +259,16 @@ def _names_in(node: ast.AST) -> set[str]:
 
 
 def _definitions(source: str) -> dict[str, tuple[str, set[str]]]:
-    """Return the text of every function and class of a room, with the names it uses."""
+    """Return the text of every function, class and constant of a room, with the names it uses."""
     lines = source.splitlines()
     found: dict[str, tuple[str, set[str]]] = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
             found[node.name] = ("\n".join(lines[first - 1 : node.end_lineno]), _names_in(node))
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            text = "\n".join(lines[node.lineno - 1 : node.end_lineno])
+            found[node.targets[0].id] = (text, _names_in(node.value))
     return found
 
 
@@ -291,8 +310,8 @@ def _merged_imports(statements: set[str]) -> list[str]:
 def architecture_source(network: NetworkSettings) -> str:
     """Return one Python file with the loop and its network, which needs torch alone.
 
-    It is cut out of this package's own sources: every function and class that the loop and the
-    network reach, as it stands, with the imports they need.
+    It is cut out of this package's own sources: every function, class and constant that the loop
+    and the network reach, as it stands, with the imports they need.
 
     Parameters
     ----------
@@ -300,14 +319,14 @@ def architecture_source(network: NetworkSettings) -> str:
         The network that is iterated.
     """
     kind, arguments = _NETWORKS[network.kind]
-    rooms: list[ModuleType] = [layers, inspect.getmodule(kind) or layers, loop_room]
+    rooms: list[ModuleType] = [layers, inspect.getmodule(kind) or layers, balance_room, loop_room]
     definitions: dict[str, tuple[str, set[str]]] = {}
     imports: dict[str, str] = {}
     for room in rooms:
         source = inspect.getsource(room)
         definitions |= _definitions(source)
         imports |= _imports(source)
-    wanted = {kind.__name__, Loop.__name__, Reinjection.__name__}
+    wanted = {kind.__name__, Loop.__name__, Reinjection.__name__, LocalBalance.__name__}
     reached: set[str] = set()
     used: set[str] = set()
     while wanted:
@@ -350,7 +369,7 @@ class _Iterations(nn.Module):
         self.loop = loop
 
     def forward(self, extended: Tensor) -> Tensor:
-        return self.loop.iterate(extended, self.loop.iterations)
+        return self.loop.channels(extended)
 
 
 class _FlatLoop(nn.Module):
@@ -455,7 +474,7 @@ def onnx_bytes(loop: Loop) -> bytes:
     folded = fold_kernels(loop)
     free = {0: "batch", **dict(enumerate("zyx"[-loop.dims :], start=2))}
     model = write_onnx(folded, _example(loop), names=(INPUT_ID, OUTPUT_ID), free=free)
-    _tidy(model, loop.iterations)
+    _tidy(model, loop.iterations + (loop.balance is not None))
     content = model.SerializeToString(deterministic=True)
     _check_onnx(content)
     return content
@@ -479,7 +498,7 @@ def _constant_values(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
     return {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
 
 
-def _tidy(model: onnx.ModelProto, iterations: int) -> None:
+def _tidy(model: onnx.ModelProto, count: int) -> None:
     """Remove what the exporter leaves: constants as nodes, one slice per axis, repetitions."""
     graph = model.graph
     model.producer_version = ""
@@ -504,7 +523,7 @@ def _tidy(model: onnx.ModelProto, iterations: int) -> None:
     # The exporter cannot know the number of channels behind a graph of any size.
     channels = graph.output[0].type.tensor_type.shape.dim[1]
     channels.Clear()
-    channels.dim_value = iterations
+    channels.dim_value = count
 
 
 def _replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:

@@ -2,8 +2,8 @@
 
 Next to an output ``NAME`` lies, while it is made, the folder ``.NAME.partial`` with the growing
 image, a description of the work, and a journal with a line for every finished block. A line is
-written after the pixels are, so a block that has one is whole; a line cut short is none. Only a
-whole image ever gets the final name.
+written after the pixels are on the disk, so a block that has one is whole, even after a power cut;
+a line cut short is none. Only a whole image ever gets the final name.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 from filelock import FileLock, Timeout
 
 from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.image.whole import flush, flush_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -101,11 +102,16 @@ class Journal:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all was done but tidying up."""
-        return (self.folder / "finished").is_file() and self.target.exists()
+        """Whether all was done but tidying up.
+
+        An older output under that name says nothing: the growing image is gone, having got the
+        name, or there is a note.
+        """
+        noted = (self.folder / "finished").is_file()
+        return self.exists and self.target.exists() and (noted or not self.image.is_dir())
 
     def mark_finished(self) -> None:
-        """Note that nothing is left to do but to give the image its name."""
+        """Note that the output has its name."""
         (self.folder / "finished").touch()
 
     @property
@@ -168,15 +174,13 @@ class Journal:
             )
         self._lock()
         with contextlib.suppress(FileNotFoundError):
-            text = (self.folder / "journal").read_text(encoding="utf-8")
-            # What follows the last line end was cut short.
-            for line in text.split("\n")[:-1]:
+            content = (self.folder / "journal").read_bytes()
+            # What follows the last line end was cut short; a power cut leaves any bytes there.
+            for line in content.split(b"\n")[:-1]:
                 with contextlib.suppress(ValueError, TypeError, IndexError):
                     number, *notes = json.loads(line)
                     self.done[int(number)] = notes
-            whole = text[: text.rfind("\n") + 1]
-            if whole != text:
-                (self.folder / "journal").write_text(whole, encoding="utf-8")
+            os.truncate(self.folder / "journal", content.rfind(b"\n") + 1)
         self._open()
 
     def _begin_anew(self, asked: dict[str, Any], settle: Callable[[], Mapping[str, Any]]) -> None:
@@ -203,7 +207,11 @@ class Journal:
         """Make the plan valid, the growing image being there."""
         draft = self.folder / "plan.json.draft"
         if draft.is_file():
+            flush_tree(self.image)
+            flush(draft)
             draft.replace(self.folder / "plan.json")
+            flush(self.folder)
+            flush(self.folder.parent)
 
     def _lock(self) -> None:
         """Keep others out until this process ends, however it ends."""
@@ -221,7 +229,7 @@ class Journal:
         self._lines = (self.folder / "journal").open("a", encoding="utf-8")
 
     def add(self, number: int, *notes: Any) -> None:
-        """Note that a block is finished, its pixels being written.
+        """Note that a block is finished, its pixels being on the disk.
 
         Parameters
         ----------
@@ -233,6 +241,7 @@ class Journal:
         assert self._lines is not None
         self._lines.write(json.dumps([number, *notes]) + "\n")
         self._lines.flush()
+        os.fsync(self._lines.fileno())
         self.done[number] = list(notes)
 
     def close(self) -> None:

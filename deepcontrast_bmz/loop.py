@@ -11,6 +11,7 @@ from __future__ import annotations
 __all__ = [
     "Loop",
     "Reinjection",
+    "balance_fits",
     "blend",
     "crop",
     "dial_position",
@@ -24,6 +25,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from deepcontrast_bmz.balance import BALANCE_RADIUS, SEEN, LocalBalance
 
 
 def extend_symmetric(x: Tensor, margin: int) -> Tensor:
@@ -160,6 +163,9 @@ class Loop(nn.Module):
         How many iterations `forward` returns.
     reinjection : Reinjection or None
         Feeds the one-step residual back after every iteration; None is the plain loop.
+    balance : LocalBalance or None
+        Adds one more channel behind the iterations, every pixel at its own dial. Only for planes,
+        and only where the surroundings of all iterations hold its window, too.
 
     Attributes
     ----------
@@ -174,12 +180,17 @@ class Loop(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, iterations: int = 4, reinjection: Reinjection | None = None
+        self,
+        network: nn.Module,
+        iterations: int = 4,
+        reinjection: Reinjection | None = None,
+        balance: LocalBalance | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.iterations = iterations
         self.reinjection = reinjection
+        self.balance = balance
         self.multiple = int(network.multiple)  # pyright: ignore[reportArgumentType]
         self.network_radius = int(network.radius)  # pyright: ignore[reportArgumentType]
         radius = self.network_radius + (reinjection.radius if reinjection is not None else 0)
@@ -190,6 +201,10 @@ class Loop(nn.Module):
         )
         self.dims = len(self.network_radii)
         self.radii = (*self.network_radii[:-2], self.radius, self.radius)
+        if balance is not None and not balance_fits(self.dims, self.radius, iterations):
+            raise ValueError(
+                "the surroundings of all iterations do not hold the local dial's window"
+            )
 
     def step(self, x: Tensor) -> Tensor:
         """Run one iteration; the image loses `radii` on each side."""
@@ -228,12 +243,58 @@ class Loop(nn.Module):
             kept.append(crop(x, self.margins(iterations - done)))
         return torch.cat(kept, dim=1)
 
+    def channels(self, extended: Tensor) -> Tensor:
+        """Run all iterations and balance them: what the exported graph returns.
+
+        Parameters
+        ----------
+        extended : Tensor, (B, 1, Y + 2 m, X + 2 m)
+            As for `iterate`, m the margin of all iterations.
+
+        Returns
+        -------
+        Tensor, (B, iterations, (Z,) Y, X), one channel more with a balance
+            Channel k is the image after k + 1 iterations, the last one the balanced image.
+        """
+        balance = self.balance
+        if balance is None:
+            return self.iterate(extended, self.iterations)
+        # As far as the window of the local dial reaches.
+        margin = self.iterations * self.radius
+        x = crop(extended, (margin - balance.radius,) * 2)
+        seen: list[Tensor] = [x]
+        kept: list[Tensor] = [crop(x, (balance.radius,) * 2)]
+        x = extended
+        for done in range(1, self.iterations + 1):
+            x = self.step(x)
+            margin = (self.iterations - done) * self.radius
+            if done < SEEN:
+                seen.append(crop(x, (margin - balance.radius,) * 2))
+            kept.append(crop(x, (margin,) * 2))
+        images = torch.cat(kept, dim=1)
+        balanced = balance.blend(images, balance.dial(torch.cat(seen, dim=1)))
+        return torch.cat((images[:, 1:], balanced), dim=1)
+
     def forward(self, x: Tensor) -> Tensor:
-        """Run the loop on a whole image: (B, 1, (Z,) Y, X) to (B, iterations, (Z,) Y, X)."""
+        """Run the loop on a whole image: (B, 1, (Z,) Y, X) to the `channels` of that size."""
         margins = self.margins(self.iterations)
         if self.dims == 3:
-            return self.iterate(extend_volume(x, margins[0], margins[1]), self.iterations)
-        return self.iterate(extend_symmetric(x, margins[0]), self.iterations)
+            return self.channels(extend_volume(x, margins[0], margins[1]))
+        return self.channels(extend_symmetric(x, margins[0]))
+
+
+def balance_fits(dims: int, radius: int, iterations: int) -> bool:
+    """Say whether the surroundings of a loop hold the window of a local dial.
+
+    Parameters
+    ----------
+    dims : int
+        Spatial axes.
+    radius : int
+        Pixels lost per iteration and side.
+    iterations : int
+    """
+    return dims == 2 and (iterations - SEEN + 1) * radius >= BALANCE_RADIUS
 
 
 def fraction_weight(optical_depth: float, step_optical_depth: float) -> float:

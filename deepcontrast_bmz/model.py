@@ -37,11 +37,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from deepcontrast_bmz.backends import choose_device, fast_loop, onnx_session
+from deepcontrast_bmz.balance import LocalBalance
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.loop import Loop, Reinjection, crop
+from deepcontrast_bmz.loop import Loop, Reinjection, balance_fits, crop
 from deepcontrast_bmz.network import build_network
 from deepcontrast_bmz.physics.scatter import separable_terms
 from deepcontrast_bmz.settings import (
+    BALANCED_CHANNEL,
     CHANNEL_PREFIX,
     LoopDescription,
     Recipe,
@@ -54,7 +56,7 @@ from deepcontrast_bmz.strips import InStrips
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from deepcontrast_bmz.settings import NetworkSettings
+    from deepcontrast_bmz.settings import LocalDial, NetworkSettings
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +77,9 @@ SMALL_BLOCK = 768
 VOLUME_BLOCK = (16, 128, 128)
 """Sides of a block of a stack, where all hidden channels are held: about a gigabyte."""
 
+LARGE_VOLUME_BLOCK = 512
+"""Lateral side of a block of a stack, where they are not."""
+
 _LARGEST_ZIP = 4 * 2**30
 """Bytes that a package may unpack to."""
 
@@ -90,6 +95,7 @@ def build_loop(
     step_optical_depth: float,
     widths_px: tuple[float, ...],
     weights: tuple[float, ...],
+    local_dial: LocalDial | None = None,
 ) -> Loop:
     """Return a loop with a freshly initialised network.
 
@@ -104,13 +110,28 @@ def build_loop(
         Optical depth of one iteration, for the residual.
     widths_px, weights : tuple of float
         Scattering kernel in pixels, for the residual.
+    local_dial : LocalDial, optional
+        Adds the balanced image, where the loop is as long as the dial was fitted for.
+
+    Raises
+    ------
+    InputError
+        If the loop has no room for the local dial that is described.
     """
     feedback = None
     if reinjection > 0:
         amplitudes, kernels = separable_terms(step_optical_depth, widths_px, weights)
         feedback = Reinjection(reinjection, kernels.shape[0], kernels.shape[1] // 2)
         feedback.set_kernels(amplitudes, kernels)
-    return Loop(build_network(network), iterations, feedback)
+    loop = Loop(build_network(network), iterations, feedback)
+    if local_dial is not None:
+        if not balance_fits(loop.dims, loop.radius, iterations):
+            raise InputError(
+                f"a local dial needs planes and more surroundings than {iterations} iterations of "
+                f"radius {loop.radius} have: leave out local_dial, or export again"
+            )
+        loop.balance = LocalBalance(iterations, step_optical_depth, local_dial.hidden)
+    return loop
 
 
 @dataclass(frozen=True)
@@ -129,6 +150,8 @@ class _Runner(Protocol):
     block: int
 
     def __call__(self, extended: Tensor, iterations: int) -> Tensor: ...
+
+    def balanced(self, extended: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -213,12 +236,43 @@ class Model:
         self.check_iterations(iterations)
         with torch.inference_mode():
             result = self.runner(extended.to(self.device), iterations).to(extended.device)
-            if not bool(torch.isfinite(result).all()):
-                raise InputError(
-                    f"a model makes finite pixels of finite ones, but the {self.weights_format} "
-                    f"weights of {self.name} do not: use fewer iterations or another model"
-                )
+        self._check_finite(result)
         return result
+
+    def balanced(self, extended: Tensor) -> Tensor:
+        """Return the image with every pixel at its own dial.
+
+        Parameters
+        ----------
+        extended : Tensor, (B, 1, Y + 2 m, X + 2 m)
+            As for `iterate`, with the surroundings of all iterations.
+
+        Returns
+        -------
+        Tensor, (B, 1, Y, X)
+            In the input's unit, on the input's device.
+
+        Raises
+        ------
+        InputError
+            If the model has no local dial, or makes no finite values.
+        """
+        if self.description.local_dial is None:
+            raise InputError(
+                f"--dial local needs a model with a local dial, which {self.name} has not: "
+                "give a number or auto"
+            )
+        with torch.inference_mode():
+            result = self.runner.balanced(extended.to(self.device)).to(extended.device)
+        self._check_finite(result)
+        return result
+
+    def _check_finite(self, result: Tensor) -> None:
+        if not bool(torch.isfinite(result).all()):
+            raise InputError(
+                f"a model makes finite pixels of finite ones, but the {self.weights_format} "
+                f"weights of {self.name} do not: use fewer iterations or another model"
+            )
 
     def check_iterations(self, iterations: int) -> None:
         """Raise `InputError` if these weights cannot do so many iterations, or there are none."""
@@ -243,10 +297,13 @@ class _LoopRunner:
         in_strips = isinstance(self.loop.network, InStrips) and loop.reinjection is None
         self.block = LARGE_BLOCK if in_strips or device != "cpu" else SMALL_BLOCK
         if loop.dims == 3:
-            self.block = VOLUME_BLOCK[1]
+            self.block = LARGE_VOLUME_BLOCK if in_strips else VOLUME_BLOCK[1]
 
     def __call__(self, extended: Tensor, iterations: int) -> Tensor:
         return self.loop.iterate(extended, iterations)
+
+    def balanced(self, extended: Tensor) -> Tensor:
+        return self.loop.channels(extended)[:, -1:]
 
 
 class _GraphRunner:
@@ -258,12 +315,19 @@ class _GraphRunner:
         self.device = device
         self.block = SMALL_BLOCK
         self.graph = graph
-        self.channels = description.iterations
+        self.iterations = description.iterations
+        self.channels = len(description.channels)
         self.radii = (description.radius_planes or 0, description.radius_px, description.radius_px)
         if description.dims == 3:
             self.block = VOLUME_BLOCK[1]
 
     def __call__(self, extended: Tensor, iterations: int) -> Tensor:
+        return self._run(extended, slice(iterations), iterations)
+
+    def balanced(self, extended: Tensor) -> Tensor:
+        return self._run(extended, slice(self.iterations, None), self.iterations)
+
+    def _run(self, extended: Tensor, wanted: slice, iterations: int) -> Tensor:
         out = self.graph(extended)
         expected = (extended.shape[0], self.channels, *extended.shape[2:])
         if tuple(out.shape) != expected:
@@ -271,7 +335,7 @@ class _GraphRunner:
                 f"the graph should return {expected} by its config.dcbmz, but returned "
                 f"{tuple(out.shape)}: the package is inconsistent, export it again"
             )
-        return crop(out[:, :iterations], tuple(iterations * r for r in self.radii[2 - out.dim() :]))
+        return crop(out[:, wanted], tuple(iterations * r for r in self.radii[2 - out.dim() :]))
 
 
 def open_model(name: str | Path, *, weights: str | None = None, device: str = "auto") -> Model:
@@ -371,11 +435,13 @@ def describe_run(recipe: Recipe, record: RunRecord, loop: Loop) -> LoopDescripti
         Its loop.
     """
     iterations = recipe.loop.iterations
+    names = [f"{CHANNEL_PREFIX}{k}" for k in range(1, iterations + 1)]
+    balanced = [BALANCED_CHANNEL] if loop.balance is not None else []
     sizes = {image.pixel_size_um for image in record.images}
     return LoopDescription(
         step_optical_depth=recipe.physics.step_optical_depth,
         iterations=iterations,
-        channels=tuple(f"{CHANNEL_PREFIX}{k}" for k in range(1, iterations + 1)),
+        channels=(*names, *balanced),
         reinjection=recipe.loop.reinjection,
         network=recipe.network,
         dims=recipe.network.dims,
@@ -388,6 +454,7 @@ def describe_run(recipe: Recipe, record: RunRecord, loop: Loop) -> LoopDescripti
         stop_rule=record.stop_rule,
         depth=record.depth,
         ood=record.ood,
+        local_dial=record.local_dial if balanced else None,
         training_ranges=recipe.physics,
         training_pixel_size_um=sizes.pop() if len(sizes) == 1 else None,
         seed=recipe.seed,
@@ -421,6 +488,7 @@ def read_run(folder: Path) -> tuple[Recipe, RunRecord, Loop]:
         step_optical_depth=recipe.physics.step_optical_depth,
         widths_px=recipe.physics.scatter.widths,
         weights=recipe.physics.scatter.weights,
+        local_dial=record.local_dial,
     )
     _load_state(loop, weights_path.read_bytes(), str(weights_path))
     return recipe, record, loop
@@ -550,11 +618,6 @@ def _open_package(
         description = LoopDescription.model_validate(described)
     except ValidationError as error:
         raise InputError(describe_invalid(error, f"config.dcbmz in {what}")) from error
-    if len(description.channels) != description.iterations:
-        raise InputError(
-            f"config.dcbmz in {what} names {len(description.channels)} channels for "
-            f"{description.iterations} iterations: export it again"
-        )
     entries = _mapping(rdf.get("weights"), f"weights in {what}")
     chosen = _choose_weights(entries, weights, what)
     data = _verified(source, _mapping(entries[chosen], f"weights.{chosen} in {what}"), chosen, what)
@@ -616,6 +679,7 @@ def _loop_of(description: LoopDescription, what: str) -> Loop:
         step_optical_depth=description.step_optical_depth,
         widths_px=description.scatter.widths,
         weights=description.scatter.weights,
+        local_dial=description.local_dial,
     )
     if loop.radius != description.radius_px:
         raise InputError(

@@ -459,6 +459,9 @@ def _with_iterations(recipe: Recipe, loop: Loop, iterations: int | None) -> Reci
         return recipe
     if not 1 <= iterations <= 16:
         raise InputError(f"iterations lie between 1 and 16, not {iterations}: choose one of these")
+    if iterations != loop.iterations:
+        # The local dial blends as many iterations as it was fitted to.
+        loop.balance = None
     loop.iterations = iterations
     settings = recipe.loop.model_copy(update={"iterations": iterations})
     return recipe.model_copy(update={"loop": settings})

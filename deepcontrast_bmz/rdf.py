@@ -277,6 +277,12 @@ _NETWORK_TEXT = {
         "U-Net",
         "U-Net with ReLU and max pooling on images normalised to mean 0 and deviation 1.",
     ),
+    "invertible": (
+        "affine couplings",
+        "Affine couplings between the bands of a Haar pyramid, a bijection of images; kernels sum "
+        "to one or zero and channels are sorted in pairs, so that the network commutes with "
+        "scaling and shifting of grey values.",
+    ),
 }
 
 

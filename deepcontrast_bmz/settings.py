@@ -7,10 +7,12 @@ A recipe (TOML) is a `Recipe`; what an exported package says of its loop, under
 from __future__ import annotations
 
 __all__ = [
+    "BALANCED_CHANNEL",
     "CHANNEL_PREFIX",
     "DataSettings",
     "DepthEstimator",
     "ImageRecord",
+    "LocalDial",
     "LoopDescription",
     "LoopSettings",
     "NetworkSettings",
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHANNEL_PREFIX = "iteration_"
+BALANCED_CHANNEL = "balanced"
 """Output channel k (from 1) of an exported model is called ``iteration_k``."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -110,10 +113,10 @@ class PhysicsSettings(Record):
 class NetworkSettings(Record):
     """Which network, and how large."""
 
-    kind: Literal["dilated", "dilated_3d", "blurpool_unet", "plain_unet"] = "dilated"
+    kind: Literal["dilated", "dilated_3d", "blurpool_unet", "plain_unet", "invertible"] = "dilated"
     """`dilated`: equivariant to shift and normalisation; `dilated_3d`: the same for z-stacks;
     `blurpool_unet`: to normalisation, and nearly to shift; `plain_unet`: neither,
-    mean/std-normalised."""
+    mean/std-normalised; `invertible`: a bijection, to normalisation."""
     width: Annotated[int, Field(ge=2, le=1024, multiple_of=2)] = 16
     """Channels of the first layer; even, since channels are sorted in pairs."""
     dilations: tuple[Annotated[int, Field(ge=1, le=256)], ...] = (1, 2, 4, 8, 16, 8, 4, 2, 1)
@@ -123,7 +126,8 @@ class NetworkSettings(Record):
     """In how many layers of `dilated_3d` the planes mix: 3 x 3 x 3 kernels, spread evenly among
     the others, which are 1 x 3 x 3. So many planes up and down does one iteration see."""
     levels: Annotated[int, Field(ge=1, le=5)] = 3
-    """Resolutions of the U-Nets, the first included."""
+    """Resolutions of the U-Nets and of `invertible`, the first included; of the latter, at least
+    2."""
 
     @property
     def dims(self) -> Literal[2, 3]:
@@ -136,6 +140,10 @@ class NetworkSettings(Record):
             raise ValueError(
                 f"mixing_layers counts layers with a dilation, of which there are "
                 f"{len(self.dilations)}, not {self.mixing_layers}"
+            )
+        if self.kind == "invertible" and self.levels < 2:
+            raise ValueError(
+                f"an invertible network needs at least 2 levels to couple, not {self.levels}"
             )
         return self
 
@@ -289,6 +297,24 @@ class OodStatistics(Record):
     """The quadratic form, likewise."""
 
 
+class LocalDial(Record):
+    """The local dial, whose weights lie with those of the network; see `balance`."""
+
+    schema_version: Literal[1] = 1
+    """Version of this record, and of the features that it reads."""
+    hidden: Annotated[int, Field(ge=1, le=256)]
+    """Channels of its two hidden layers."""
+    recordings: Annotated[int, Field(ge=1)]
+    """Specimens recorded for the fit, in tissue of even and of uneven depth."""
+    error: NonNegative
+    """Mean absolute error of a pixel's optical depth on specimens left out of the fit, in steps."""
+    gain_even_db: float
+    """PSNR after fit of the balanced image less that at the automatic dial on specimens left out,
+    in dB, where all pixels lie equally deep."""
+    gain_uneven_db: float
+    """The same where they do not."""
+
+
 class LoopDescription(Record):
     """The loop of an exported model: ``config.dcbmz`` of its RDF."""
 
@@ -297,9 +323,10 @@ class LoopDescription(Record):
     step_optical_depth: Positive
     """Optical depth removed by one iteration."""
     iterations: Annotated[int, Field(ge=1)]
-    """Number of output channels."""
+    """How many iterations are output channels."""
     channels: tuple[str, ...]
-    """Names of the output channels, in order."""
+    """Names of the output channels, in order: the iterations, and the balanced image if there is
+    a local dial."""
     channel_meaning: str = (
         "Channel k is the input after k iterations, with k * step_optical_depth removed."
     )
@@ -338,6 +365,8 @@ class LoopDescription(Record):
     """Reads the optical depth off an image; None: the stop rule decides."""
     ood: OodStatistics | None = None
     """What the images trained for look like; None: nothing warns of others."""
+    local_dial: LocalDial | None = None
+    """Balances every pixel by itself in one more channel; None: there is no such channel."""
     training_ranges: PhysicsSettings
     """Ranges of the degradations seen in training."""
     training_pixel_size_um: Positive | None = None
@@ -346,6 +375,16 @@ class LoopDescription(Record):
     """Seed of the training run."""
     torch_version: str
     """The torch that wrote the weights."""
+
+    @model_validator(mode="after")
+    def _check(self) -> LoopDescription:
+        expected = self.iterations + (self.local_dial is not None)
+        if len(self.channels) != expected:
+            dial = " and a local dial" if self.local_dial is not None else ""
+            raise ValueError(
+                f"there are {len(self.channels)} channels for {self.iterations} iterations{dial}"
+            )
+        return self
 
     @property
     def halo(self) -> tuple[int, ...]:
@@ -394,6 +433,8 @@ class RunRecord(Record):
     """Reads the optical depth off an image; fitted on specimens of known depth."""
     ood: OodStatistics | None = None
     """What the images trained for look like."""
+    local_dial: LocalDial | None = None
+    """The local dial, if it was better than the automatic one on specimens left out of its fit."""
 
 
 def describe_invalid(error: ValidationError, what: str) -> str:

@@ -12,9 +12,11 @@ __all__ = [
     "Light",
     "Processing",
     "beyond_range",
+    "depth_field",
     "draw_light",
     "processed",
     "record",
+    "varied",
 ]
 
 import math
@@ -30,6 +32,7 @@ from deepcontrast_bmz.physics.phantom import KINDS, phantom
 from deepcontrast_bmz.physics.scatter import scatter
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from deepcontrast_bmz.settings import PhysicsSettings
@@ -64,7 +67,8 @@ class Light(NamedTuple):
     """Index of its kind in `KINDS`."""
     truth: Tensor
     """(Y, X), about 0 to 1."""
-    optical_depth: float
+    optical_depth: float | Tensor
+    """One for all pixels, or (Y, X)."""
     widths_px: tuple[float, ...]
     weights: tuple[float, ...]
     photons: float
@@ -119,9 +123,113 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
+def varied(light: Light, rng: np.random.Generator) -> Light:
+    """Return the same recording of a specimen unlike the procedural kinds.
+
+    Other tones, other sizes, granular texture, or a texture whose power falls with frequency as
+    that of natural images does: each by chance.
+
+    Parameters
+    ----------
+    light : Light
+    rng : numpy.random.Generator
+    """
+    truth = light.truth.numpy()
+    side = truth.shape[-1]
+    if rng.random() < 0.5:
+        truth = (truth / truth.max()) ** _log_uniform(rng, 0.5, 2)
+    if rng.random() < 0.35:
+        grains = ndimage.gaussian_filter(rng.standard_normal(truth.shape), rng.uniform(0.8, 6))
+        contrast = rng.uniform(0.1, 0.5)
+        truth = truth * np.clip(1 + contrast * grains / grains.std(), 0.05, None)
+    if rng.random() < 0.25:
+        texture = np.clip(0.5 + 0.25 * _natural_texture(side, rng), 0.02, None)
+        share = rng.uniform(0.3, 1)
+        truth = (1 - share) * 0.3 * truth / truth.mean() + share * texture
+    if rng.random() < 0.3:
+        size = _log_uniform(rng, 0.6, 1.8)
+        margin = side // 2
+        large = ndimage.zoom(np.pad(truth, margin, mode="symmetric"), size, order=1)
+        first = (large.shape[0] - side) // 2
+        truth = large[first : first + side, first : first + side]
+    return light._replace(truth=torch.from_numpy(np.ascontiguousarray(truth)))
+
+
+def _natural_texture(side: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return a random field of mean 0 and deviation 1 whose amplitude falls as 1 / frequency."""
+    fy, fx = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]
+    frequency = np.hypot(fy, fx)
+    frequency[0, 0] = 1
+    spectrum = np.fft.rfft2(rng.standard_normal((side, side)))
+    field = np.fft.irfft2(spectrum * frequency ** -rng.uniform(0.8, 1.6), (side, side))
+    return (field - field.mean()) / field.std()
+
+
+def depth_field(side: int, deepest: float, rng: np.random.Generator) -> Tensor:
+    """Return the optical depth of every pixel of a field: even, a slope, a mound, or patchy.
+
+    Parameters
+    ----------
+    side : int
+        In pixels.
+    deepest : float
+        Largest optical depth.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    Tensor, (Y, X)
+        Between 0 and `deepest`.
+    """
+    y, x = np.mgrid[:side, :side] / side - 0.5
+    kind = rng.integers(5)
+    # Shares of the deepest.
+    change = rng.uniform(0.15, 1)
+    lowest = rng.uniform(0, 1 - change)
+    if kind == 0:
+        shape = np.full((side, side), rng.random())
+    elif kind == 1:
+        turn = rng.uniform(0, 2 * math.pi)
+        shape = math.cos(turn) * x + math.sin(turn) * y + 0.5
+    elif kind == 2:
+        # Clear at the edge and hazy in the middle, as in an embryo, or the other way round.
+        cy, cx = rng.uniform(-0.5, 0.5, 2)
+        mound = np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 2 / rng.uniform(0.15, 0.5) ** 2)
+        shape = mound if rng.random() < 0.7 else 1 - mound
+    else:
+        scale = rng.uniform(0.06, 0.2) * side
+        patches = ndimage.gaussian_filter(rng.standard_normal((2 * side, 2 * side)), scale)
+        shape = patches[:side, :side]
+        shape = (shape - shape.min()) / np.ptp(shape)
+    field = np.clip(deepest * (lowest + change * shape), 0, deepest)
+    return torch.from_numpy(field)
+
+
+_DEPTH_GRID = 0.5
+"""Optical depths between which the light through tissue of uneven depth is interpolated."""
+
+
+def _hazy(light: Light) -> Tensor:
+    """Return the light of the specimen behind the tissue."""
+    depth = light.optical_depth
+    if isinstance(depth, float | int):
+        return scatter(light.truth, depth, light.widths_px, light.weights)
+    count = math.ceil(float(depth.max()) / _DEPTH_GRID) + 2
+    planes = torch.stack(
+        [
+            scatter(light.truth, k * _DEPTH_GRID, light.widths_px, light.weights)
+            for k in range(count)
+        ]
+    )
+    below = (depth / _DEPTH_GRID).floor().long()
+    share = depth / _DEPTH_GRID - below
+    first, second = planes.gather(0, below[None])[0], planes.gather(0, below[None] + 1)[0]
+    return torch.lerp(first, second, share)
+
+
 def _seen(light: Light) -> Tensor:
     """Return the light that reaches the camera, in photons."""
-    hazy = scatter(light.truth, light.optical_depth, light.widths_px, light.weights)
+    hazy = _hazy(light)
     return light.photons * (hazy + light.veil * float(light.truth.mean()))
 
 

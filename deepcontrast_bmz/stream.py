@@ -38,6 +38,7 @@ from deepcontrast_bmz.image.zarr_write import (
     check_zarr,
     create_zarr,
     describe_zarr,
+    flush_part,
     level_of,
 )
 from deepcontrast_bmz.journal import Journal, identity
@@ -103,6 +104,7 @@ class _Opened:
         self.model = model
         self.source = Source(image.pixels, image.dims, model, image.path.name)
         self.count = job.count
+        self.image = job.image
         self.array = level_of(job.image, 0)
         planes = np.array(job.dials, np.float64).reshape(self.source.planes)
         self.places = self.source.places
@@ -137,6 +139,8 @@ class _Opened:
         first, index = self._index(place, box)
         try:
             self.array[index] = found if self.count is not None else found[0]
+            # Before it is noted as done: a power cut keeps the note, and may lose what is not.
+            flush_part(self.image, self.array, index)
         except OSError as error:
             raise Unfinished(
                 f"the output could not be written on ({error.strerror or error}): make room or "
@@ -364,8 +368,8 @@ def _finish(
                 before = ranges.get(channel, (low, high))
                 ranges[channel] = (min(low, before[0]), max(high, before[1]))
         describe_zarr(journal.image, dims, image.sizes, names, ranges, request.target.name)
-        journal.mark_finished()
         take_place(journal.image, Path(request.target))
+        journal.mark_finished()
         return
     import dask.array as da
 

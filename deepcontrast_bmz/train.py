@@ -60,6 +60,7 @@ from deepcontrast_bmz.settings import ImageRecord, Recipe, RunRecord, read_recip
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from deepcontrast_bmz.balance import LocalBalance
     from deepcontrast_bmz.loop import Loop
 
 logger = logging.getLogger(__name__)
@@ -577,7 +578,10 @@ def _finish(
         torch.save(module.best, path)
     module.loop.load_state_dict(module.best)
     parameters = sum(p.numel() for p in cast("Iterable[Tensor]", module.loop.parameters()))
-    statistics = fit_statistics(module.loop.cpu().eval(), module.recipe, module.planes)
+    loop = module.loop.cpu().eval()
+    stop_rule = calibrate_stop_rule(loop, module.recipe)
+    statistics = fit_statistics(loop, module.recipe, module.planes)
+    _add_balance(out, loop, statistics.balance)
     record = RunRecord(
         version=__version__,
         torch_version=torch.__version__,
@@ -589,20 +593,28 @@ def _finish(
         images=tuple(records),
         phantoms=module.recipe.data.phantoms,
         validation=module.best_scores,
-        stop_rule=calibrate_stop_rule(module.loop.cpu(), module.recipe),
+        stop_rule=stop_rule,
         depth=statistics.depth,
         ood=statistics.ood,
+        local_dial=statistics.local_dial,
     )
     with replace_whole(out / "run.json") as path:
         path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return record
 
 
+def _add_balance(folder: Path, loop: Loop, balance: LocalBalance | None) -> None:
+    """Write the weights anew, with those of the local dial if there is one."""
+    loop.balance = balance
+    with replace_whole(folder / "weights.pt") as path:
+        torch.save(loop.state_dict(), path)
+
+
 def recalibrate(folder: Path, paths: Sequence[Path] = ()) -> RunRecord:
     """Fit everything that is fitted after training again, for a run that has ended.
 
-    The weights stay as they are; ``run.json`` gets the limits of the stop rule, the estimator of
-    optical depth and the out-of-distribution statistics.
+    The network stays as it is; ``run.json`` gets the limits of the stop rule, the estimator of
+    optical depth and the out-of-distribution statistics, ``weights.pt`` the local dial.
 
     Parameters
     ----------
@@ -626,14 +638,18 @@ def recalibrate(folder: Path, paths: Sequence[Path] = ()) -> RunRecord:
     found, records = _read_planes(paths or [Path(entry["path"]) for entry in stored], recipe)
     _same_images(folder, records)
     loop = loop.eval()
+    loop.balance = None
     training, validation = split_planes(found, recipe.data.validation_fraction, recipe.seed)
     training += phantom_planes(recipe, len(stored))
+    stop_rule = calibrate_stop_rule(loop, recipe)
     statistics = fit_statistics(loop, recipe, [*training, *validation])
+    _add_balance(folder, loop, statistics.balance)
     record = record.model_copy(
         update={
-            "stop_rule": calibrate_stop_rule(loop, recipe),
+            "stop_rule": stop_rule,
             "depth": statistics.depth,
             "ood": statistics.ood,
+            "local_dial": statistics.local_dial,
         }
     )
     with replace_whole(folder / "run.json") as path:

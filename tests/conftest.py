@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -10,14 +10,17 @@ import torch
 import xarray as xr
 
 from deepcontrast_bmz.image import write_image
+from deepcontrast_bmz.model import build_loop
 from deepcontrast_bmz.physics.camera import Camera, expose
 from deepcontrast_bmz.physics.phantom import phantom
 from deepcontrast_bmz.physics.scatter import scatter
-from deepcontrast_bmz.settings import Recipe
+from deepcontrast_bmz.settings import Recipe, RunRecord
 from deepcontrast_bmz.train import train_run
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from deepcontrast_bmz.loop import Loop
 
 
 def raw_stack(planes: int = 4, size: int = 72, seed: int = 0) -> xr.DataArray:
@@ -36,6 +39,35 @@ def raw_stack(planes: int = 4, size: int = 72, seed: int = 0) -> xr.DataArray:
         dims=("z", "y", "x"),
         attrs={"pixel_size_um": {"z": 2.0, "y": 0.5, "x": 0.5}},
     )
+
+
+def run_record(**changes: Any) -> RunRecord:
+    """What is known of a run that nobody ran."""
+    values: dict[str, Any] = {
+        "version": "0",
+        "torch_version": "2",
+        "finished_utc": "2026-01-01T00:00:00+00:00",
+        "device": "cpu",
+        "training_seconds": 1,
+        "steps": 1,
+        "parameters": 92,
+        "images": (),
+        "validation": {},
+    }
+    return RunRecord.model_validate(values | changes)
+
+
+def untrained_loop(recipe: Recipe) -> Loop:
+    """A loop whose weights were drawn, always the same ones."""
+    torch.manual_seed(3)
+    return build_loop(
+        recipe.network,
+        iterations=recipe.loop.iterations,
+        reinjection=recipe.loop.reinjection,
+        step_optical_depth=recipe.physics.step_optical_depth,
+        widths_px=recipe.physics.scatter.widths,
+        weights=recipe.physics.scatter.weights,
+    ).eval()
 
 
 @pytest.fixture(scope="session")

@@ -131,3 +131,24 @@ def test_nothing_to_choose_from_is_refused(truth: Double, raw: Double) -> None:
         baselines.best_by_truth([], truth)
     with pytest.raises(ValueError, match="at least 1"):
         baselines.richardson_lucy(raw, *TISSUE, 0)
+
+
+def test_blind_deconvolution_tells_much_tissue_from_little(truth: Double) -> None:
+    candidates = [baselines.Tissue(depth, *TISSUE[1:]) for depth in (0.25, 1.0, 2.0, 3.0)]
+    found: list[float] = []
+    for depth in (0.25, 2.0):
+        hazy = scatter(torch.from_numpy(4 * truth), depth, *TISSUE[1:]).numpy()
+        rng = np.random.default_rng(13)
+        photons = rng.poisson(hazy).astype(np.float64) + 0.5 * rng.standard_normal(hazy.shape)
+        chosen = baselines.estimate_tissue(
+            photons, iter(candidates), np.random.default_rng(14), read_noise=0.5, iterations=25
+        )
+        assert chosen in candidates
+        found.append(chosen.optical_depth)
+    assert found[0] < found[1]
+    assert abs(found[1] - 2.0) <= 1.0
+
+
+def test_blind_deconvolution_needs_candidates(raw: Double) -> None:
+    with pytest.raises(ValueError, match="no candidate"):
+        baselines.estimate_tissue(raw, [], np.random.default_rng(0))

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from benchmark_scripts import load, recorded
 
 from deepcontrast_bmz.settings import PhysicsSettings
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
-FOLDER = Path(__file__).parents[1] / "benchmarks"
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +20,8 @@ def shifts() -> Any:
     return load("shifts")
 
 
-@pytest.fixture
-def verdict(monkeypatch: pytest.MonkeyPatch) -> Any:
-    # As when it is run as a script, from its own folder.
-    monkeypatch.syspath_prepend(FOLDER)
+@pytest.fixture(scope="module")
+def verdict() -> Any:
     return load("verdict")
 
 
@@ -62,10 +46,18 @@ def test_there_are_twelve_shifts_and_each_is_one(shifts: Any) -> None:
 
 
 def test_the_score_of_every_shift_is_printed(
-    shifts: Any, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shifts: Any,
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shifts.main([str(tiny_run), "--cases", "2", "--json", str(tmp_path / "scores.json")])
+    record = recorded(monkeypatch, tmp_path)
+    shifts.main(
+        [str(tiny_run), "--cases", "2", "--json", str(tmp_path / "scores.json"), "--record"]
+    )
     printed = capsys.readouterr().out
+    assert record("shifts") in printed
     found = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert len(found["shifts"]) == 12
     assert all(len(scores) == 2 for scores in found["shifts"].values())
@@ -83,9 +75,11 @@ def test_the_verdicts_are_counted(
     monkeypatch.setattr(verdict, "KINDS", ("nuclei",))
     monkeypatch.setattr(verdict, "OPTICAL_DEPTHS", (1.0,))
     # The truth is only the truth through the tissue that the model knows.
-    monkeypatch.setattr(sys.modules["phantoms"], "WIDTHS_PX", (2.0, 6.0))
-    verdict.main([str(tiny_run), "--json", str(tmp_path / "verdicts.json")])
+    monkeypatch.setattr(verdict, "WIDTHS_PX", (2.0, 6.0))
+    record = recorded(monkeypatch, tmp_path)
+    verdict.main([str(tiny_run), "--json", str(tmp_path / "verdicts.json"), "--record"])
     printed = capsys.readouterr().out
+    assert record("verdict") in printed
     found = json.loads((tmp_path / "verdicts.json").read_text(encoding="utf-8"))["accepted"]
     assert found["truth"] == [True]
     for trick in ("gamma", "background subtraction", "unsharp masking", "CLAHE"):

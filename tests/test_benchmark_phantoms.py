@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+from benchmark_scripts import load, recorded
 
 from deepcontrast_bmz.metrics import psnr_after_fit
 from deepcontrast_bmz.physics.camera import to_photons
 from deepcontrast_bmz.settings import LoopDescription, NetworkSettings, PhysicsSettings, Scatter
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from pathlib import Path
 
     from torch import Tensor
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "phantoms.py"
-
 
 @pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_phantoms", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Its records look their annotations up by the module's name.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def benchmark() -> Any:
+    return load("phantoms")
 
 
 @dataclass
@@ -92,8 +81,10 @@ def test_the_tables_compare_everything_on_every_phantom(
     monkeypatch.setattr(benchmark, "LUCY_ITERATIONS", 30)
     monkeypatch.setattr(benchmark, "OPTICAL_DEPTHS", (1.0, 2.0))
     monkeypatch.setattr(benchmark, "open_model", lambda _: model)  # pyright: ignore[reportUnknownLambdaType]
-    benchmark.main(["sharpener", "--json", str(tmp_path / "scores.json")])
+    kept = recorded(monkeypatch, tmp_path)
+    benchmark.main(["sharpener", "--json", str(tmp_path / "scores.json"), "--record"])
     printed = capsys.readouterr().out
+    assert kept("phantoms") in printed
     record = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert record["model"] == "sharpener"
     assert len(record["phantoms"]) == 6

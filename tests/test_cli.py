@@ -12,8 +12,8 @@ import pytest
 import xarray as xr
 from conftest import raw_stack
 
-from deepcontrast_bmz import evaluate as evaluate_room
 from deepcontrast_bmz.cli import main
+from deepcontrast_bmz.evaluate import scorer
 from deepcontrast_bmz.image import read_image, write_image
 from deepcontrast_bmz.verdict import Finding
 
@@ -157,7 +157,7 @@ def test_evaluate_writes_table_plot_and_report_and_tells_the_verdict_by_its_exit
         return Finding(verdict, "of a test")
 
     # What seven steps of training gave would really be refused.
-    monkeypatch.setattr(evaluate_room, "judge", judge)
+    monkeypatch.setattr(scorer, "judge", judge)
     assert run("evaluate", tiny_run, stack_path, "-o", tmp_path / "scores") == code
     # A refused image is written, too: one wants to see why.
     assert {path.name for path in (tmp_path / "scores").iterdir()} == {

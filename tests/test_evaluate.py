@@ -10,10 +10,10 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from deepcontrast_bmz import baselines
-from deepcontrast_bmz import evaluate as room
+from deepcontrast_bmz import baselines, metrics
+from deepcontrast_bmz.enhance import enhance
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.evaluate import DialScores, Evaluation, evaluate
+from deepcontrast_bmz.evaluate import DialScores, Evaluation, evaluate, planes, previews
 from deepcontrast_bmz.model import Model
 from deepcontrast_bmz.physics.phantom import phantom
 from deepcontrast_bmz.physics.scatter import scatter
@@ -196,6 +196,7 @@ def test_without_a_reference_nothing_pretends_to_have_one(inverse: Model, raw: D
         assert row.forward_consistency is not None
     assert result.price in ("detail_fine", "detail_coarse")
     assert result.offset < 140
+    assert result.offset_estimated
 
 
 TRICKS: dict[str, Callable[[Double, int], Double]] = {
@@ -247,16 +248,19 @@ def test_a_stack_is_judged_on_the_plane_with_the_most_content(
 def test_a_single_plane_says_so(found: Evaluation) -> None:
     assert (found.plane, found.plane_reason) == ({}, "the only plane")
     assert found.window == (0, 0, 112, 128)
+    assert found.plane_shape == (112, 128)
+    assert not found.offset_estimated
     assert found.pixel_size_um == 0.5
 
 
 def test_a_huge_plane_is_judged_on_a_window(
     inverse: Model, raw: Double, truth: Double, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "LARGEST_SIDE", 96)
+    monkeypatch.setattr(planes, "LARGEST_SIDE", 96)
     result = evaluate(inverse, image_of(raw), reference=image_of(truth), dials=[0], offset=100)
     top, left, height, width = result.window
     assert (height, width) == (96, 96)
+    assert result.plane_shape == raw.shape
     window = (slice(top, top + height), slice(left, left + width))
     again = evaluate(
         inverse,
@@ -279,7 +283,7 @@ def test_previews_share_one_black_and_white_and_stay_small(
         assert len(picture.pixels) == picture.height * picture.width
     spread = [np.frombuffer(picture.pixels, np.uint8).std() for picture in found.previews]
     assert spread[0] < spread[-1]
-    monkeypatch.setattr(room, "PREVIEW_SIDE", 50)
+    monkeypatch.setattr(previews, "PREVIEW_SIDE", 50)
     small = evaluate(inverse, image_of(raw), dials=[0])
     assert (small.previews[0].height, small.previews[0].width) == (37, 42)
 
@@ -365,3 +369,73 @@ def test_a_stack_needs_a_reference_of_as_many_planes(inverse: Model) -> None:
             image_of(noise, "z", "y", "x"),
             reference=image_of(noise[:2], "z", "y", "x"),
         )
+
+
+# -- models of stacks
+
+
+@dataclass
+class Neighbours:
+    """Iteration k takes away a share of the planes k above and below."""
+
+    device: str = "cpu"
+    block: int = 24
+
+    def __call__(self, extended: Tensor, iterations: int) -> Tensor:
+        shares = []
+        for k in range(1, iterations + 1):
+            around = (torch.roll(extended, k, dims=2) + torch.roll(extended, -k, dims=2)) / 2
+            shares.append(extended + 0.2 * k * (extended - around))
+        m = iterations
+        return torch.cat(shares, 1)[:, :, m:-m, m:-m, m:-m]
+
+
+def model_of_stacks() -> Model:
+    description = LoopDescription(
+        step_optical_depth=1.0,
+        iterations=2,
+        channels=("iteration_1", "iteration_2"),
+        network=NetworkSettings(kind="dilated_3d", mixing_layers=1),
+        radius_px=1,
+        dims=3,
+        radius_planes=1,
+        halo_px=1,
+        halo_planes=1,
+        halo_tolerance=1e-3,
+        scatter=Scatter(widths=TISSUE[0], weights=TISSUE[1]),
+        training_ranges=PhysicsSettings(),
+        seed=0,
+        torch_version=str(torch.__version__),
+    )
+    return Model(
+        name="stacks",
+        description=description,
+        weights_format="pytorch_state_dict",
+        device="cpu",
+        max_iterations=None,
+        radius=1,
+        multiple=1,
+        runner=Neighbours(),
+    )
+
+
+@pytest.mark.parametrize("plane", [0, 4, 7])
+def test_a_model_of_stacks_sees_the_planes_around_the_judged_one(plane: int) -> None:
+    model, side = model_of_stacks(), 40
+    truth = [phantom("nuclei", (side, side), np.random.default_rng(z)) for z in range(8)]
+    stack = np.random.default_rng(9).poisson(200 * np.stack(truth) + 50).astype(np.float64)
+    image = image_of(stack, "z", "y", "x")
+    found = evaluate(model, image, plane=plane, offset=0, dials=[1, 1.5])
+    assert found.plane == {"z": plane}
+    for dial in (1, 1.5):
+        whole = np.asarray(enhance(model, image, dial=dial).image)[plane]
+        expected = metrics.contrast_gain(whole, stack[plane])
+        assert at(found, dial).contrast_gain_with_noise == pytest.approx(expected, rel=1e-5)
+        # Without its neighbours, mirrored, the plane would not change at all.
+        assert expected > 1.001
+    assert at(found, 1).systematic_misfit is not None
+
+
+def test_a_model_of_stacks_takes_no_single_plane(raw: Double) -> None:
+    with pytest.raises(InputError, match="has no z axis"):
+        evaluate(model_of_stacks(), image_of(raw))

@@ -37,12 +37,13 @@ if TYPE_CHECKING:
 
     from deepcontrast_bmz.loop import Loop
 
-Kind = Literal["dilated", "blurpool_unet", "plain_unet"]
+Kind = Literal["dilated", "blurpool_unet", "plain_unet", "invertible"]
 CASES: list[tuple[Kind, float]] = [
     ("dilated", 0.0),
     ("dilated", 0.5),
     ("blurpool_unet", 0.0),
     ("plain_unet", 0.0),
+    ("invertible", 0.0),
 ]
 
 
@@ -137,7 +138,7 @@ def test_the_architecture_needs_torch_alone_and_has_the_same_keys(
         assert torch.equal(rebuilt.eval()(x), loop(x))
 
 
-@pytest.mark.parametrize("kind", ["dilated", "blurpool_unet", "plain_unet"])
+@pytest.mark.parametrize("kind", ["dilated", "blurpool_unet", "plain_unet", "invertible"])
 def test_the_architecture_is_clean_python(tmp_path: Path, kind: Kind) -> None:
     path = tmp_path / "architecture.py"
     path.write_text(architecture_source(network(kind)), encoding="utf-8")

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import yaml
+from conftest import run_record, untrained_loop
 
 from deepcontrast_bmz import model as rooms
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.export import export_weights
-from deepcontrast_bmz.model import build_loop, describe_run, open_model
-from deepcontrast_bmz.settings import LoopDescription, Recipe, RunRecord, recipe_to_toml
+from deepcontrast_bmz.model import describe_run, open_model
+from deepcontrast_bmz.settings import LoopDescription, Recipe, recipe_to_toml
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,30 +32,12 @@ if TYPE_CHECKING:
 RECIPE = Recipe.model_validate(
     {"network": {"width": 2, "dilations": [1, 2]}, "loop": {"iterations": 3}}
 )
-RECORD = RunRecord(
-    version="0",
-    torch_version="2",
-    finished_utc="2026-01-01T00:00:00+00:00",
-    device="cpu",
-    training_seconds=1,
-    steps=1,
-    parameters=92,
-    images=(),
-    validation={},
-)
+RECORD = run_record()
 FORMATS = ("pytorch_state_dict", "torchscript", "onnx")
 
 
 def new_loop() -> Loop:
-    torch.manual_seed(3)
-    return build_loop(
-        RECIPE.network,
-        iterations=3,
-        reinjection=0.0,
-        step_optical_depth=1.0,
-        widths_px=(5.5, 24.0),
-        weights=(0.7, 0.3),
-    ).eval()
+    return untrained_loop(RECIPE)
 
 
 def write_rdf(folder: Path, rdf: dict[str, Any]) -> None:
@@ -224,14 +207,7 @@ def test_the_architecture_in_a_package_is_never_run(package: Path) -> None:
 
 def test_reinjection_is_part_of_a_package() -> None:
     recipe = RECIPE.model_copy(update={"loop": RECIPE.loop.model_copy(update={"reinjection": 0.5})})
-    loop = build_loop(
-        recipe.network,
-        iterations=3,
-        reinjection=0.5,
-        step_optical_depth=1.0,
-        widths_px=(5.5, 24.0),
-        weights=(0.7, 0.3),
-    )
+    loop = untrained_loop(recipe)
     assert describe_run(recipe, RECORD, loop).radius_px == loop.radius > new_loop().radius
 
 

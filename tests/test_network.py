@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deepcontrast_bmz.network import StepNetwork, build_network
+from deepcontrast_bmz.network import InvertibleNetwork, StepNetwork, build_network
 from deepcontrast_bmz.network.layers import AffineConv, sort_pairs
 from deepcontrast_bmz.settings import NetworkSettings
 
@@ -13,6 +13,7 @@ SETTINGS = {
     "dilated": NetworkSettings(kind="dilated", width=6, dilations=(1, 2, 3, 1)),
     "blurpool_unet": NetworkSettings(kind="blurpool_unet", width=4, levels=3),
     "plain_unet": NetworkSettings(kind="plain_unet", width=4, levels=3),
+    "invertible": NetworkSettings(kind="invertible", width=4, levels=3),
 }
 KINDS = list(SETTINGS)
 
@@ -73,9 +74,10 @@ def test_dilated_commutes_with_every_shift(shift: tuple[int, int]) -> None:
     torch.testing.assert_close(net(x[:, :, dy:, dx:]), net(x)[:, :, dy:, dx:], rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("kind", ["blurpool_unet", "invertible"])
 @torch.no_grad()
-def test_blurpool_unet_commutes_with_shifts_by_its_pooling_factor() -> None:
-    net, x = network("blurpool_unet"), image(120, 120)
+def test_networks_of_levels_commute_with_shifts_by_their_coarsest_pixel(kind: str) -> None:
+    net, x = network(kind), image(120, 120)
     m = net.multiple
     torch.testing.assert_close(net(x[:, :, m:, m:]), net(x)[:, :, m:, m:], rtol=0, atol=1e-12)
     odd = (net(x[:, :, 1:, 1:]) - net(x)[:, :, 1:, 1:]).abs().max()
@@ -94,7 +96,7 @@ def test_plain_unet_commutes_with_shifts_by_its_pooling_factor() -> None:
     assert float(difference.abs().max()) < 1e-10
 
 
-@pytest.mark.parametrize("kind", ["dilated", "blurpool_unet"])
+@pytest.mark.parametrize("kind", ["dilated", "blurpool_unet", "invertible"])
 @torch.no_grad()
 def test_nothing_beyond_the_radius_is_seen(kind: str) -> None:
     net = network(kind)
@@ -131,3 +133,35 @@ def test_gradients_reach_every_weight() -> None:
         for name, parameter in net.named_parameters():
             assert parameter.grad is not None, (kind, name)
             assert float(parameter.grad.abs().sum()) > 0, (kind, name)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+@torch.no_grad()
+def test_invertible_network_is_undone_by_its_inverse(scale: float) -> None:
+    """In single precision, with couplings far from the identity, on a signal upon an offset."""
+    torch.manual_seed(3)
+    net = InvertibleNetwork(8, 4).eval()
+    for name, parameter in net.named_parameters():
+        parameter.copy_(0.3 * torch.randn_like(parameter) if "gain" in name else 2 * parameter)
+    x = scale * (image(96, 64).float() + 1)
+    y = net.transform(x)
+    assert float((y - x).std() / x.std()) > 0.3, "the identity proves nothing"
+    assert float((net.inverse(y) - x).abs().max()) < 1e-4 * float(x.max() - x.min())
+    assert float((net.transform(net.inverse(x)) - x).abs().max()) < 1e-4 * float(x.max() - x.min())
+
+
+def test_invertible_network_is_a_bijection_to_first_order() -> None:
+    """Its Jacobian, on a few pixels, has full rank; that of a U-Net need not."""
+    net = network("invertible")
+    assert isinstance(net, InvertibleNetwork)
+
+    def of_pixels(pixels: torch.Tensor) -> torch.Tensor:
+        return net.transform(pixels.reshape(1, 1, 8, 8)).flatten()
+
+    jacobian = torch.func.jacrev(of_pixels)(image(8, 8)[0].flatten())
+    assert int(torch.linalg.matrix_rank(jacobian)) == 64
+
+
+def test_an_invertible_network_of_one_level_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 2 levels"):
+        NetworkSettings(kind="invertible", levels=1)

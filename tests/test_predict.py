@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from conftest import run_record, untrained_loop
 
 from deepcontrast_bmz import dials as room
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import read_image, write_image
 from deepcontrast_bmz.loop import blend
-from deepcontrast_bmz.model import Model, build_loop, describe_run, open_model
+from deepcontrast_bmz.model import Model, describe_run, open_model
 from deepcontrast_bmz.predict import Enhanced, enhance, predict_files
-from deepcontrast_bmz.settings import NetworkSettings, Recipe, RunRecord
+from deepcontrast_bmz.settings import NetworkSettings, Recipe
 from deepcontrast_bmz.stop import DialChoice
 
 if TYPE_CHECKING:
@@ -27,17 +28,7 @@ if TYPE_CHECKING:
 
     from deepcontrast_bmz.loop import Loop
 
-RECORD = RunRecord(
-    version="0",
-    torch_version="2",
-    finished_utc="2026-01-01T00:00:00+00:00",
-    device="cpu",
-    training_seconds=1,
-    steps=1,
-    parameters=92,
-    images=(),
-    validation={},
-)
+RECORD = run_record()
 DILATED = {"width": 4, "dilations": [1, 2, 1]}
 BLURPOOL = {"kind": "blurpool_unet", "width": 4, "levels": 2}
 STEP = 0.5
@@ -68,15 +59,7 @@ def new_model(network: dict[str, Any] | None = None, **description: object) -> M
             "physics": {"step_optical_depth": STEP},
         }
     )
-    torch.manual_seed(3)
-    loop = build_loop(
-        recipe.network,
-        iterations=3,
-        reinjection=0.0,
-        step_optical_depth=STEP,
-        widths_px=(5.5, 24.0),
-        weights=(0.7, 0.3),
-    ).eval()
+    loop = untrained_loop(recipe)
     return Model(
         name="tiny",
         description=describe_run(recipe, RECORD, loop).model_copy(update=description),

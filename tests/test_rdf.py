@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 import yaml
+from conftest import run_record
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,7 +32,6 @@ from deepcontrast_bmz.settings import (
     NetworkSettings,
     PhysicsSettings,
     Recipe,
-    RunRecord,
     Scatter,
 )
 
@@ -42,11 +42,10 @@ FILES: dict[Role, FileEntry] = {
     role: FileEntry(path=f"{role}.bin", sha256="0" * 64) for role in get_args(Role)
 }
 RECIPE = Recipe(network=NetworkSettings(width=4, dilations=(1, 2, 1)))
-RUN = RunRecord(
+RUN = run_record(
     version="0.1.0",
     torch_version="2.15.0",
     finished_utc="2026-01-02T03:04:05Z",
-    device="cpu",
     training_seconds=90.0,
     steps=300,
     parameters=472,

@@ -14,7 +14,6 @@ import torch
 import xarray as xr
 from matplotlib.image import imread
 
-from deepcontrast_bmz import report as room
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.evaluate import DialScores, Evaluation, Preview
 from deepcontrast_bmz.image import write_image
@@ -24,11 +23,14 @@ from deepcontrast_bmz.physics.phantom import phantom
 from deepcontrast_bmz.report import (
     data_uri,
     evaluate_files,
+    files,
     render_report,
     scores_csv,
     summary,
     write_evaluation,
 )
+from deepcontrast_bmz.report.curve import ticks
+from deepcontrast_bmz.report.words import TIMES
 from deepcontrast_bmz.settings import LoopDescription, NetworkSettings, PhysicsSettings, Scatter
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from deepcontrast_bmz.evaluate import Verdict
+    from deepcontrast_bmz.verdict import Verdict
 
 
 def row(dial: float, verdict: Verdict = "ok", **changes: Any) -> DialScores:
@@ -90,7 +92,9 @@ def evaluation(*, reference: bool = True, **changes: Any) -> Evaluation:
     rows = (
         row(0, **without),
         row(0.75, **without),
-        row(1, "over-enhanced" if reference else "ok", **without),
+        row(1, "over-enhanced", why="its contrast is 1.30 times the reference's")
+        if reference
+        else row(1, **without),
         row(2, "inconsistent", **without),
     )
     values: dict[str, Any] = {
@@ -255,7 +259,7 @@ def test_only_the_automatic_dial_is_shown_before_anything_is_moved(html: str, pa
     assert ["hidden" in frame for frame in frames] == [True, False, True, True]
     # Any rule that sets `display` would show them all again.
     assert "[hidden]{display:none!important}" in html
-    assert frames[1]["data-gain"] == f"1.60{room.TIMES}"
+    assert frames[1]["data-gain"] == f"1.60{TIMES}"
     assert len(page.all("noscript")) == 1
 
 
@@ -266,7 +270,7 @@ def test_the_table_has_heads_and_every_gain_beside_its_price(page: Page) -> None
     assert all(len(cells) == len(head) for cells in rows)
     scopes = [a.get("scope") for a in page.all("th")]
     assert set(scopes) == {"col", "row"}
-    assert rows[1][:3] == ["0.75 automatic", f"1.60{room.TIMES}", "0.72"]
+    assert rows[1][:3] == ["0.75 automatic", f"1.60{TIMES}", "0.72"]
     assert rows[1][head.index("Detail, fine")] == "unmeasurable"
     assert rows[1][head.index("Systematic misfit")] == "0.08"
     assert [cells[-1] for cells in rows] == ["ok", "ok", "over-enhanced", "inconsistent"]
@@ -287,8 +291,13 @@ def test_further_sections_hold_text_and_tables(page: Page) -> None:
     assert page.rows[-3:] == [["Program", "Result"], ["Fiji", "passed <3"], ["QuPath", "1.5"]]
 
 
+def curve_of(html: str) -> str:
+    start = html.index('aria-labelledby="price-title')
+    return html[start : html.index("</svg>", start)]
+
+
 def test_the_curve_marks_every_dial_and_rings_the_automatic_one(html: str) -> None:
-    curve = html[html.index('aria-labelledby="price-title') : html.index("</svg>")]
+    curve = curve_of(html)
     assert curve.count('class="ring"') == 1
     assert ">auto 0.75</text>" in curve
     marks = re.findall(r'class="m (\w+)"', curve)
@@ -336,6 +345,46 @@ def test_one_dial_alone_is_drawn_too() -> None:
     assert page.all("input")[0]["max"] == "0"
 
 
+def test_the_verdict_stands_at_the_top_and_a_refusal_is_marked() -> None:
+    refused = Page(render_report(evaluation(chosen_dial=1.0)))
+    assert {"class": "verdict refused"} in refused.all("p")
+    assert "Verdict: over-enhanced, its contrast is 1.30 times the reference's." in refused.text
+    assert {"class": "verdict"} in Page(render_report(evaluation())).all("p")
+    assert "Verdict: " not in Page(render_report(evaluation(chosen_dial=0.0))).text
+
+
+def test_the_page_tells_which_part_is_judged_and_why() -> None:
+    stack = Page(render_report(evaluation()))
+    assert "z = 7, counted from 0 (the plane with the most content of 12)" in stack.text
+    assert "One plane of the stack is judged" in stack.text
+    assert "Size28 \N{MULTIPLICATION SIGN} 24 pxModel" in stack.text
+    assert "100 counts (estimated)" in stack.text
+    single = evaluation(
+        plane={}, plane_reason="the only plane", plane_shape=(99, 88), window=(5, 6, 24, 28)
+    )
+    page = Page(render_report(single.model_copy(update={"offset": -0.001})))
+    assert "One plane of the stack" not in page.text
+    assert "of 88 \N{MULTIPLICATION SIGN} 99 px, from column 6 and row 5" in page.text
+    assert "Camera offset0 counts" in page.text
+
+
+def test_a_residual_map_needs_noise_and_says_how_much_it_flags(html: str) -> None:
+    assert "0.1 % of the pixels lie beyond" in html
+    rows = tuple(row(dial, forward_consistency=None) for dial in (0, 0.75, 1, 2))
+    assert "Residual map" not in render_report(evaluation(scores=rows))
+
+
+def test_labels_of_a_curve_do_not_lie_upon_each_other() -> None:
+    rows = tuple(
+        row(dial, contrast_gain=1 + 0.01 * dial, reference_middle=0.7) for dial in range(9)
+    )
+    rows = (*rows, row(9, contrast_gain=3.0, reference_middle=0.7))
+    html = render_report(evaluation(scores=rows, previews=(), chosen_dial=3.0))
+    words = r'<text class="(?:auto|tick)"[^>]*text-anchor="(?:start|end)">([^<]+)<'
+    _, _, labels = curve_of(html).partition('class="ring"')
+    assert re.findall(words, labels) == ["auto 3", "9"]
+
+
 # -- words, tables, pictures ----------------------------------------------------------------------
 
 
@@ -376,11 +425,11 @@ def test_pictures_are_stored_as_they_are_when_small_and_closely_when_large(
     ("low", "high"), [(0, 1), (0.97, 1.31), (1, 38), (-0.2, 0.9), (2, 2), (0, 0.003)]
 )
 def test_ticks_are_round_and_cover_the_range(low: float, high: float) -> None:
-    ticks = room._ticks(low, high)  # pyright: ignore[reportPrivateUsage]
-    assert ticks[0] <= low + 1e-9
-    assert ticks[-1] >= high - 1e-9
-    assert len(ticks) <= 8
-    steps = np.diff(ticks)
+    found = ticks(low, high)
+    assert found[0] <= low + 1e-9
+    assert found[-1] >= high - 1e-9
+    assert len(found) <= 8
+    steps = np.diff(found)
     np.testing.assert_allclose(steps, steps[0] if steps.size else 0, rtol=1e-6)
 
 
@@ -415,7 +464,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(*_: object) -> bytes:
         raise RuntimeError("no plot")
 
-    monkeypatch.setattr(room, "_curve_png", fail)
+    monkeypatch.setattr(files, "curve_png", fail)
     with pytest.raises(RuntimeError, match="no plot"):
         write_evaluation(evaluation(), tmp_path / "results")
     assert list(tmp_path.iterdir()) == []
@@ -488,8 +537,12 @@ def test_one_image_fills_the_folder_and_is_told_in_words(tmp_path: Path, model: 
 
 def test_several_images_have_a_folder_each(tmp_path: Path, model: Model) -> None:
     images = [save(tmp_path / name, (2, 40, 48)) for name in ("a.1.tif", "a.2.ome.tif")]
-    lines = list(evaluate_files(model, images, tmp_path / "out", channel=1))
+    done: list[float] = []
+    lines = list(evaluate_files(model, images, tmp_path / "out", channel=1, progress=done.append))
     assert len(lines) == 4
+    assert done == sorted(done)
+    assert 0.5 in done
+    assert done[-1] == 1
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.1", "a.2"]
     assert (tmp_path / "out" / "a.2" / "scores.csv").is_file()
     page = (tmp_path / "out" / "a.1" / "report.html").read_text(encoding="utf-8")

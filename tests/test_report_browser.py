@@ -80,8 +80,10 @@ def test_the_slider_is_moved_by_the_keyboard(shown: Page) -> None:
     shown.key("ArrowRight", 2)
     assert visible_frame(shown) == "1"
     assert text(shown, "now-verdict") == "over-enhanced"
+    assert text(shown, "now-why") == "Its contrast is 1.30 times the reference's."
     shown.key("End")
     assert visible_frame(shown) == "2"
+    assert "does not give the recording back" in text(shown, "now-why")
     shown.key("ArrowLeft", 2)
     assert visible_frame(shown) == "0.75"
 
@@ -92,6 +94,8 @@ def test_the_button_goes_back_to_the_automatic_dial(shown: Page) -> None:
     tab_to(shown, "auto")
     shown.evaluate("document.activeElement.click(); 0")
     assert visible_frame(shown) == "0.75"
+    # So that a screen reader says where it went.
+    assert shown.evaluate("document.activeElement.id") == "dial"
 
 
 def test_the_divider_is_moved_by_the_keyboard(shown: Page) -> None:
@@ -103,6 +107,16 @@ def test_the_divider_is_moved_by_the_keyboard(shown: Page) -> None:
     )
     shown.key("ArrowRight", 3)
     assert text(shown, "now-cut") == "3 % raw"
+
+
+def test_the_divider_is_dragged(shown: Page) -> None:
+    box = shown.evaluate(
+        "(b => [b.left, b.top, b.width])(document.getElementById('stage').getBoundingClientRect())"
+    )
+    place = {"y": box[1] + 20, "button": "left", "buttons": 1, "clickCount": 1}
+    for kind, share in (("mousePressed", 0.6), ("mouseMoved", 0.25), ("mouseReleased", 0.25)):
+        shown.call("Input.dispatchMouseEvent", type=kind, x=box[0] + share * box[2], **place)
+    assert text(shown, "now-cut") == "25 % raw"
 
 
 @pytest.mark.parametrize(

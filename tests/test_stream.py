@@ -21,6 +21,7 @@ import tifffile
 import torch
 import xarray as xr
 import zarr
+from conftest import run_record, untrained_loop
 
 from deepcontrast_bmz import enhance as enhance_room
 from deepcontrast_bmz import predict as predict_room
@@ -29,9 +30,9 @@ from deepcontrast_bmz.backends import fast_loop
 from deepcontrast_bmz.enhance import enhance
 from deepcontrast_bmz.errors import InputError, Unfinished
 from deepcontrast_bmz.image import read_image, write_image
-from deepcontrast_bmz.model import Model, build_loop, describe_run, open_model
+from deepcontrast_bmz.model import Model, describe_run, open_model
 from deepcontrast_bmz.predict import predict_files
-from deepcontrast_bmz.settings import Recipe, RunRecord
+from deepcontrast_bmz.settings import Recipe
 from deepcontrast_bmz.stop import DialChoice
 
 if TYPE_CHECKING:
@@ -267,29 +268,10 @@ def stack_model() -> Model:
             "physics": {"step_optical_depth": 0.5},
         }
     )
-    torch.manual_seed(3)
-    loop = build_loop(
-        recipe.network,
-        iterations=2,
-        reinjection=0.0,
-        step_optical_depth=0.5,
-        widths_px=(5.5, 24.0),
-        weights=(0.7, 0.3),
-    ).eval()
-    record = RunRecord(
-        version="0",
-        torch_version="2",
-        finished_utc="2026-01-01T00:00:00+00:00",
-        device="cpu",
-        training_seconds=1,
-        steps=1,
-        parameters=92,
-        images=(),
-        validation={},
-    )
+    loop = untrained_loop(recipe)
     return Model(
         name="stacks",
-        description=describe_run(recipe, record, loop),
+        description=describe_run(recipe, run_record(), loop),
         weights_format="pytorch_state_dict",
         device="cpu",
         max_iterations=None,

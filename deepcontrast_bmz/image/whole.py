@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["image_sha256", "replace_whole", "take_place"]
+__all__ = ["flush", "flush_tree", "image_sha256", "replace_whole", "take_place"]
 
 import contextlib
 import errno
@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.errors import InputError
+
+_CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP)
+"""What file systems say that know no such thing, or not of folders."""
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -47,6 +50,45 @@ def image_sha256(path: Path) -> str:
         # Digests have one length, so no two folders run into the same bytes.
         digest.update(f"{name}\0{content}\n".encode())
     return digest.hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Have a file, or the names that lie in a folder, on the disk itself, as far as it can tell.
+
+    What is only written may, after a power cut, be a name with nothing behind it.
+
+    Parameters
+    ----------
+    path : Path
+        Exists; of a folder, what is in its files is not looked at.
+
+    Raises
+    ------
+    OSError
+        If the disk cannot take it.
+    """
+    windows = os.name == "nt"
+    if windows and path.is_dir():
+        return
+    try:
+        number = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in _CANNOT_FLUSH:
+            raise
+    finally:
+        os.close(number)
+
+
+def flush_tree(path: Path) -> None:
+    """Have a file, or a folder with all that is in it, on the disk itself."""
+    if path.is_dir():
+        for inside in path.iterdir():
+            flush_tree(inside)
+    flush(path)
 
 
 @contextlib.contextmanager
@@ -106,6 +148,9 @@ def replace_whole(path: Path) -> Generator[Path]:
 def take_place(temporary: Path, target: Path) -> None:
     """Put a whole file or folder under its final name, and what was there away.
 
+    It is on the disk itself before it gets the name, so that the name stands for all of it even
+    after a power cut.
+
     Parameters
     ----------
     temporary : Path
@@ -125,8 +170,10 @@ def take_place(temporary: Path, target: Path) -> None:
         raise InputError(
             f"the output is {kinds[0]}, but '{target}' is {kinds[1]} already: give another name"
         )
+    flush_tree(temporary)
     if not (folder and target.exists()):
         temporary.replace(target)
+        flush(target.parent)
         return
     # A folder cannot be renamed onto another: the old one steps aside, and back on failure.
     aside = target.with_name(f".{secrets.token_hex(4)}.old.{target.name}")
@@ -136,6 +183,7 @@ def take_place(temporary: Path, target: Path) -> None:
     except OSError:
         aside.rename(target)
         raise
+    flush(target.parent)
     _remove(aside)
 
 

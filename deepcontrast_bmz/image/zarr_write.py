@@ -12,6 +12,7 @@ __all__ = [
     "create_zarr",
     "describe_zarr",
     "fill_zarr",
+    "flush_part",
     "level_of",
     "write_zarr",
 ]
@@ -27,7 +28,7 @@ from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image.labelled import channel_names, known_sizes, lazy_planes
 from deepcontrast_bmz.image.ome_zarr import is_zarr
 from deepcontrast_bmz.image.pyramid import halved, level_count, level_shape
-from deepcontrast_bmz.image.whole import replace_whole
+from deepcontrast_bmz.image.whole import flush, replace_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -190,6 +191,40 @@ def level_of(path: Path, level: int) -> zarr.Array[Any]:
     import zarr
 
     return zarr.open_array(store=path / str(level), mode="r+")
+
+
+def flush_part(path: Path, array: zarr.Array[Any], index: Sequence[int | slice]) -> None:
+    """Have a part of level 0, which was just written, on the disk itself.
+
+    Parameters
+    ----------
+    path : Path
+        Made by `create_zarr`.
+    array : zarr.Array
+        Its level 0.
+    index : sequence of int and slice
+        Of the part, an item for every axis; slices have both ends.
+
+    Raises
+    ------
+    OSError
+        If the disk cannot take it.
+    """
+    sides = array.shards if array.shards is not None else array.chunks
+    lines = [
+        range(at.start // side, -(-at.stop // side)) if isinstance(at, slice) else [at // side]
+        for at, side in zip(index, sides, strict=True)
+    ]
+    root = path / "0"
+    folders = {root}
+    for place in itertools.product(*lines):
+        file = root / array.metadata.encode_chunk_key(place)
+        if file.exists():  # nothing is written where all pixels are zero
+            flush(file)
+            folders.update(above for above in file.parents if root in above.parents)
+    # The innermost first: a name counts only once what it names is there.
+    for folder in sorted(folders, key=lambda one: len(one.parts), reverse=True):
+        flush(folder)
 
 
 def add_levels(path: Path, progress: Callable[[float], None] | None = None) -> None:

@@ -11,6 +11,7 @@ __all__ = [
     "BlurpoolUNet",
     "DilatedNetwork",
     "DilatedVolumeNetwork",
+    "InvertibleNetwork",
     "PlainUNet",
     "StepNetwork",
     "build_network",
@@ -19,13 +20,14 @@ __all__ = [
 from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.network.dilated import DilatedNetwork
+from deepcontrast_bmz.network.invertible import InvertibleNetwork
 from deepcontrast_bmz.network.unets import BlurpoolUNet, PlainUNet
 from deepcontrast_bmz.network.volumes import DilatedVolumeNetwork
 
 if TYPE_CHECKING:
     from deepcontrast_bmz.settings import NetworkSettings
 
-StepNetwork = DilatedNetwork | DilatedVolumeNetwork | BlurpoolUNet | PlainUNet
+StepNetwork = DilatedNetwork | DilatedVolumeNetwork | BlurpoolUNet | PlainUNet | InvertibleNetwork
 
 
 def build_network(settings: NetworkSettings) -> StepNetwork:
@@ -36,4 +38,6 @@ def build_network(settings: NetworkSettings) -> StepNetwork:
         return DilatedVolumeNetwork(settings.width, settings.dilations, settings.mixing_layers)
     if settings.kind == "blurpool_unet":
         return BlurpoolUNet(settings.width, settings.levels)
+    if settings.kind == "invertible":
+        return InvertibleNetwork(settings.width, settings.levels)
     return PlainUNet(settings.width, settings.levels)

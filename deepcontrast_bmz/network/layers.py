@@ -7,7 +7,7 @@ here has a bias. (Normalisation-equivariant networks: Herbreteau, Moebel, Kervra
 
 from __future__ import annotations
 
-__all__ = ["AffineConv", "sort_pairs"]
+__all__ = ["AffineConv", "crop_margin", "grid_radius", "sort_pairs", "to_grid"]
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,23 @@ def sort_pairs(x: Tensor) -> Tensor:
     """
     first, second = x.chunk(2, dim=1)
     return torch.cat((torch.maximum(first, second), torch.minimum(first, second)), dim=1)
+
+
+def crop_margin(x: Tensor, margin: int) -> Tensor:
+    """Remove `margin` pixels, at least 1, from each side of (B, C, Y, X)."""
+    return x[:, :, margin:-margin, margin:-margin]
+
+
+def to_grid(x: Tensor, multiple: int) -> Tensor:
+    """Replicate the far edges of (B, C, Y, X) until both sides are multiples of a grid."""
+    missing_y = (multiple - x.shape[2] % multiple) % multiple
+    missing_x = (multiple - x.shape[3] % multiple) % multiple
+    return F.pad(x, (0, missing_x, 0, missing_y), mode="replicate")
+
+
+def grid_radius(reach: int, multiple: int) -> int:
+    """Round the reach up to a grid, so that cropping keeps the grid's phase."""
+    return -(-reach // multiple) * multiple
 
 
 class AffineConv(nn.Module):

@@ -8,23 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepcontrast_bmz.network.layers import AffineConv, sort_pairs
-
-
-def _crop(x: Tensor, margin: int) -> Tensor:
-    return x[:, :, margin:-margin, margin:-margin]
-
-
-def _to_grid(x: Tensor, multiple: int) -> Tensor:
-    """Replicate the far edges until both sides are multiples of the pooling factor."""
-    missing_y = (multiple - x.shape[2] % multiple) % multiple
-    missing_x = (multiple - x.shape[3] % multiple) % multiple
-    return F.pad(x, (0, missing_x, 0, missing_y), mode="replicate")
-
-
-def _grid_radius(reach: int, multiple: int) -> int:
-    """Round the reach up to the pooling grid, so that cropping keeps the grid's phase."""
-    return -(-reach // multiple) * multiple
+from deepcontrast_bmz.network.layers import (
+    AffineConv,
+    crop_margin,
+    grid_radius,
+    sort_pairs,
+    to_grid,
+)
 
 
 class _BlurDown(nn.Module):
@@ -95,12 +85,12 @@ class BlurpoolUNet(nn.Module):
         # Two 3 x 3 convolutions down and up at each level, one at the bottom, and per change of
         # level two pixels of blur and two of interpolation, each at its resolution.
         reach = 2 * self.multiple + sum(8 * 2**level for level in range(levels - 1))
-        self.radius = _grid_radius(reach, self.multiple)
+        self.radius = grid_radius(reach, self.multiple)
 
     def forward(self, x: Tensor) -> Tensor:
         """Undo one step of the degradation: (B, 1, Y, X) to (B, 1, Y - 2 radius, X - 2 radius)."""
         height, width = x.shape[2], x.shape[3]
-        h = _to_grid(x, self.multiple)
+        h = to_grid(x, self.multiple)
         skips: list[Tensor] = []
         for level, block in enumerate(self.down):
             h = block(self.blur[level - 1](h) if level else h)
@@ -109,7 +99,7 @@ class BlurpoolUNet(nn.Module):
         for block in self.up:
             h = block(torch.cat((skips.pop(), _double(h)), dim=1))
         correction = self.last(h)[:, :, :height, :width]
-        return _crop(x + correction, self.radius)
+        return crop_margin(x + correction, self.radius)
 
 
 class _ReluBlock(nn.Module):
@@ -145,7 +135,7 @@ class PlainUNet(nn.Module):
         self.last = nn.Conv2d(width, 1, 1)
         self.multiple = 2 ** (levels - 1)
         reach = 2 * self.multiple + sum(6 * 2**level for level in range(levels - 1))
-        self.radius = _grid_radius(reach, self.multiple)
+        self.radius = grid_radius(reach, self.multiple)
 
     def forward(self, x: Tensor) -> Tensor:
         """Undo one step of the degradation: (B, 1, Y, X) to (B, 1, Y - 2 radius, X - 2 radius)."""
@@ -153,7 +143,7 @@ class PlainUNet(nn.Module):
         mean = x.mean(dim=(1, 2, 3), keepdim=True)
         centred = x - mean
         deviation = (centred * centred).mean(dim=(1, 2, 3), keepdim=True).sqrt()
-        h = _to_grid(centred / (deviation + 1e-12 * mean.abs() + 1e-30), self.multiple)
+        h = to_grid(centred / (deviation + 1e-12 * mean.abs() + 1e-30), self.multiple)
         skips: list[Tensor] = []
         for level, block in enumerate(self.down):
             h = block(F.max_pool2d(h, 2) if level else h)
@@ -162,4 +152,4 @@ class PlainUNet(nn.Module):
         for block in self.up:
             h = block(torch.cat((skips.pop(), F.interpolate(h, scale_factor=2.0)), dim=1))
         correction = self.last(h)[:, :, :height, :width] * deviation
-        return _crop(x + correction, self.radius)
+        return crop_margin(x + correction, self.radius)

@@ -1,0 +1,37 @@
+"""Small pictures of planes, for the report."""
+
+from __future__ import annotations
+
+__all__ = ["shrunk"]
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepcontrast_bmz.evaluate.found import Preview
+
+if TYPE_CHECKING:
+    from deepcontrast_bmz.metrics import Array
+
+PREVIEW_SIDE = 1024
+"""Largest side of a preview, in pixels."""
+
+
+def shrunk(plane: Array, black: float, white: float) -> Preview:
+    """Return a plane, averaged down to a small size, between two grey values.
+
+    Parameters
+    ----------
+    plane : ndarray, (Y, X)
+    black, white : float
+        Grey values that become 0 and 255.
+    """
+    shrink = math.ceil(max(plane.shape) / PREVIEW_SIDE)
+    if shrink > 1:
+        height, width = (side // shrink * shrink for side in plane.shape)
+        small = plane[:height, :width].reshape(height // shrink, shrink, width // shrink, shrink)
+        plane = small.mean(axis=(1, 3))
+    scaled = (np.asarray(plane, dtype=np.float64) - black) / max(white - black, 1e-30)
+    pixels = np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8)
+    return Preview(height=pixels.shape[0], width=pixels.shape[1], pixels=pixels.tobytes())

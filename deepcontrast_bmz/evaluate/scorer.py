@@ -1,0 +1,210 @@
+"""The scores of one plane at any dial: everything that does not depend on the dial, kept."""
+
+from __future__ import annotations
+
+__all__ = ["Scorer"]
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skimage.filters import threshold_otsu
+
+from deepcontrast_bmz import metrics
+from deepcontrast_bmz.evaluate.found import DialScores
+from deepcontrast_bmz.physics.scatter import scatter
+from deepcontrast_bmz.stop import forward_residual, measurable
+from deepcontrast_bmz.verdict import darkness, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from deepcontrast_bmz.physics.camera import NoiseModel
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+CUT_OFF = 0.01
+"""Share of pixels at the smallest value from which black counts as cut off."""
+OUTLIERS = 0.001
+"""Share of the pixels left out of a misfit: hot pixels are not structure."""
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _quotient(value: float, unit: float) -> float | None:
+    return _finite(value / unit) if unit else None
+
+
+class Scorer:
+    """Everything about a plane that does not depend on the dial.
+
+    Parameters
+    ----------
+    raw : ndarray, (Y, X)
+        The plane as recorded, in counts.
+    halves : pair of ndarray, (Y, X)
+        The same with independent noise, from `metrics.split_gaussian`.
+    noise : NoiseModel
+        Of the plane.
+    offset : float
+        Counts in the dark.
+    widths, weights : sequence of float
+        The scattering kernel, in pixels.
+    truth : ndarray, (Y, X), optional
+        The reference, in any unit.
+    truth_offset : float
+        What its contrast is taken above.
+    """
+
+    def __init__(
+        self,
+        *,
+        raw: Float32,
+        halves: tuple[Float32, Float32],
+        noise: NoiseModel,
+        offset: float,
+        widths: Sequence[float],
+        weights: Sequence[float],
+        truth: Float32 | None,
+        truth_offset: float,
+    ) -> None:
+        self.raw, self.halves, self.noise, self.offset = raw, halves, noise, offset
+        self.widths, self.weights = widths, weights
+        self.truth, self.truth_offset = truth, truth_offset
+        self.signal, self.background = metrics.michelson_masks(raw)
+        self.raw_contrast = metrics.split_half_contrast(*halves, offset)
+        self.raw_michelson = metrics.michelson_contrast(raw, self.signal, self.background, offset)
+        self.noisy, black = measurable(torch.from_numpy(raw), noise)
+        # Without noise, or with black cut off, the offset is a guess that nothing may rest on.
+        self.cut_off = black > CUT_OFF or not self.noisy
+        # Nearer to the border than the kernel is wide, unknown surroundings shine in.
+        border = min(math.ceil(2 * max(widths)), min(raw.shape) // 4)
+        self.inner = (slice(border, -border or None),) * 2
+        self.foreground: NDArray[np.bool_] | None = None
+        if truth is not None and float(np.ptp(truth)) > 0:
+            self.foreground = truth > threshold_otsu(truth)
+
+    def reliability(self, band: metrics.Band) -> float:
+        """Return the correlation of the raw halves in a band."""
+        return metrics.split_half_detail(self.raw, *self.halves, band).reliability
+
+    def _through_tissue(self, image: Float32, dial: float) -> Float32:
+        seen = scatter(torch.from_numpy(image), dial, self.widths, self.weights)
+        return seen.numpy()
+
+    def score(
+        self, dial: float, whole: Float32, one: Float32, two: Float32
+    ) -> tuple[DialScores, Float64]:
+        """Return the scores of one dial and the map of its residual.
+
+        Parameters
+        ----------
+        dial : float
+            Optical depth removed.
+        whole, one, two : ndarray, (Y, X)
+            The plane and its halves at this dial, in counts.
+
+        Returns
+        -------
+        DialScores
+        ndarray, (Y, X)
+            What the dial does not explain of the recording, in deviations of its noise.
+        """
+        contrast = metrics.split_half_contrast(one, two, self.offset)
+        michelson = metrics.michelson_contrast(whole, self.signal, self.background, self.offset)
+        fine, coarse = (
+            metrics.split_half_detail(one, *self.halves, band) for band in metrics.BANDS.values()
+        )
+        predicted = self._through_tissue(whole, dial)
+        variance = self.noise.variance(torch.from_numpy(predicted)).double().numpy()
+        z = metrics.residual_z(self.raw, predicted, variance)
+        consistency = misfit = flagged = None
+        if self.noisy:
+            seen = [self._through_tissue(half, dial) for half in (one, two)]
+            first, second, seen_first, seen_second, spread = (
+                part[self.inner] for part in (*self.halves, *seen, variance)
+            )
+            misfit = (
+                metrics.split_half_consistency(
+                    first, second, seen_first, seen_second, spread, OUTLIERS
+                )
+                - 1
+            )
+            consistency = forward_residual(
+                torch.from_numpy(self.raw),
+                torch.from_numpy(whole),
+                dial,
+                widths_px=self.widths,
+                weights=self.weights,
+                noise=self.noise,
+            )
+            flagged = metrics.flagged_share(z[self.inner])
+        against = self._against_truth(whole, contrast)
+        gain = _quotient(contrast, self.raw_contrast)
+        noise_gain = self._noise_gain(one, two) if self.noisy else None
+        below = None if self.cut_off else darkness(whole, self.offset, self.noise)
+        finding = judge(
+            against["contrast_recovery"],
+            consistency,
+            misfit=misfit,
+            below_offset=below,
+            noise_gain=noise_gain,
+            contrast_gain=gain,
+        )
+        row = DialScores(
+            dial=dial,
+            contrast_gain=gain,
+            contrast_gain_with_noise=_finite(metrics.contrast_gain(whole, self.raw, self.offset)),
+            michelson_gain=_quotient(michelson, self.raw_michelson),
+            detail_fine=fine.retention,
+            detail_coarse=coarse.retention,
+            transfer_fine=fine.transfer,
+            transfer_coarse=coarse.transfer,
+            forward_consistency=consistency,
+            systematic_misfit=misfit,
+            flagged_share=flagged,
+            noise_gain=noise_gain,
+            below_offset=None if below is None else below[1],
+            verdict=finding.verdict,
+            why=finding.why,
+            **against,
+        )
+        return row, z
+
+    def _noise_gain(self, one: Float32, two: Float32) -> float | None:
+        """Return how much the noise grew: what the halves do not share, over the raw halves'."""
+        before = float((self.halves[0] - self.halves[1]).std())
+        return _quotient(float((one - two).std()), before)
+
+    def _against_truth(self, whole: Float32, contrast: float) -> dict[str, float | None]:
+        """Return all scores that need the reference, None without one."""
+        names = [
+            "contrast_recovery",
+            "reference_fine",
+            "reference_coarse",
+            "reference_middle",
+            "psnr",
+            "psnr_after_fit",
+            "ssim",
+            "average_precision",
+        ]
+        truth = self.truth
+        if truth is None or self.foreground is None:
+            return dict.fromkeys(names)
+        fitted = metrics.best_scale_and_offset(whole, truth)
+        values = (
+            contrast / metrics.rms_contrast(truth, self.truth_offset),
+            metrics.band_correlation(whole, truth, metrics.BANDS["fine"]),
+            metrics.band_correlation(whole, truth, metrics.BANDS["coarse"]),
+            metrics.band_correlation(whole, truth, metrics.MIDDLE_BAND),
+            metrics.psnr(whole, truth),
+            metrics.psnr(fitted, truth),
+            metrics.ssim(fitted, truth),
+            metrics.average_precision(whole, self.foreground),
+        )
+        return {name: _finite(value) for name, value in zip(names, values, strict=True)}

@@ -1,0 +1,45 @@
+"""The benchmarks are scripts in one folder; tests load them as if they were run from there."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+    import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+def load(name: str) -> ModuleType:
+    """Return benchmarks/NAME.py as a module of its own."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Their records look their annotations up by the module's name.
+    sys.modules[spec.name] = module
+    with patch.object(sys, "path", [str(FOLDER), *sys.path]):
+        spec.loader.exec_module(module)
+    return module
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Callable[[str], str]:
+    """Have records kept in a folder, and return what reads the tables of one as printed."""
+    records = sys.modules["records"]
+    monkeypatch.setattr(records, "FOLDER", folder / "records")
+
+    def read(name: str) -> str:
+        (kept,) = records.load_records(folder / "records")
+        assert (folder / "records" / f"{name}.json").is_file()
+        assert kept.command.startswith(f"python benchmarks/{name}.py ")
+        assert kept.command.endswith(" --record")
+        return "\n\n".join(records.as_markdown(table) for table in kept.tables)
+
+    return read
