@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Float32 = NDArray[np.float32]
 
 VERSION = "0.3.5"
-PATCH, BATCH = 64, 16
+PATCH, BATCH = 64, 8
 
 
 class UnusableError(Exception):
@@ -87,7 +87,7 @@ def denoise(
         np.savez(work / "images.npz", **named)  # pyright: ignore[reportArgumentType]
         inner = [str(Path(__file__).absolute()), "images.npz", "denoised.npz"]
         given = ["--steps", str(steps), "--seed", str(seed)]
-        _ = _output([str(python), "-W", "ignore", *inner, *given], work)
+        _ = _output([str(python), "-P", "-W", "ignore", *inner, *given], work)
     with np.load(out) as found:
         return [found[name] for name in sorted(found.files)]
 
@@ -96,7 +96,8 @@ def _output(command: Sequence[str], folder: Path | None = None) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise UnusableError(f"`{' '.join(Path(part).name for part in command[:4])}` failed: {last}")
+        names = [Path(part).name for part in command if not part.startswith("-")]
+        raise UnusableError(f"`{' '.join(names[:3])}` failed: {last}")
     return done.stdout
 
 

@@ -19,7 +19,7 @@ import torch
 from local_contrast import local_contrast, local_contrast_factor
 from phantoms import Case, learned, record_case
 from records import Table
-from rival_methods import NEAR_ONE, Scores, Store, ceiling_score, rivals
+from rival_methods import AUTO, BEST, CEILING, NAMES, NEAR_ONE, Scores, Store, ceiling_score, rivals
 from scipy import ndimage
 from skimage.registration import phase_cross_correlation
 
@@ -146,7 +146,7 @@ def _degraded(
             scores |= store.get(key, group, lambda case=case: learned(model, case))
             if loop is not None:
                 # One pass is made anew sooner than kept apart by its number of steps.
-                scores["same network, taught with the truth"] = ceiling_score(loop, case)
+                scores[CEILING] = ceiling_score(loop, case)
             found.append((USES[uses.get(sharp.file, "")], sharp, depth, scores))
     return found
 
@@ -170,7 +170,7 @@ def degraded_tables(found: Sequence[tuple[str, Sharp, float, Scores]]) -> list[T
                 f"{np.nanmean(recovery):.2f} ({100 * right.mean():.0f} %)",
                 f"{correlation:.3f}",
             ]
-        lines.append((method, *cells))
+        lines.append((NAMES.get(method, method), *cells))
     counts = {use: sum(each[0] == use for each in found) for use in present}
     tables.append(
         Table(
@@ -193,8 +193,8 @@ def degraded_tables(found: Sequence[tuple[str, Sharp, float, Scores]]) -> list[T
         "raw": "raw",
         "Richardson-Lucy, true kernel": "Richardson-Lucy, true kernel",
         "Richardson-Lucy, blind": "Richardson-Lucy, blind",
-        "model, best dial": "model, best dial",
-        "model, automatic dial": "model, `--dial auto`",
+        BEST: NAMES[BEST],
+        AUTO: NAMES[AUTO],
     }
     tables.append(
         Table(
@@ -215,7 +215,7 @@ def degraded_tables(found: Sequence[tuple[str, Sharp, float, Scores]]) -> list[T
             ),
         )
     )
-    dials = [(depth, scores["model, automatic dial"].setting) for _, _, depth, scores in found]
+    dials = [(depth, scores[AUTO].setting) for _, _, depth, scores in found]
     lines = []
     for use in (*present, "all"):
         off = np.array(
@@ -227,8 +227,7 @@ def degraded_tables(found: Sequence[tuple[str, Sharp, float, Scores]]) -> list[T
         )
         loss = np.array(
             [
-                each[3]["model, best dial"].psnr_after_fit
-                - each[3]["model, automatic dial"].psnr_after_fit
+                each[3][BEST].psnr_after_fit - each[3][AUTO].psnr_after_fit
                 for each in found
                 if use in (each[0], "all")
             ]
@@ -469,4 +468,24 @@ def tables_of(
         "and haze they have; rivals are told the camera and get their best setting by that truth, "
         "the model is told nothing. Pairs and layers are as they were recorded."
     )
-    return tables, text
+    return tables, " ".join([text, *_in_short(found)])
+
+
+def _in_short(found: Sequence[tuple[str, Sharp, float, Scores]]) -> list[str]:
+    """Return a sentence on each group of images."""
+    words: list[str] = []
+    for use in dict.fromkeys(USES.values()):
+        part = [each[3] for each in found if each[0] == use]
+        if not part:
+            continue
+        mean = {
+            name: float(np.mean([scores[name].psnr_after_fit for scores in part]))
+            for name in part[0]
+        }
+        rival = max((name for name in mean if name not in (*NAMES, CEILING)), key=mean.__getitem__)
+        words.append(
+            f"On images {use} the best rival ({rival}) is at {mean[rival]:.2f} dB, the model with "
+            f"its best dial at {mean[BEST]:.2f} dB, by itself at {mean[AUTO]:.2f} dB (raw "
+            f"{mean['raw']:.2f} dB)."
+        )
+    return words

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ["BLIND_DEPTHS", "BLIND_WIDTHS", "NEAR_ONE", "Scores", "Store", "ceiling_score", "rivals"]
+__all__ = [
+    "AUTO",
+    "BEST",
+    "BLIND_DEPTHS",
+    "BLIND_WIDTHS",
+    "CEILING",
+    "NAMES",
+    "NEAR_ONE",
+    "NOISE2VOID",
+    "Scores",
+    "Store",
+    "ceiling_score",
+    "photons_of",
+    "rivals",
+]
 
 import itertools
 import json
@@ -30,6 +44,15 @@ if TYPE_CHECKING:
 Scores = dict[str, Score]
 """Of one image, by method."""
 
+AUTO, BEST = "model, automatic dial", "model, best dial"
+CEILING, NOISE2VOID = "same network, taught with the truth", "Noise2Void"
+NAMES = {
+    "model, best k": "model, best whole iteration",
+    BEST: "model, best dial",
+    AUTO: "model, `--dial auto`",
+}
+"""What tables call the settings of the model."""
+
 NEAR_ONE = (0.9, 1.1)
 """Contrast recovery that counts as right."""
 BLIND_DEPTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -37,8 +60,6 @@ BLIND_WIDTHS = (0.45, 2 / 3, 1.0, 1.5)
 """Optical depths, and widths over those of the model's kernel, that blind deconvolution tries."""
 WRONG = 1.5
 """Factor on the kernel of a deconvolution that was told the wrong one."""
-_SIDE = 4
-"""Sides of images that Noise2Void takes are a multiple of this."""
 
 
 class Store:

@@ -20,7 +20,8 @@ first run that loads what there is to load.
 
 ``--bytes`` measures instead what a block takes per pixel with its surroundings, from which
 ``--block auto`` is reckoned: the peak of a process while it runs a block, less what it took
-before, for every kind of network and two sizes; graphs are those of MODEL.
+before, for every kind of network and two sizes. The graphs of MODEL have all its iterations, and
+mirror at the border of a block by themselves, so that they take more for a small one.
 """
 
 from __future__ import annotations
@@ -93,7 +94,14 @@ def memory(name):
             return int(line.split()[1]) * 1024
 way, _, name = kind.partition(" of ")
 multiple = 1
-if name and way != "whole":
+if way == "onnx" and name == "dilated_3d":
+    from deepcontrast_bmz.backends import onnx_session
+    from deepcontrast_bmz.export import onnx_bytes
+    loop = Loop(build_network(NetworkSettings(kind=name)), iterations).eval()
+    session, _ = onnx_session(onnx_bytes(loop), "cpu")
+    radii, given = loop.network.radii, session.get_inputs()[0].name
+    run = lambda x, _: session.run(None, {given: x.numpy()})
+elif name and way != "whole":
     model = open_model(name, weights=way, device="cpu")
     iterations, radii, run = model.description.iterations, model.radii, model.runner
 else:
@@ -214,6 +222,7 @@ def bytes_per_pixel(folder: Path, model: str) -> None:
         (f"torchscript of {model}", 4, [(384, 384), (768, 768)]),
         ("dilated_3d", 2, [(16, 128, 128), (16, 256, 256)]),
         ("whole of dilated_3d", 1, [(16, 64, 64), (16, 128, 128)]),
+        ("onnx of dilated_3d", 1, [(16, 64, 64), (16, 128, 128)]),
     ]
     print("| network | iterations | block | bytes per pixel with surroundings | together |")
     print("|---|---|---|---|---|")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -201,7 +202,8 @@ def table_of(accepted: Mapping[str, Sequence[bool]], reasons: Mapping[str, Seque
     """Return how many images were accepted, and why most of the others were not."""
     rows: list[tuple[str, ...]] = []
     for name, fine in accepted.items():
-        words = [" ".join(w for w in why.split() if not w[0].isdigit()) for why in reasons[name]]
+        # Whatever the numbers in them are, reasons are the same.
+        words = [re.sub(r"\d[\d.]*%?", "\N{HORIZONTAL ELLIPSIS}", why) for why in reasons[name]]
         told = [why for why in words if why]
         common = max(set(told), key=told.count) if told else ""
         rows.append((name, f"{sum(fine)}", f"{len(fine)}", common))

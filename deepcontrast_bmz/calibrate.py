@@ -246,6 +246,8 @@ def fit_statistics(loop: Loop, recipe: Recipe, planes: Sequence[RawPlane] = ()) 
     depth = _fit_depth(loop, recipe, count, side)
     ood = _fit_ood(loop, recipe, planes, min(count, MOST_OOD), side)
 
+    if not recipe.loop.local_dial:
+        return Statistics(depth, ood, None, None)
     description = _description(loop, recipe, depth, ood)
 
     def automatic(raw: Tensor, iterations: Tensor) -> float:

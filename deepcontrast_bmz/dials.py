@@ -7,7 +7,15 @@ into blocks makes no difference.
 
 from __future__ import annotations
 
-__all__ = ["MOST_ITERATIONS", "Wanted", "choose_dials", "needed", "wanted", "warn_if_unusual"]
+__all__ = [
+    "LOCAL",
+    "MOST_ITERATIONS",
+    "Wanted",
+    "choose_dials",
+    "needed",
+    "wanted",
+    "warn_if_unusual",
+]
 
 import logging
 from dataclasses import dataclass
@@ -32,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from deepcontrast_bmz.model import Model
+    from deepcontrast_bmz.settings import LoopDescription
     from deepcontrast_bmz.sources import Source
     from deepcontrast_bmz.stop import DialChoice
 
@@ -39,6 +48,9 @@ logger = logging.getLogger(__name__)
 
 MOST_ITERATIONS = 16
 """No model is trained or exported with more; a dial beyond is a slip of the keyboard."""
+
+LOCAL = -1.0
+"""In place of an optical depth: every pixel has its own dial."""
 
 _LARGE_PLANE = 2**24
 """Pixels: of larger planes only a sample of windows is looked at."""
@@ -61,7 +73,7 @@ class Wanted:
     """What was asked for, after checking that the model can do it."""
 
     dial: float | None
-    """Optical depth to remove; None is to be chosen from the image."""
+    """Optical depth to remove, or `LOCAL`; None is to be chosen from the image."""
     count: int | None
     """How many iterations are returned instead of one image; None for one image."""
     reason: str
@@ -70,7 +82,7 @@ class Wanted:
 
 def wanted(
     model: Model,
-    dial: float | Literal["auto"] | None = None,
+    dial: float | Literal["auto", "local"] | None = None,
     iterations: int | None = None,
     *,
     all_iterations: bool = False,
@@ -111,9 +123,14 @@ def wanted(
             return Wanted(None, None, "")
         dial = description.recommended_dial
         reason = f"the model recommends it: {description.recommended_dial_reason}".rstrip(": ")
+    elif dial == "local":
+        model.check_local_dial()
+        return Wanted(LOCAL, None, "every pixel has its own, read off its surroundings")
     elif isinstance(dial, str):
         if dial != "auto":
-            raise InputError(f"a dial is a number of at least 0, or auto, not {dial!r}: correct it")
+            raise InputError(
+                f"a dial is a number of at least 0, auto or local, not {dial!r}: correct it"
+            )
         return Wanted(None, None, "")
     else:
         reason = "it was asked for"
@@ -124,7 +141,7 @@ def wanted(
             f"at most {MOST_ITERATIONS} iterations are run (dial {most:g}), too few for dial "
             f"{dial:g}: choose a smaller dial"
         )
-    count = needed(dial, step)
+    count = needed(dial, description)
     if count:
         _checked(model, count)
     return Wanted(dial, None, reason)
@@ -141,17 +158,19 @@ def _checked(model: Model, iterations: int) -> int:
     return iterations
 
 
-def needed(dial: float, step: float) -> int:
+def needed(dial: float, description: LoopDescription) -> int:
     """Return how many iterations a dial needs.
 
     Parameters
     ----------
     dial : float
-        Optical depth to remove.
-    step : float
-        Optical depth of one iteration.
+        Optical depth to remove, or `LOCAL`, which needs all.
+    description : LoopDescription
+        Of the model.
     """
-    whole, alpha = dial_position(dial, step, MOST_ITERATIONS)
+    if dial == LOCAL:
+        return description.iterations
+    whole, alpha = dial_position(dial, description.step_optical_depth, MOST_ITERATIONS)
     return whole + (alpha > 0)
 
 

@@ -18,7 +18,7 @@ import xarray as xr
 
 from deepcontrast_bmz.backends import memory_ran_out
 from deepcontrast_bmz.blocks import Box, cut, piece, split
-from deepcontrast_bmz.dials import choose_dials, needed, wanted, warn_if_unusual
+from deepcontrast_bmz.dials import LOCAL, choose_dials, needed, wanted, warn_if_unusual
 from deepcontrast_bmz.errors import InputError, Unfinished
 from deepcontrast_bmz.image import channel_names, check_pixels, pixel_size_um
 from deepcontrast_bmz.loop import blend
@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BYTES_PER_PIXEL = {"strips": 64, "whole": 900, "stack": 1900}
-"""Largest memory of a block, over its pixels with their surroundings: with strips of rows; with
-all hidden channels; of a stack with all of them. ``benchmarks/size.py --bytes`` measures it."""
+"""Largest memory of a block, over its pixels with their surroundings, rounded up from what
+``benchmarks/size.py --bytes`` measures: strips of rows, planes and stacks 43 to 61; all hidden
+channels, U-Nets 670 to 850 and exported graphs 340 to 560; an exported graph of stacks 1440 and
+more, as it mirrors by itself."""
 
 _SHARE = 0.5
 """Of the memory at hand, for the blocks of all cores together."""
@@ -55,7 +57,8 @@ class Enhanced:
     """float32; dims, coordinates and attributes of the input, with `all_iterations` with a
     channel axis of iterations. A dask array where the input is one: computed when looked at."""
     dials: tuple[float, ...]
-    """Optical depth removed from each plane, planes in the order of the leading dims."""
+    """Optical depth removed from each plane, planes in the order of the leading dims; `LOCAL`
+    where every pixel has its own."""
     reason: str
     """Where the dials come from, in one sentence."""
 
@@ -64,7 +67,7 @@ def enhance(
     model: Model,
     image: xr.DataArray,
     *,
-    dial: float | Literal["auto"] | None = None,
+    dial: float | Literal["auto", "local"] | None = None,
     iterations: int | None = None,
     all_iterations: bool = False,
     block: int | None = None,
@@ -80,9 +83,10 @@ def enhance(
     model : Model
     image : DataArray, dims out of (t, c, z, y, x)
         Grey values in any unit and of any integer or real type.
-    dial : float or 'auto', optional
+    dial : float, 'auto' or 'local', optional
         Optical depth to remove; 0 returns the raw image, `auto` chooses it for every plane. In
-        a z-stack the chosen dials are a smooth curve along z.
+        a z-stack the chosen dials are a smooth curve along z. `local` gives every pixel its own,
+        if the model has a local dial.
     iterations : int, optional
         Whole iterations instead of a dial; with `all_iterations`, how many are returned.
     all_iterations : bool
@@ -187,7 +191,7 @@ def run_box(
     places : sequence of tuple of int
         Units that are run together.
     dials : sequence of float
-        Optical depth to remove: one, or one for every plane of the box of a stack.
+        Optical depth to remove: one, or one for every plane of the box of a stack; or `LOCAL`.
     box : Box
         Begins on the pooling grid.
     count : int, optional
@@ -245,16 +249,17 @@ def _run_box(
     turn: AbstractContextManager[Any] | None,
 ) -> NDArray[np.float32]:
     step = model.description.step_optical_depth
-    most = count if count is not None else max(needed(dial, step) for dial in dials)
+    most = count if count is not None else max(needed(d, model.description) for d in dials)
     margins = [most * radius for radius in model.radii]
     try:
         window = np.stack([source.window(place, box, margins) for place in places])
         if most == 0:
             return window[:, None]
         extended = torch.from_numpy(window)[:, None]
+        balanced = count is None and dials[0] == LOCAL
         with turn if turn is not None else contextlib.nullcontext():
-            kept = model.iterate(extended, most)
-        if count is not None:
+            kept = model.balanced(extended) if balanced else model.iterate(extended, most)
+        if count is not None or balanced:
             return kept.numpy()
         inside = tuple(slice(m, n - m) for m, n in zip(margins, window.shape[1:], strict=True))
         raw = extended[(slice(None), 0, *inside)]
@@ -319,8 +324,8 @@ class _Task:
 
     def _batch(self, dials: Sequence[float]) -> int:
         """Return how many units go through together: as many as make up one block."""
-        step = self.model.description.step_optical_depth
-        most = self.count if self.count is not None else max(needed(d, step) for d in dials)
+        description = self.model.description
+        most = self.count if self.count is not None else max(needed(d, description) for d in dials)
         margins = [most * radius for radius in self.model.radii]
         full = [n + 2 * m for n, m in zip(self.sides, margins, strict=True)]
         own = [n + 2 * m for n, m in zip(self.source.shape, margins, strict=True)]

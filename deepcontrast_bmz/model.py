@@ -257,15 +257,19 @@ class Model:
         InputError
             If the model has no local dial, or makes no finite values.
         """
+        self.check_local_dial()
+        with torch.inference_mode():
+            result = self.runner.balanced(extended.to(self.device)).to(extended.device)
+        self._check_finite(result)
+        return result
+
+    def check_local_dial(self) -> None:
+        """Raise `InputError` if the model has no local dial."""
         if self.description.local_dial is None:
             raise InputError(
                 f"--dial local needs a model with a local dial, which {self.name} has not: "
                 "give a number or auto"
             )
-        with torch.inference_mode():
-            result = self.runner.balanced(extended.to(self.device)).to(extended.device)
-        self._check_finite(result)
-        return result
 
     def _check_finite(self, result: Tensor) -> None:
         if not bool(torch.isfinite(result).all()):

@@ -59,7 +59,7 @@ from deepcontrast_bmz.rdf import (
     title,
     to_yaml,
 )
-from deepcontrast_bmz.settings import Scatter, recipe_to_toml
+from deepcontrast_bmz.settings import BALANCED_CHANNEL, Scatter, recipe_to_toml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -360,7 +360,7 @@ image by at most {description.halo_tolerance:g} of the range (measured).
 
 
 def _card_use(description: LoopDescription, multiple: int) -> str:
-    step, last = description.step_optical_depth, description.channels[-1]
+    step, last = description.step_optical_depth, description.channels[description.iterations - 1]
     least = shortest_side(description.halo_px, multiple)
     blocks = max(512 - least, 0)
     qupath = """unpack the package and run the attached script `deepcontrast_qupath.groovy` on a
@@ -375,10 +375,20 @@ def _card_use(description: LoopDescription, multiple: int) -> str:
   of fewer than {planes} planes or {least} x {least} pixels. For large stacks add `--blockwise=N`:
   blocks are larger than that by N along every axis, so N is at most the number of planes
   minus {planes}."""
+    balanced = ""
+    local = description.local_dial
+    if local is not None:
+        balanced = f"""
+The last channel, `{BALANCED_CHANNEL}`, has every pixel at its own dial, read off its surroundings,
+and needs no formula. Against one automatic dial, on specimens left out of its fit, it changed the
+PSNR after fit by {local.gain_uneven_db:+.1f} dB where the optical depth differs across the field
+and by {local.gain_even_db:+.1f} dB where it does not; the depth of a pixel was off by
+{local.error:.2f} iterations on average. Where all of the field lies equally deep, take one dial.
+"""
     return f"""## How to use it
 
 Begin with `iteration_1` and take the smallest iteration that serves your question, up to `{last}`.
-
+{balanced}
 - **Fiji (deepImageJ)**: install the package from file, then *Plugins > DeepImageJ > DeepImageJ
   Run*. The display range of a saved result is 0 to 1: press *Reset* in *Image > Adjust >
   Brightness/Contrast*, or run the macro line `resetMinAndMax();`. The iterations are channels.
@@ -541,7 +551,9 @@ def _assemble(
     content["sample_output"] = imagej_tiff(enhanced[0], list(description.channels))
     depth = _SAMPLE_OPTICAL_DEPTH if sample is None else description.step_optical_depth
     most = description.iterations * description.step_optical_depth
-    shown, _ = dial_position(min(depth, most), description.step_optical_depth, len(enhanced[0]))
+    shown, _ = dial_position(
+        min(depth, most), description.step_optical_depth, description.iterations
+    )
     content["cover"] = cover_png(raw, enhanced[0, max(shown, 1) - 1])
     content["recipe"] = recipe_to_toml(trained).encode()
     # With recipe and weights this is the run again: the package can be rebuilt from itself.

@@ -11,6 +11,7 @@ __all__ = ["MOST_ITERATIONS", "Enhanced", "enhance", "predict_files"]
 import contextlib
 import logging
 import math
+import tempfile
 from typing import TYPE_CHECKING, Literal
 
 from deepcontrast_bmz.dials import MOST_ITERATIONS, wanted
@@ -45,7 +46,7 @@ def predict_files(
     paths: Sequence[Path],
     out: Path,
     *,
-    dial: float | Literal["auto"] | None = None,
+    dial: float | Literal["auto", "local"] | None = None,
     iterations: int | None = None,
     all_iterations: bool = False,
     channel: str | int | None = None,
@@ -189,12 +190,25 @@ def _folders_of(targets: Sequence[Path]) -> Generator[None]:
                     f"an output needs a folder that can be made, but {folder} cannot "
                     f"({error.strerror}): give another place"
                 ) from error
+            _try_to_write(folder)
         yield
     except BaseException:
         for folder in sorted(made, key=lambda place: len(place.parts), reverse=True):
             with contextlib.suppress(OSError):  # results of other images lie in it
                 folder.rmdir()
         raise
+
+
+def _try_to_write(folder: Path) -> None:
+    """Raise `InputError` if nothing can be written there: better now than after the work."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"an output is written where that is allowed, but in '{folder}' it is not "
+            f"({error.strerror}): give another place"
+        ) from error
 
 
 def _targets(paths: Sequence[Path], out: Path) -> list[Path]:

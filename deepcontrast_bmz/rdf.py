@@ -39,7 +39,7 @@ import yaml
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.export import ARCHITECTURE_CLASS, INPUT_ID, OPSET_VERSION, OUTPUT_ID
 from deepcontrast_bmz.jdll_order import loads_first, shares_slot
-from deepcontrast_bmz.settings import Record
+from deepcontrast_bmz.settings import BALANCED_CHANNEL, Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -407,6 +407,9 @@ def build_rdf(
     if maintainer is not None:
         author = {"name": maintainer.name, "github_user": maintainer.github_user}
     step = description.step_optical_depth
+    balanced = ""
+    if description.local_dial is not None:
+        balanced = f" Channel {BALANCED_CHANNEL} has every pixel at its own balance."
     rdf: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "type": "model",
@@ -414,7 +417,8 @@ def build_rdf(
         "name": title(name),
         "description": f"Undoes the loss of contrast deep in scattering tissue, optical depth "
         f"{step:g} per iteration. Channel iteration_k of the output is the image after k "
-        "iterations: choose the balance between contrast and detail. Trained on raw images alone.",
+        f"iterations: choose the balance between contrast and detail.{balanced} Trained on raw "
+        "images alone.",
         "covers": [files["cover"].path],
         "documentation": files["documentation"].path,
         "authors": [author],
@@ -469,7 +473,7 @@ def build_rdf(
         "outputs": [
             {
                 "id": OUTPUT_ID,
-                "description": f"{description.channel_meaning} Same unit as the input.",
+                "description": f"{description.channel_meaning}{balanced} Same unit as the input.",
                 "axes": _axes(
                     list(description.channels),
                     {

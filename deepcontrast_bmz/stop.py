@@ -38,6 +38,7 @@ from deepcontrast_bmz.ood import measure, unusual
 from deepcontrast_bmz.physics.camera import NoiseModel, estimate_camera, estimate_noise
 from deepcontrast_bmz.physics.scatter import scatter
 from deepcontrast_bmz.settings import Fraction, NonNegative, Record
+from deepcontrast_bmz.verdict import CONSISTENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -336,6 +337,11 @@ def _read_depth(
     if possible < dial:
         dial = possible
         reason += f", but beyond {dial:g} the dark parts would shine less than not at all"
+    if noisy:
+        consistent = _consistent(raw, kept, dial, description, widths_px, noise)
+        if consistent < dial:
+            dial = consistent
+            reason += f", but beyond {dial:g} it would not explain the recording"
     if not kind:
         lost = "the noise is lost" if not noisy else f"black is cut off in {cut_off:.0%} of it"
         reason += f", less certain since {lost}"
@@ -372,12 +378,39 @@ def _not_below_zero(raw: Tensor, iterations: Tensor, dial: float, step: float) -
         low, high = float(cells[cells.numel() // 100]), float(cells[-1 - cells.numel() // 100])
         return (least - low) / max(high - least, 1e-30)
 
-    if below(dial) <= _BELOW_ZERO:
+    return _largest(dial, lambda tried: below(tried) <= _BELOW_ZERO)
+
+
+def _consistent(
+    raw: Tensor,
+    iterations: Tensor,
+    dial: float,
+    description: LoopDescription,
+    widths_px: Sequence[float],
+    noise: NoiseModel,
+) -> float:
+    """Return the largest dial up to `dial` that the verdict does not call inconsistent."""
+    used = raw > raw.min()
+
+    def explains(tried: float) -> bool:
+        image = blend(raw, iterations, tried, description.step_optical_depth)
+        weights = description.scatter.weights
+        found = forward_residual(
+            raw, image, tried, widths_px=widths_px, weights=weights, noise=noise, used=used
+        )
+        return found <= CONSISTENT[1]
+
+    return _largest(dial, explains)
+
+
+def _largest(dial: float, kept_at: Callable[[float], bool]) -> float:
+    """Return the largest dial up to `dial` that is kept, if all below one that is kept are."""
+    if kept_at(dial):
         return dial
     kept, broken = 0.0, dial
     while broken - kept > _ROUND:
         middle = (kept + broken) / 2
-        if below(middle) <= _BELOW_ZERO:
+        if kept_at(middle):
             kept = middle
         else:
             broken = middle

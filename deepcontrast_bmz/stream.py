@@ -255,7 +255,12 @@ def stream_image(
                 count=request.wanted.count,
             )
             _fill(model, job, source_image, journal, request, crew, threads, progress)
-            _finish(journal, request, source_image, progress)
+            try:
+                _finish(journal, request, source_image, progress)
+            except InputError as error:
+                if isinstance(error.__cause__, OSError):
+                    raise Unfinished(str(error)) from error
+                raise
         journal.tidy()
     except (InputError, Unfinished) as error:
         kept = bool(journal.done)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = ["measure_halo"]
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +38,7 @@ def measure_halo(loop: Loop, sample: Tensor, iterations: int, tolerance: float) 
     sample : Tensor, (1, 1, Y, X)
         A typical image; to measure up to h pixels, sides of about 2 h + 16.
     iterations : int
-        Number of iterations; every one of them is tested.
+        Number of iterations; every one of them is tested, and with all of them what is balanced.
     tolerance : float
         Largest change of an output pixel, over the range of its channel.
 
@@ -59,12 +60,17 @@ def measure_halo(loop: Loop, sample: Tensor, iterations: int, tolerance: float) 
     worst = torch.zeros(exact + 1)
     tested = torch.zeros(exact + 1)
     with torch.inference_mode():
-        whole = loop.iterate(extend_symmetric(sample, margin), iterations)
+        run = (
+            loop.channels
+            if iterations == loop.iterations
+            else partial(loop.iterate, iterations=iterations)
+        )
+        whole = run(extend_symmetric(sample, margin))
         spread = whole.amax((2, 3), keepdim=True) - whole.amin((2, 3), keepdim=True)
         for rows in (slice(0, cut_y), slice(cut_y, height)):
             for columns in (slice(0, cut_x), slice(cut_x, width)):
                 part = sample[:, :, rows, columns]
-                alone = loop.iterate(extend_symmetric(part, margin), iterations)
+                alone = run(extend_symmetric(part, margin))
                 change = (alone - whole[:, :, rows, columns]).abs() / spread.clamp_min(1e-30)
                 seen = torch.minimum(
                     _neighbours(rows, cut_y)[:, None], _neighbours(columns, cut_x)[None, :]

@@ -14,7 +14,7 @@ from deepcontrast_bmz.model import build_loop
 from deepcontrast_bmz.physics.camera import Camera, expose
 from deepcontrast_bmz.physics.phantom import phantom
 from deepcontrast_bmz.physics.scatter import scatter
-from deepcontrast_bmz.settings import Recipe, RunRecord
+from deepcontrast_bmz.settings import LocalDial, NetworkSettings, Recipe, RunRecord
 from deepcontrast_bmz.train import train_run
 
 if TYPE_CHECKING:
@@ -68,6 +68,22 @@ def untrained_loop(recipe: Recipe) -> Loop:
         widths_px=recipe.physics.scatter.widths,
         weights=recipe.physics.scatter.weights,
     ).eval()
+
+
+def local_dial_loop(iterations: int = 4) -> Loop:
+    """A small loop with a local dial, weights drawn at random."""
+    torch.manual_seed(11)
+    described = LocalDial(hidden=8, recordings=1, error=0, gain_even_db=0.0, gain_uneven_db=0.0)
+    loop = build_loop(
+        NetworkSettings(width=4),
+        iterations=iterations,
+        reinjection=0,
+        step_optical_depth=1.0,
+        widths_px=(5.5, 24.0),
+        weights=(0.7, 0.3),
+        local_dial=described,
+    )
+    return loop.eval().requires_grad_(requires_grad=False)
 
 
 @pytest.fixture(scope="session")

@@ -17,11 +17,15 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import xarray as xr
 import yaml
 from imagej import GROOVY, Opened, Told, read_opened, run_jobs
 
+from deepcontrast_bmz.image import write_image
 from deepcontrast_bmz.loop import blend
 from deepcontrast_bmz.package import export_run
+from deepcontrast_bmz.rdf import to_yaml
+from deepcontrast_bmz.settings import BALANCED_CHANNEL, LocalDial, LoopDescription
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,16 +34,24 @@ SCRIPTS = Path(__file__).parent.parent / "deepcontrast_bmz" / "attachments"
 FIJI = SCRIPTS / "deepcontrast_fiji.ijm"
 QUPATH = SCRIPTS / "deepcontrast_qupath.groovy"
 STEP = 0.5
-COUNT = 3
+STARTS = ("many", "volume", "ready", "current", "balanced")
+"""Jobs whose results are opened again."""
+BALANCED_DIALS = ("0.7", "1.499", "1.5", "local")
 DIALS = ("0", "0.2", "0.5", "0.7", "1.0", "1.499", "1.5")
 RDF = """format_version: 0.5.4
 config:
   bioimageio:
     step_optical_depth: 7.0
+    channels:
+      - other
   dcbmz:
     schema_version: 1
     step_optical_depth: 0.5
     iterations: 3
+    channels:
+      - iteration_1
+      - iteration_2
+      - iteration_3
     dims: {dims}
     halo_px: 72
     training_ranges:
@@ -51,6 +63,16 @@ config:
 def iterated(raw: NDArray[np.float32]) -> NDArray[np.float32]:
     """Iterations 1 to 3 of the stand-ins, at axis -3 of (..., y, x)."""
     return np.stack([raw * np.float32(1 + k / 4) + k for k in (1, 2, 3)], axis=-3)
+
+
+def balanced(raw: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The balanced image of the stand-ins, which lies between no two iterations."""
+    return np.float32(1000) - raw
+
+
+def all_channels(raw: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Iterations 1 to 3 of the stand-ins and the balanced image, at axis -3."""
+    return np.concatenate([iterated(raw), balanced(raw)[..., None, :, :]], axis=-3)
 
 
 def at_dial(raw: NDArray[np.float32], dial: str) -> NDArray[np.float32]:
@@ -81,6 +103,22 @@ def test_package_has_both_scripts_beside_its_weights(package: Path) -> None:
             for script in (FIJI, QUPATH):
                 assert archive.read(script.name) == script.read_bytes()
                 assert hashes[script.name] == hashlib.sha256(script.read_bytes()).hexdigest()
+
+
+def with_balanced(package: Path) -> str:
+    """The description of a package that has a local dial, of 3 iterations of 0.5."""
+    with zipfile.ZipFile(package) as archive:
+        rdf = yaml.safe_load(archive.read("rdf.yaml"))
+    own = rdf["config"]["dcbmz"]
+    dial = LocalDial(hidden=8, recordings=1, error=0, gain_even_db=0, gain_uneven_db=0)
+    changed = {
+        "step_optical_depth": STEP,
+        "channels": (*own["channels"], BALANCED_CHANNEL),
+        "local_dial": dial,
+    }
+    description = LoopDescription.model_validate(own | changed)
+    rdf["config"]["dcbmz"] = description.model_dump(mode="json", exclude_none=True)
+    return to_yaml(rdf)
 
 
 def test_scripts_name_no_machine_and_are_plain_text() -> None:
@@ -152,6 +190,19 @@ def write_images(folder: Path) -> None:
         metadata={"axes": "TYX", "unit": "um", "finterval": 0.25},
     )
     tifffile.imwrite(folder / "rgb.tif", made["rgb"], photometric="rgb")
+    # As a program saves results that knows no names.
+    every = all_channels(made["movie"].astype(np.float32))
+    for count in (3, 4):
+        planes = np.ascontiguousarray(every[:, :count])
+        unnamed = folder / f"unnamed {count}.tif"
+        tifffile.imwrite(unnamed, planes, imagej=True, metadata={"axes": "TCYX"})
+    # As `dcbmz predict` saves them, the name of the image's own channel before that of the model's.
+    named = xr.DataArray(
+        all_channels(made["plane"].astype(np.float32)),
+        dims=("c", "y", "x"),
+        coords={"c": ["GFP iteration_1", "GFP iteration_2", "GFP iteration_3", "GFP balanced"]},
+    )
+    write_image(named, folder / "named.tif")
     # Above 50 megapixels only together with a border of 72 pixels.
     tifffile.imwrite(folder / "large.tif", np.zeros((6990, 7000), np.uint8), compression="zlib")
 
@@ -163,6 +214,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory, package: Path) -> Bench:
     for name, dims in (("model_3", 2), ("volume_3", 3), ("broken_3", 2)):
         (folder / name).mkdir()
         (folder / name / "rdf.yaml").write_text(RDF.format(dims=dims), encoding="utf-8")
+    (folder / "balanced_3").mkdir()
+    (folder / "balanced_3" / "rdf.yaml").write_text(with_balanced(package), encoding="utf-8")
     (folder / "foreign").mkdir()
     (folder / "foreign" / "rdf.yaml").write_text("format_version: 0.5.4", encoding="utf-8")
     (folder / "series").mkdir()
@@ -184,6 +237,18 @@ def bench(tmp_path_factory: pytest.TempPathFactory, package: Path) -> Bench:
     for name in ("plane", "stack", "movie"):
         fiji(f"{name} 0.7", f"model={{model_3}} input={{{name}.tif}} dial=0.7")
         fiji(f"{name} all", f"model={{model_3}} input={{{name}.tif}} dial=all")
+    for dial in BALANCED_DIALS:
+        fiji(f"balanced many {dial}", f"model={{balanced_3}} input={{many.tif}} dial={dial}")
+    fiji("balanced all", "model={balanced_3} input={movie.tif} dial=all")
+    fiji(
+        "balanced ready 1.499", "enhanced={balanced all.tif} input={movie.tif} step=0.5 dial=1.499"
+    )
+    fiji("balanced ready local", "enhanced={balanced all.tif} input={movie.tif} dial=local")
+    fiji(
+        "balanced unnamed", "model={balanced_3} enhanced={unnamed 4.tif} input={movie.tif} dial=1.5"
+    )
+    fiji("balanced fewer", "model={balanced_3} enhanced={unnamed 3.tif} input={movie.tif} dial=1.5")
+    fiji("balanced named", "enhanced={named.tif} input={plane.tif} dial=local")
     fiji("volume", "model={volume_3} input={many.tif} dial=0.7")
     fiji("ready", "enhanced={movie all.tif} input={movie.tif} step=0.5 dial=0.7")
     fiji("series", "model={model_3} input={series} output={results} dial=1")
@@ -192,6 +257,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory, package: Path) -> Bench:
         f"model=[{folder}/model_3] output=[{folder}/current.tif] dial=0.7",
     )
     fiji("too far", "model={model_3} input={plane.tif} dial=1.6")
+    fiji("too far balanced", "model={balanced_3} input={plane.tif} dial=1.6")
+    fiji("too far ready", "enhanced={balanced all.tif} input={movie.tif} step=0.5 dial=1.6")
+    fiji("local refused", "model={model_3} input={plane.tif} dial=local")
+    fiji("local ready", "enhanced={movie all.tif} input={movie.tif} dial=local")
+    fiji("no names", "enhanced={unnamed 4.tif} input={movie.tif} step=0.5 dial=0.7")
+    fiji("local fewer", "model={balanced_3} enhanced={unnamed 3.tif} input={movie.tif} dial=local")
     fiji("negative", "model={model_3} input={plane.tif} dial=-0.1")
     fiji("no number", "model={model_3} input={plane.tif} dial=much")
     fiji("rgb refused", "model={model_3} input={rgb.tif}")
@@ -215,7 +286,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, package: Path) -> Bench:
     kept |= {name: folder / "results" / f"{name}_dial_1.tif" for name in ("movie", "plane")}
     for name in ("sample_input", "sample_output"):
         kept[name] = folder / "package" / f"{name}.tif"
-    sure = [name for name in kept if name.split()[0] in ("many", "volume", "ready", "current")]
+    sure = [name for name in kept if name.split()[0] in STARTS]
     sure += [f"{name}{at}" for name in ("plane", "stack", "movie") for at in (" 0.7", " all")]
     sure += ["movie", "plane", "sample_input", "sample_output"]
     opening = {f"open {n}": ("open", kept[n], folder / f"{n}.opened") for n in sure}
@@ -314,6 +385,44 @@ def test_macro_turns_the_dial_of_ready_iterations(bench: Bench) -> None:
 
 
 @pytest.mark.engines
+@pytest.mark.parametrize("dial", BALANCED_DIALS)
+def test_macro_leaves_the_balanced_channel_out_of_the_dial(bench: Bench, dial: str) -> None:
+    raw = images()["many"].astype(np.float32)
+    wanted = balanced(raw) if dial == "local" else at_dial(raw, dial)
+    opened = bench.opened(f"balanced many {dial}")
+    assert_near(opened.pixels, wanted)
+    assert opened.labels[0] == f"t0 z0 c0, dial_{dial}"
+
+
+@pytest.mark.engines
+def test_macro_gives_all_channels_with_their_names(bench: Bench) -> None:
+    opened = bench.opened("balanced all")
+    raw = images()["movie"].astype(np.float32)
+    assert_near(opened.pixels[:, 0], all_channels(raw))
+    assert opened.labels == ("iteration_1", "iteration_2", "iteration_3", "balanced") * 3
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize(
+    ("name", "image", "dial"),
+    [
+        ("ready 1.499", "movie", "1.499"),
+        ("ready local", "movie", "local"),
+        ("unnamed", "movie", "1.5"),
+        ("fewer", "movie", "1.5"),
+        ("named", "plane", "local"),
+    ],
+)
+def test_macro_knows_the_balanced_channel_of_ready_results(
+    bench: Bench, name: str, image: str, dial: str
+) -> None:
+    """By the labels of the channels, or by the model's description where they are lost."""
+    raw = images()[image].astype(np.float32).reshape(-1, *images()[image].shape[-2:])
+    wanted = balanced(raw) if dial == "local" else at_dial(raw, dial)
+    assert_near(bench.opened(f"balanced {name}").pixels[:, 0, 0], wanted)
+
+
+@pytest.mark.engines
 def test_macro_takes_a_folder(bench: Bench) -> None:
     assert bench.told["series"].text.endswith("2 images enhanced")
     names = {path.name for path in (bench.folder / "results").iterdir()}
@@ -337,6 +446,12 @@ def test_macro_leaves_the_current_image_as_it_is(bench: Bench) -> None:
 
 REFUSALS = {
     "too far": "The dial lies between 0 and 1.5 (3 iterations of 0.5), or is all, not 1.6",
+    "too far balanced": "0 and 1.5 (3 iterations of 0.5), or is all or local, not 1.6",
+    "too far ready": "0 and 1.5 (3 iterations of 0.5), or is all or local, not 1.6",
+    "local refused": "model_3 has none: give a number or all as dial=",
+    "local ready": "movie all.tif has none: give a number or all as dial=",
+    "local fewer": "unnamed 3.tif has none: give a number or all as dial=",
+    "no names": "unnamed 4.tif have no names, so that the last may be the balanced image",
     "negative": "not -0.1",
     "no number": "not much",
     "rgb refused": "RGB",
@@ -376,8 +491,8 @@ def slide(z: int, t: int) -> NDArray[np.float32]:
 def groovy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Arithmetic and script, with the Groovy of each QuPath."""
     folder = tmp_path_factory.mktemp("qupath scripts")
-    (folder / "model_3").mkdir()
-    (folder / "foreign").mkdir()
+    for name in ("model_3", "balanced_3", "foreign"):
+        (folder / name).mkdir()
     raw = images()["stack"]
     iterated(raw[0].astype(np.float32)).tofile(folder / "iterations.raw")
     raw[0].tofile(folder / "raw.raw")
@@ -392,6 +507,9 @@ def groovy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
     script("region", "grey", "3.5 4 10 8", "model_3", "0.7", "2")
     script("everything", "grey", "", "model_3", "all")
+    script("balanced 1.499", "grey", "", "balanced_3", "1.499")
+    script("balanced local", "grey", "", "balanced_3", "local")
+    script("balanced all", "grey", "", "balanced_3", "all")
     script("over the edge", "grey", "-5 20 50 50", "model_3", "0")
     script("outside", "grey", "50 4 10 8", "model_3")
     script("rgb", "rgb", "", "model_3")
@@ -401,7 +519,10 @@ def groovy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     script("channel", "grey", "", "model_3", "1", "3")
     script("dial", "grey", "", "model_3", "much")
     script("too far", "grey", "", "model_3", "1.6")
-    opened = ("region", "everything", "over the edge")
+    script("too far balanced", "grey", "", "balanced_3", "1.6")
+    script("local", "grey", "", "model_3", "local")
+    opened = ["region", "everything", "over the edge"]
+    opened += [name for name in jobs if name.startswith("balanced")]
     every = jobs | {
         f"open {name}": ("open", folder / f"{name}.tif", folder / f"{name}.opened")
         for name in opened
@@ -449,6 +570,22 @@ def test_qupath_script_takes_the_whole_image_with_all_iterations(groovy: Bench) 
 
 
 @pytest.mark.engines
+def test_qupath_script_leaves_the_balanced_channel_out_of_the_dial(groovy: Bench) -> None:
+    raw = slide(0, 0)[0]
+    names = ("iteration_1", "iteration_2", "iteration_3", "balanced")
+    for dial, labels, wanted in (
+        ("1.499", ("dial_1.499",), at_dial(raw, "1.499")[None]),
+        ("local", ("dial_local",), balanced(raw)[None]),
+        ("all", names, all_channels(raw)),
+    ):
+        told = groovy.told[f"balanced {dial}"]
+        assert told.ended, told.text
+        opened = groovy.opened(f"balanced {dial}")
+        assert_near(opened.pixels[0, 0], wanted)
+        assert opened.labels == labels
+
+
+@pytest.mark.engines
 def test_qupath_script_cuts_a_region_at_the_image(groovy: Bench) -> None:
     assert groovy.told["over the edge"].ended, groovy.told["over the edge"].text
     pixels = groovy.opened("over the edge").pixels[0, 0, 0]
@@ -467,6 +604,8 @@ def test_qupath_script_cuts_a_region_at_the_image(groovy: Bench) -> None:
         ("channel", "channels 1 to 2, not 3"),
         ("dial", "'much'"),
         ("too far", "not at 1.6"),
+        ("too far balanced", "between 0 and 1.5 (3 iterations of 0.5), not at 1.6"),
+        ("local", "model_3 has none: give a number or 'all' as DIAL"),
     ],
 )
 def test_qupath_script_refuses_in_one_sentence(groovy: Bench, name: str, words: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import tempfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import dask.array as da
 import numpy as np
 import pytest
+import tifffile
 import torch
 import xarray as xr
 from conftest import run_record, untrained_loop
@@ -49,6 +52,9 @@ class LoopRunner:
         self.iterations.append(iterations)
         self.pixels.append(extended.numel())
         return self.loop.iterate(extended, iterations)
+
+    def balanced(self, extended: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
 def new_model(network: dict[str, Any] | None = None, **description: object) -> Model:
@@ -494,3 +500,42 @@ def test_the_plain_network_runs() -> None:
     network = NetworkSettings(kind="plain_unet", width=2, levels=2).model_dump()
     out = enhance(new_model(network), image_of(), iterations=1)
     assert bool(np.isfinite(out.image).all())
+
+
+# ---- disks
+
+
+def test_where_nothing_can_be_written_nothing_is_computed(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    def never(*_: object) -> Tensor:
+        raise AssertionError("nothing may be computed")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(Model, "iterate", never)
+    with pytest.raises(InputError, match=r"Read-only file system.*another place"):
+        predict_files(new_model(), [raw], tmp_path / "new" / "out.tif", iterations=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EFBIG, "File too large"),
+        OSError("540000 requested and 262072 written"),
+    ],
+)
+def test_a_full_disk_leaves_nothing_half_written(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(tifffile.TiffWriter, "write", full)
+    with pytest.raises(InputError, match="there is no room for"):
+        predict_files(new_model(), [raw], tmp_path / "out.tif", iterations=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]

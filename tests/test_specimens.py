@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from deepcontrast_bmz import specimens
 from deepcontrast_bmz.settings import PhysicsSettings
 from deepcontrast_bmz.specimens import (
     BEYOND,
     Beyond,
     Light,
     beyond_range,
+    depth_field,
     draw_light,
     processed,
     record,
+    varied,
 )
 
 PHYSICS = PhysicsSettings(photons=(40.0, 2000.0))
@@ -62,3 +65,31 @@ def test_smoothing_removes_noise() -> None:
     smooth = processed(raw, "smoothed", np.random.default_rng(3))
     assert float(smooth.diff(dim=0).std()) < 0.7 * float(raw.diff(dim=0).std())
     assert float(smooth.mean()) == pytest.approx(float(raw.mean()), rel=1e-3)
+
+
+def test_uneven_tissue_is_even_tissue_pixel_by_pixel() -> None:
+    seen = specimens._seen  # pyright: ignore[reportPrivateUsage]
+    drawn = draw_light(PHYSICS, np.random.default_rng(1), 0, 0.0, 48)
+    depth = torch.full((48, 48), 1.5).double()
+    depth[:, 24:] = 3.0
+    both = seen(drawn._replace(optical_depth=depth))
+    for part, tau in ((slice(0, 24), 1.5), (slice(24, 48), 3.0)):
+        even = seen(drawn._replace(optical_depth=tau))
+        assert torch.allclose(both[:, part], even[:, part])
+
+
+def test_depth_fields_stay_in_range_and_differ() -> None:
+    fields = [depth_field(64, 3.0, np.random.default_rng(seed)) for seed in range(40)]
+    assert min(float(field.min()) for field in fields) >= 0
+    assert max(float(field.max()) for field in fields) <= 3
+    uneven = [float(field.max() - field.min()) > 0.05 for field in fields]
+    assert 0.5 < np.mean(uneven) < 1
+
+
+def test_varied_specimens_are_others() -> None:
+    drawn = draw_light(PHYSICS, np.random.default_rng(2), 1, 1.0, 64)
+    others = [varied(drawn, np.random.default_rng(seed)) for seed in range(12)]
+    assert all(other.truth.shape == (64, 64) for other in others)
+    assert all(float(other.truth.min()) >= 0 for other in others)
+    assert sum(not torch.equal(other.truth, drawn.truth) for other in others) > 6
+    assert all(other._replace(truth=drawn.truth) == drawn for other in others)

@@ -30,6 +30,7 @@ from deepcontrast_bmz.backends import fast_loop
 from deepcontrast_bmz.enhance import enhance
 from deepcontrast_bmz.errors import InputError, Unfinished
 from deepcontrast_bmz.image import read_image, write_image
+from deepcontrast_bmz.journal import Journal
 from deepcontrast_bmz.model import Model, describe_run, open_model
 from deepcontrast_bmz.predict import predict_files
 from deepcontrast_bmz.settings import Recipe
@@ -254,6 +255,9 @@ class LoopRunner:
     def __call__(self, extended: Tensor, iterations: int) -> Tensor:
         return self.loop.iterate(extended, iterations)
 
+    def balanced(self, extended: Tensor) -> Tensor:
+        raise NotImplementedError
+
 
 def stack_model() -> Model:
     recipe = Recipe.model_validate(
@@ -447,6 +451,111 @@ def test_work_that_ended_before_tidying_up_is_whole(
     predict_files(model, [raw], target, iterations=2, block=BLOCK, resume=True)
     assert (target / ".zattrs").stat().st_mtime_ns == before
     assert not partial_of(target).exists()
+
+
+def test_an_older_output_is_not_taken_for_the_new_one(
+    model: Model, tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out.zarr"
+    predict_files(model, [raw], target, iterations=1, block=BLOCK)
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stream_room, "take_place", fail)
+        with pytest.raises(KeyboardInterrupt):
+            predict_files(model, [raw], target, iterations=2, block=BLOCK)
+    predict_files(model, [raw], target, iterations=2, block=BLOCK, resume=True)
+    expected = enhance(model, read_image(raw), iterations=2).image
+    np.testing.assert_array_equal(read_image(target), expected)
+
+
+# ---- a power cut
+
+
+class Flushes:
+    """What reached the disk itself, by the numbers that the file system gives."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.done: set[int] = set()
+        self.named: dict[str, set[str]] = {}
+        fsync, replace, rename = os.fsync, Path.replace, Path.rename
+
+        def flush(number: int) -> None:
+            fsync(number)
+            self.done.add(os.fstat(number).st_ino)
+
+        def name(way: Any) -> Any:
+            def place(one: Path, target: Path) -> Path:
+                inside = [one, *one.rglob("*")]
+                hollow = {p.name for p in inside if p.stat().st_ino not in self.done}
+                self.named[Path(target).name] = hollow
+                return way(one, target)
+
+            return place
+
+        patch.setattr(os, "fsync", flush)
+        patch.setattr(Path, "replace", name(replace))
+        patch.setattr(Path, "rename", name(rename))
+
+    def has(self, path: Path) -> bool:
+        return path.stat().st_ino in self.done
+
+
+@pytest.mark.parametrize("memory", [0, 2**40])
+@pytest.mark.parametrize("name", ["out.zarr", "out.tif"])
+def test_nothing_gets_its_name_before_it_is_on_the_disk(
+    model: Model, tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch, name: str, memory: int
+) -> None:
+    monkeypatch.setattr(predict_room, "STREAMED_BYTES", memory)
+    flushes = Flushes(monkeypatch)
+    predict_files(model, [raw], tmp_path / name, iterations=1, block=BLOCK)
+    assert flushes.named[name] == set()
+    # Nor is the name itself lost.
+    assert flushes.has(tmp_path)
+    if not memory:
+        assert flushes.named["plan.json"] == set()
+
+
+def test_a_block_is_on_the_disk_before_it_is_noted(
+    model: Model, tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out.zarr"
+    flushes = Flushes(monkeypatch)
+    add = Journal.add
+    noted: list[int] = []
+
+    def check(self: Journal, number: int, *notes: Any) -> None:
+        chunk = self.image / "0" / str(number // 3) / str(number % 3)
+        assert flushes.has(chunk)
+        assert flushes.has(chunk.parent)
+        add(self, number, *notes)
+        assert flushes.has(self.folder / "journal")
+        noted.append(number)
+
+    monkeypatch.setattr(Journal, "add", check)
+    predict_files(model, [raw], target, iterations=1, block=BLOCK)
+    assert sorted(noted) == list(range(9))
+
+
+def test_what_a_power_cut_leaves_in_the_journal_counts_for_nothing(
+    model: Model, tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out.zarr"
+    mend = stops_after(monkeypatch, 3, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(model, [raw], target, iterations=2, block=BLOCK)
+    mend()
+    path = partial_of(target) / "journal"
+    with path.open("ab") as file:
+        file.write(b"\0\0\xff\xfe\n[7, [0, 1.\0\0")
+    predict_files(model, [raw], target, iterations=2, block=BLOCK, resume=True)
+    expected = enhance(model, read_image(raw), iterations=2).image
+    np.testing.assert_array_equal(read_image(target), expected)
+
+
+# ---- several images
 
 
 def test_of_several_images_the_finished_ones_are_not_done_again(

@@ -34,7 +34,7 @@ import qupath.opencv.ml.pixel.PixelClassifierTools
 // TIFF to write; left empty, the result is shown in a window of ImageJ.
 @Field String OUTPUT = ''
 // Optical depth to remove: 0 is the raw image, one iteration removes one step; 'all' gives every
-// iteration as a channel.
+// channel of the model; 'local' gives its channel 'balanced', where every pixel has its own dial.
 @Field String DIAL = '1'
 // Channel of the image, from 1.
 @Field int CHANNEL = 1
@@ -125,10 +125,18 @@ if (own == null) {
 }
 double step = own.get('step_optical_depth') as double
 int count = own.get('iterations') as int
-if (DIAL != 'all') {
+List<String> names = own.get('channels') as List
+// Behind the iterations; no dial between them may touch it.
+int balanced = names.indexOf('balanced')
+if (DIAL == 'local') {
+    if (balanced < 0) {
+        throw new IllegalArgumentException("A channel called balanced is needed for 'local', and "
+            + "${MODEL} has none: give a number or 'all' as DIAL.")
+    }
+} else if (DIAL != 'all') {
     if (!DIAL.isDouble()) {
-        throw new IllegalArgumentException("The dial is a number or 'all', not '${DIAL}': correct the "
-            + 'setting DIAL.')
+        throw new IllegalArgumentException("The dial is a number, 'all' or 'local', not '${DIAL}': "
+            + 'correct the setting DIAL.')
     }
     dialPosition(DIAL as double, step, count)
 }
@@ -150,17 +158,22 @@ ImagePlus enhancedImage = region(enhancedServer)
 def pixels = { ImagePlus image, int channel ->
     image.getStack().getProcessor(channel).convertToFloatProcessor().getPixels() as float[]
 }
-def iterations = (1..enhancedImage.getStackSize()).collect { pixels(enhancedImage, it) }
+if (enhancedImage.getStackSize() != names.size()) {
+    throw new IllegalArgumentException("The model has the channels ${names.join(', ')}, but QuPath "
+        + "gave ${enhancedImage.getStackSize()}: report it.")
+}
+def planes = (1..names.size()).collect { pixels(enhancedImage, it) }
 
 // ---------------------------------------------------------------------------------- result
 
 def stack = new ImageStack(right - left, bottom - top)
 if (DIAL == 'all') {
-    iterations.eachWithIndex { plane, k ->
-        stack.addSlice("iteration_${k + 1}".toString(), new FloatProcessor(right - left, bottom - top, plane))
+    planes.eachWithIndex { plane, k ->
+        stack.addSlice(names[k], new FloatProcessor(right - left, bottom - top, plane))
     }
 } else {
-    def plane = blend(pixels(rawImage, CHANNEL), iterations, DIAL as double, step)
+    def plane = DIAL == 'local' ? planes[balanced]
+        : blend(pixels(rawImage, CHANNEL), planes[0..<count], DIAL as double, step)
     stack.addSlice("dial_${DIAL}".toString(), new FloatProcessor(right - left, bottom - top, plane))
 }
 def result = new ImagePlus("${rawImage.getShortTitle()}_dial_${DIAL}".toString(), stack)

@@ -9,8 +9,10 @@
 // input=     an image, or a folder of images; the current image if left out
 // output=    the result, or the folder of results; left out, the result is shown
 // dial=      optical depth to remove: 0 is the raw image, one iteration removes one step; fractions
-//            lie in between; `all` gives every iteration as a channel (image of one channel)
-// enhanced=  a result with all iterations, made before: the model is not run again
+//            lie in between; `all` gives every channel of the model (image of one channel);
+//            `local` gives its channel `balanced`, where every pixel has its own dial
+// enhanced=  a result with all channels, made before: the model is not run again; model= is still
+//            needed if the channels have lost their names
 // step=      optical depth of one iteration; only needed with enhanced= and no model=
 //
 // Z and T are taken plane by plane, channels one after the other. The result is 32-bit, in the grey
@@ -18,6 +20,9 @@
 
 // deepImageJ does not come back from planes that have more pixels than this, border included.
 var LARGEST_PLANE = 4096 * 4096 * 3;
+
+// What the channel behind the iterations is called; no dial between iterations may touch it.
+var BALANCED = "balanced";
 
 arguments = String.trim(getArgument());
 if (arguments == "")
@@ -28,12 +33,12 @@ output = slashes(option(arguments, "output", ""));
 dial = option(arguments, "dial", "1");
 ready = slashes(option(arguments, "enhanced", ""));
 if (model == "" && ready == "")
-    exit("A model is needed: give model= (folder of the package), or enhanced= (a result with all iterations).");
+    exit("A model is needed: give model= (folder of the package), or enhanced= (a result with all channels).");
 description = "";
 if (model != "")
     description = File.openAsString(model + "/rdf.yaml");
 step = parseFloat(option(arguments, "step", value(description, "step_optical_depth")));
-if (isNaN(step) || step <= 0)
+if (isNumber(dial) && (isNaN(step) || step <= 0))
     exit("The optical depth of one iteration is not known: give step=, which is 1 for most models.");
 if (input == "" && nImages == 0)
     exit("There is no image: open one, or give input=.");
@@ -77,12 +82,31 @@ if (output == "")
 
 // ------------------------------------------------------------------------------ arithmetic
 
-// Returns k and alpha: the dial lies between iterations k and k + 1, at weight alpha.
-function dialPosition(text, step, iterations) {
+function isNumber(dial) {
+    if (dial == "all" || dial == "local")
+        return false;
+    return true;
+}
+
+// Returns k and alpha: the dial lies between channels k and k + 1, at weight alpha.
+function dialPosition(text, step, names) {
+    iterations = names.length;
+    words = "all";
+    if (names[iterations - 1] == BALANCED) {
+        iterations--;
+        words = "all or local";
+    }
+    if (text == "all")
+        return newArray(0, 0);
+    if (text == "local") {
+        if (iterations == names.length)
+            exit("A channel called balanced is needed for dial=local, and " + model + ready + " has none: give a number or all as dial=.");
+        return newArray(names.length, 0);
+    }
     dial = parseFloat(text);
     largest = iterations * step;
     if (isNaN(dial) || dial < 0 || dial > largest * (1 + 1e-9))
-        exit("The dial lies between 0 and " + largest + " (" + iterations + " iterations of " + step + "), or is all, not " + text + ": choose a value in between.");
+        exit("The dial lies between 0 and " + largest + " (" + iterations + " iterations of " + step + "), or is " + words + ", not " + text + ": choose a value in between.");
     whole = minOf(floor(dial / step + 1e-9), iterations);
     rest = maxOf(dial - whole * step, 0);
     if (whole == iterations || rest <= 1e-9 * step)
@@ -91,7 +115,8 @@ function dialPosition(text, step, iterations) {
 }
 
 // Turns plane `slice` of `image`, which holds the raw values, into x_k + alpha (x_(k+1) - x_k).
-// `first` is the slice of iteration 1 in `iterations`; `factor` is a plane full of alpha.
+// `first` is the slice of iteration 1 in `iterations`; `factor` is a plane full of alpha. With
+// alpha 0, k is the channel to take.
 function blend(image, slice, iterations, first, k, alpha, factor) {
     if (k > 0) {
         show(iterations, first + k - 1);
@@ -132,16 +157,19 @@ function enhance(source) {
     if (ready == "" && (width + 2 * halo) * (height + 2 * halo) > LARGEST_PLANE)
         exit("deepImageJ does not come back from planes above 50 megapixels, and " + title + " is " + width + " x " + height + ": cut it into parts.");
     if (dial == "all" && channels > 1)
-        exit("All iterations of one channel fit into an image, and " + title + " has " + channels + " channels: split it with Image > Color > Split Channels, or give a number as dial=.");
-    iterations = parseInt(value(description, "iterations"));
-    if (model != "" && isNaN(iterations))
+        exit("All that the model makes of one channel fits into an image, and " + title + " has " + channels + " channels: split it with Image > Color > Split Channels, or give a number as dial=.");
+    names = channelNames(description);
+    if (model != "" && names.length == 0)
         exit("A package of dcbmz export is needed, and " + model + " is none: give another as model=.");
-    if (dial != "all" && !isNaN(iterations))
-        position = dialPosition(dial, step, iterations);
+    if (ready == "")
+        position = dialPosition(dial, step, names);
     // A copy in 32 bits, with calibration, labels and colours, by a function that needs no dialog.
     imageCalculator("Max create 32-bit stack", source, source);
     result = getImageID();
-    setMetadata("Info", "DeepContrast, dial " + dial + ", step " + step + "\n" + info);
+    told = "DeepContrast, dial " + dial;
+    if (!isNaN(step))
+        told = told + ", step " + step;
+    setMetadata("Info", told + "\n" + info);
     label = "";
     if (nSlices == 1) {
         selectImage(source);
@@ -157,25 +185,25 @@ function enhance(source) {
         enhanced = allIterations(result, channel, channels, slices, frames);
         selectImage(enhanced);
         getDimensions(w, h, count, z, t);
-        if (ready == "")
-            count = iterations;
+        if (ready != "")
+            names = namesIn(enhanced, names);
+        count = names.length;
         if (nSlices != count * planes || w != width || h != height)
             exit("The iterations of " + title + " must be channels of its size, " + planes + " planes each, but are " + w + " x " + h + " pixels in " + nSlices + " planes: give the right image as enhanced=, or report it.");
-        iterations = count;
         if (dial == "all") {
-            gathered = gather(result, enhanced, iterations, slices, frames);
+            gathered = gather(result, enhanced, names, slices, frames);
             selectImage(result);
             close();
             result = gathered;
         } else {
-            position = dialPosition(dial, step, iterations);
+            position = dialPosition(dial, step, names);
             if (factor == 0) {
                 newImage("alpha", "32-bit black", width, height, 1);
                 factor = getImageID();
                 changeValues(0, 0, position[1]);
             }
             for (p = 0; p < planes; p++)
-                blend(result, p * channels + channel, enhanced, p * iterations + 1, position[0], position[1], factor);
+                blend(result, p * channels + channel, enhanced, p * count + 1, position[0], position[1], factor);
         }
         selectImage(enhanced);
         close();
@@ -193,7 +221,7 @@ function enhance(source) {
     return result;
 }
 
-// Returns an image with iterations 1 to K of one channel, for every plane in turn.
+// Returns an image with all that the model makes of one channel, for every plane in turn.
 function allIterations(image, channel, channels, slices, frames) {
     if (ready != "") {
         if (channels > 1)
@@ -245,8 +273,9 @@ function allIterations(image, channel, channels, slices, frames) {
     return opened;
 }
 
-// Returns iterations 1 to K as channels, calibrated like `image`.
-function gather(image, iterations, count, slices, frames) {
+// Returns all that the model made as channels with their names, calibrated like `image`.
+function gather(image, iterations, names, slices, frames) {
+    count = names.length;
     selectImage(image);
     info = getMetadata("Info");
     getVoxelSize(pixelWidth, pixelHeight, pixelDepth, unit);
@@ -258,7 +287,7 @@ function gather(image, iterations, count, slices, frames) {
         show(iterations, i);
         show(gathered, i);
         imageCalculator("Copy", gathered, iterations);
-        Property.setSliceLabel("iteration_" + ((i - 1) % count + 1), i);
+        Property.setSliceLabel(names[(i - 1) % count], i);
     }
     setVoxelSize(pixelWidth, pixelHeight, pixelDepth, unit);
     Stack.setXUnit(unitX);
@@ -337,6 +366,51 @@ function value(text, key) {
     return String.trim(substring(text, at + lengthOf(key) + 7, end));
 }
 
+// Returns the names of the output channels, in order: a list below config.dcbmz.
+function channelNames(text) {
+    names = newArray(0);
+    start = indexOf(text, "\n  dcbmz:");
+    if (start < 0)
+        return names;
+    at = indexOf(text, "\n    channels:", start);
+    if (at < 0)
+        return names;
+    lines = split(substring(text, at + 1), "\n");
+    for (i = 1; i < lines.length; i++) {
+        if (!startsWith(lines[i], "      - "))
+            return names;
+        names = Array.concat(names, String.trim(substring(lines[i], 8)));
+    }
+    return names;
+}
+
+// Returns the names of the channels of an image by their labels, else those of the model.
+function namesIn(image, known) {
+    selectImage(image);
+    getDimensions(w, h, count, z, t);
+    names = newArray(count);
+    for (c = 1; c <= count; c++) {
+        show(image, c);
+        // dcbmz predict puts the name of the image's own channel before it.
+        label = Property.getSliceLabel;
+        names[c - 1] = substring(label, lastIndexOf(label, " ") + 1);
+        expected = "iteration_" + c;
+        if (c == count && c > 1 && names[c - 1] == BALANCED)
+            expected = BALANCED;
+        if (names[c - 1] != expected) {
+            if (known.length == 0)
+                exit("The channels of " + ready + " have no names, so that the last may be the balanced image: give model=, the package that made them.");
+            // An index is looked up even where the condition before it fails.
+            if (count == known.length - 1) {
+                if (known[count] == BALANCED)
+                    known = Array.trim(known, count);
+            }
+            return known;
+        }
+    }
+    return names;
+}
+
 function folderOfModel(name) {
     name = slashes(name);
     if (name == "")
@@ -384,7 +458,7 @@ function ask() {
         exit("Without a screen, arguments are needed: model=[FOLDER] input=[IMAGE] output=[RESULT.tif] dial=1.");
     Dialog.create("DeepContrast");
     Dialog.addDirectory("Folder of the model", File.getDirectory(getInfo("macro.filepath")));
-    Dialog.addString("Dial (optical depth, or all)", "1");
+    Dialog.addString("Dial (optical depth, all or local)", "1");
     Dialog.show();
     folder = Dialog.getString();
     return "model=[" + folder + "] dial=[" + Dialog.getString() + "]";

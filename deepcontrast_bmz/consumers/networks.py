@@ -110,7 +110,10 @@ def _own_state_dict(package: Package) -> Callable[[Array], Array]:
             stop = -(-size // grid) * grid + iterations * radius
             indices = mirror_indices(-iterations * radius, stop, size, "symmetric")
             extended = extended.take(indices, axis=axis)
-        out = model.iterate(torch.from_numpy(_float32(extended)), iterations).numpy()
+        given = torch.from_numpy(_float32(extended))
+        out = model.iterate(given, iterations).numpy()
+        if model.description.local_dial is not None:
+            out = np.concatenate((out, model.balanced(given).numpy()), axis=1)
         return out[(slice(None), slice(None), *(slice(size) for size in sizes))]
 
     return run

@@ -18,6 +18,9 @@ from deepcontrast_bmz.errors import InputError
 _CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP)
 """What file systems say that know no such thing, or not of folders."""
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a write says for which there is no room."""
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -135,7 +138,9 @@ def replace_whole(path: Path) -> Generator[Path]:
         yield temporary
         take_place(temporary, target)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # numpy has no number for it, only the sentence.
+        cut = error.errno is None and "written" in str(error)
+        if cut or error.errno in _NO_ROOM:
             raise InputError(
                 f"an output must fit on the disk, but there is no room for '{path}': "
                 "free some, or give another place"

@@ -8,7 +8,8 @@ import java.io.File;
 
 /**
  * Stands in for deepImageJ 3.1: the same keys, the same order of axes, the same name of the saved
- * file, no network. Iteration k is {@code raw * (1 + k / 4) + k}.
+ * file, no network. Iteration k is {@code raw * (1 + k / 4) + k}, the balanced image behind the
+ * iterations is {@code 1000 - raw}.
  *
  * <p>The number of iterations is what the name of the model's folder ends with.
  */
@@ -31,6 +32,7 @@ public final class DeepImageJStandIn implements PlugIn {
             throw new IllegalArgumentException("one channel in 32 bits is expected");
         }
         boolean volume = new File(model).getName().startsWith("volume");
+        int channels = new File(model).getName().startsWith("balanced") ? count + 1 : count;
         if (!volume && imp.getNSlices() > 1) {
             throw new IllegalArgumentException("a 2-D model takes planes as frames");
         }
@@ -38,16 +40,16 @@ public final class DeepImageJStandIn implements PlugIn {
         ImageStack stack = new ImageStack(imp.getWidth(), imp.getHeight());
         for (int plane = 1; plane <= imp.getStackSize(); plane++) {
             float[] raw = (float[]) imp.getStack().getProcessor(plane).getPixels();
-            for (int k = 1; k <= count; k++) {
+            for (int k = 1; k <= channels; k++) {
                 float[] enhanced = new float[raw.length];
                 for (int i = 0; i < raw.length; i++) {
-                    enhanced[i] = raw[i] * (1 + k / 4f) + k;
+                    enhanced[i] = k > count ? 1000 - raw[i] : raw[i] * (1 + k / 4f) + k;
                 }
                 stack.addSlice(new FloatProcessor(imp.getWidth(), imp.getHeight(), enhanced));
             }
         }
         ImagePlus result = new ImagePlus(imp.getShortTitle() + "_enhanced", stack);
-        result.setDimensions(count, imp.getNSlices(), imp.getNFrames());
+        result.setDimensions(channels, imp.getNSlices(), imp.getNFrames());
         result.setOpenAsHyperStack(true);
         IJ.saveAsTiff(result, output + File.separator + result.getTitle());
     }

@@ -1,5 +1,7 @@
 package qupath.opencv.ml;
 
+import java.util.List;
+import java.util.Map;
 import qupath.bioimageio.spec.Model;
 import qupath.opencv.ops.ImageOp;
 
@@ -14,7 +16,7 @@ public final class BioimageIoTools {
 
     public static PatchClassifierParams buildPatchClassifierParams(
             Model model, int tileWidth, int tileHeight, ImageOp... inputOps) {
-        Object iterations = ((java.util.Map<?, ?>) model.getConfig().get("dcbmz")).get("iterations");
-        return new PatchClassifierParams(((Double) iterations).intValue(), 0, 0);
+        Object channels = ((Map<?, ?>) model.getConfig().get("dcbmz")).get("channels");
+        return new PatchClassifierParams((List<?>) channels, 0, 0);
     }
 }

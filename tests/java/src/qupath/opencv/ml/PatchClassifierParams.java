@@ -1,16 +1,17 @@
 package qupath.opencv.ml;
 
+import java.util.List;
 import qupath.lib.classifiers.pixel.PixelClassifier;
 import qupath.lib.images.servers.PixelCalibration;
 
 /** Stands in for QuPath's class. */
 public final class PatchClassifierParams {
-    final int iterations;
+    final List<?> names;
     final int channel;
     final double downsample;
 
-    PatchClassifierParams(int iterations, int channel, double downsample) {
-        this.iterations = iterations;
+    PatchClassifierParams(List<?> names, int channel, double downsample) {
+        this.names = names;
         this.channel = channel;
         this.downsample = downsample;
     }
@@ -19,7 +20,7 @@ public final class PatchClassifierParams {
         if (params.downsample != 1) {
             throw new IllegalArgumentException("the model runs at full resolution");
         }
-        return new PixelClassifier(params.iterations, params.channel);
+        return new PixelClassifier(params.names, params.channel);
     }
 
     public static Builder builder(PatchClassifierParams params) {
@@ -35,7 +36,7 @@ public final class PatchClassifierParams {
         }
 
         public Builder inputChannels(int... channels) {
-            params = new PatchClassifierParams(params.iterations, channels[0], params.downsample);
+            params = new PatchClassifierParams(params.names, channels[0], params.downsample);
             return this;
         }
 
@@ -44,7 +45,7 @@ public final class PatchClassifierParams {
         }
 
         public Builder inputResolution(PixelCalibration calibration, double downsample) {
-            params = new PatchClassifierParams(params.iterations, params.channel, downsample);
+            params = new PatchClassifierParams(params.names, params.channel, downsample);
             return this;
         }
 

@@ -1,12 +1,14 @@
 package qupath.lib.classifiers.pixel;
 
-/** Stands in for QuPath's interface: iteration k is {@code raw * (1 + k / 4) + k}. */
+import java.util.List;
+
+/** Stands in for QuPath's interface: a class for every channel of the model. */
 public final class PixelClassifier {
-    public final int iterations;
+    public final List<?> names;
     public final int channel;
 
-    public PixelClassifier(int iterations, int channel) {
-        this.iterations = iterations;
+    public PixelClassifier(List<?> names, int channel) {
+        this.names = names;
         this.channel = channel;
     }
 }
