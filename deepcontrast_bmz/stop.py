@@ -68,6 +68,9 @@ _NOISE_FREE = 2e-3
 """Noise deviation over the range of grey levels below which there is nothing to compare with:
 rounding to 8 bits alone makes 1.1e-3."""
 
+_MASK_CELL = 4
+"""Side of a cell that counts as masked if all of it is black, in pixels."""
+
 _ROUND = 0.05
 """The estimated dial is rounded to this, in optical depth."""
 
@@ -390,7 +393,7 @@ def _consistent(
     noise: NoiseModel,
 ) -> float:
     """Return the largest dial up to `dial` that the verdict does not call inconsistent."""
-    used = raw > raw.min()
+    used = (raw > raw.min()) & ~_beside_masks(raw, 2 * max(widths_px))
 
     def explains(tried: float) -> bool:
         image = blend(raw, iterations, tried, description.step_optical_depth)
@@ -401,6 +404,19 @@ def _consistent(
         return found <= CONSISTENT[1]
 
     return _largest(dial, explains)
+
+
+def _beside_masks(raw: Tensor, reach: float) -> Tensor:
+    """Return which pixels lie as near as the kernel reaches to cells that are black throughout.
+
+    What was masked is not what the tissue scattered there, and beside it the misfit means nothing.
+    """
+    black = (raw <= raw.min()).float()
+    cells = F.avg_pool2d(black[None, None], _MASK_CELL, ceil_mode=True) >= 1
+    side = 2 * math.ceil(reach / _MASK_CELL) + 1
+    near = F.max_pool2d(cells.float(), side, stride=1, padding=side // 2)
+    wide = near.repeat_interleave(_MASK_CELL, 2).repeat_interleave(_MASK_CELL, 3)
+    return wide[0, 0, : raw.shape[0], : raw.shape[1]] > 0
 
 
 def _largest(dial: float, kept_at: Callable[[float], bool]) -> float:

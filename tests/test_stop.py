@@ -394,3 +394,14 @@ def test_smoothing_stays_within_what_was_measured() -> None:
     smooth = smooth_along_z([0.0, 0.0, 0.1, 1.9, 2.0, 2.0])
     assert min(smooth) >= 0
     assert max(smooth) <= 2
+
+
+def test_no_dial_beyond_what_explains_the_recording() -> None:
+    """However deep the haze looks: what contradicts the recording is not taken."""
+    raw, kept = learned(1.0)
+    free = choose_dial(raw, kept, with_estimator(1.0), widths_px=WIDTHS)
+    wild = raw + 6 * (kept - raw)
+    held = choose_dial(raw, wild, with_estimator(1.0), widths_px=WIDTHS)
+    assert held.dial < free.dial - 0.2
+    assert "it would not explain the recording" in held.reason
+    assert "explain" not in free.reason
