@@ -19,8 +19,9 @@ PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 
 HEAD = """# Results
 
-Made by `python benchmarks/results.py` from the records in `benchmarks/records/`; each table can be made anew by the command above it.
-Figures of speed are in [performance](performance.md), what was chosen because of them in [decisions](decisions.md).
+Made by `python benchmarks/results.py` from the records in `benchmarks/records/`; each table
+can be made anew by the command above it. Figures of speed are in [performance](performance.md),
+what was chosen because of them in [decisions](decisions.md).
 """
 
 

@@ -40,8 +40,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHANNEL_PREFIX = "iteration_"
-BALANCED_CHANNEL = "balanced"
 """Output channel k (from 1) of an exported model is called ``iteration_k``."""
+
+BALANCED_CHANNEL = "balanced"
+"""Name of the channel behind the iterations, where a model has a local dial."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
