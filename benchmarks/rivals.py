@@ -278,9 +278,10 @@ def summary(rows: Sequence[Row], notes: Iterable[str], ceiling_steps: int) -> st
     ]
     if CEILING in mean:
         words.append(
-            f"The same network taught with the truth, in one pass, {ceiling_steps} steps on "
-            f"procedural specimens: {mean[CEILING]:.2f} dB. It has seen as wide a range, but one "
-            "pass sees less of the surroundings than several."
+            f"The same network taught with the truth, in one pass at a depth it is not told, "
+            f"{ceiling_steps} steps on procedural specimens: {mean[CEILING]:.2f} dB. That is no "
+            "upper bound: one pass sees less of the surroundings than several, and its training "
+            "is shorter than the model's."
         )
     return " ".join([*words, *notes])
 
@@ -288,7 +289,9 @@ def summary(rows: Sequence[Row], notes: Iterable[str], ceiling_steps: int) -> st
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", default="deepcontrast", help="as for dcbmz predict")
-    parser.add_argument("--work", type=Path, default=Path("rivals"), help="where scores are kept")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/rivals"), help="where scores are kept"
+    )
     parser.add_argument("--seeds", type=int, default=1, help="sets of 135 phantoms (1)")
     parser.add_argument("--images", type=int, help="only so many; each 45 of a set are balanced")
     parser.add_argument("--quick", action="store_true", help="five phantoms instead of 135")

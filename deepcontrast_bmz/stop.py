@@ -18,6 +18,7 @@ __all__ = [
     "choose_dial",
     "content_window",
     "dial_grid",
+    "explained",
     "forward_residual",
     "last_kept",
     "look_at",
@@ -393,7 +394,7 @@ def _consistent(
     noise: NoiseModel,
 ) -> float:
     """Return the largest dial up to `dial` that the verdict does not call inconsistent."""
-    used = (raw > raw.min()) & ~_beside_masks(raw, 2 * max(widths_px))
+    used = explained(raw, widths_px)
 
     def explains(tried: float) -> bool:
         image = blend(raw, iterations, tried, description.step_optical_depth)
@@ -406,17 +407,28 @@ def _consistent(
     return _largest(dial, explains)
 
 
-def _beside_masks(raw: Tensor, reach: float) -> Tensor:
-    """Return which pixels lie as near as the kernel reaches to cells that are black throughout.
+def explained(raw: Tensor, widths_px: Sequence[float]) -> Tensor:
+    """Return which pixels the tissue model can be held to.
 
-    What was masked is not what the tissue scattered there, and beside it the misfit means nothing.
+    Not those at the smallest value, where black may be cut off, and none as near as the kernel
+    reaches to cells of 4 x 4 that are black throughout: what was masked was not scattered.
+
+    Parameters
+    ----------
+    raw : Tensor, (Y, X)
+    widths_px : sequence of float
+        Of the scattering kernel, in pixels.
+
+    Returns
+    -------
+    Tensor of bool, (Y, X)
     """
-    black = (raw <= raw.min()).float()
-    cells = F.avg_pool2d(black[None, None], _MASK_CELL, ceil_mode=True) >= 1
-    side = 2 * math.ceil(reach / _MASK_CELL) + 1
+    black = raw <= raw.min()
+    cells = F.avg_pool2d(black[None, None].float(), _MASK_CELL, ceil_mode=True) >= 1
+    side = 2 * math.ceil(2 * max(widths_px) / _MASK_CELL) + 1
     near = F.max_pool2d(cells.float(), side, stride=1, padding=side // 2)
     wide = near.repeat_interleave(_MASK_CELL, 2).repeat_interleave(_MASK_CELL, 3)
-    return wide[0, 0, : raw.shape[0], : raw.shape[1]] > 0
+    return ~black & (wide[0, 0, : raw.shape[0], : raw.shape[1]] == 0)
 
 
 def _largest(dial: float, kept_at: Callable[[float], bool]) -> float:

@@ -160,7 +160,8 @@ def test_a_repeated_command_trains_nothing(
 ) -> None:
     phantoms = sys.modules["phantoms"]
     monkeypatch.setattr(phantoms, "SIDES", (64,))
-    monkeypatch.setattr(phantoms, "OPTICAL_DEPTHS", (1.0,))
+    for room in (phantoms, benchmark):
+        monkeypatch.setattr(room, "OPTICAL_DEPTHS", (1.0,))
     monkeypatch.setattr(benchmark, "SIDE", 96)
     monkeypatch.setattr(benchmark, "LUCY_ITERATIONS", 5)
     monkeypatch.setattr(benchmark, "time_ratio", lambda _loop: 0.25)  # pyright: ignore[reportUnknownLambdaType]
@@ -181,6 +182,7 @@ def test_a_repeated_command_trains_nothing(
     assert first[first.index(table) :] == again[again.index(table) :]
     assert "| dilated, told the depth, once | 1 |" in again
     assert "| refined targets, plain loop | 1 |" in again
+    assert "| network, loop or pairs | optical depth 1 |" in again
     (scores,) = tmp_path.glob("dilated_2_depths*/scores*.json")
     assert len(json.loads(scores.read_text())) == 3
     assert not list(tmp_path.glob("*/checkpoints"))

@@ -15,7 +15,7 @@ from skimage.filters import threshold_otsu
 from deepcontrast_bmz import metrics
 from deepcontrast_bmz.evaluate.found import DialScores
 from deepcontrast_bmz.physics.scatter import scatter
-from deepcontrast_bmz.stop import forward_residual, measurable
+from deepcontrast_bmz.stop import explained, forward_residual, measurable
 from deepcontrast_bmz.verdict import darkness, judge
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ class Scorer:
                 widths_px=self.widths,
                 weights=self.weights,
                 noise=self.noise,
+                used=explained(torch.from_numpy(self.raw), self.widths),
             )
             flagged = metrics.flagged_share(z[self.inner])
         against = self._against_truth(whole, contrast)
