@@ -18,6 +18,7 @@ from deepcontrast_bmz.settings import LocalDial, NetworkSettings, Recipe, RunRec
 from deepcontrast_bmz.train import train_run
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
     from deepcontrast_bmz.loop import Loop
@@ -68,6 +69,14 @@ def untrained_loop(recipe: Recipe) -> Loop:
         widths_px=recipe.physics.scatter.widths,
         weights=recipe.physics.scatter.weights,
     ).eval()
+
+
+@pytest.fixture(autouse=True)
+def threads_stay() -> Generator[None]:
+    """Sums are rounded by the number of threads: a test that sets it must not change another's."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def local_dial_loop(iterations: int = 4) -> Loop:
