@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
+    from torch import Tensor
+
     from deepcontrast_bmz.loop import Loop
 
 
@@ -69,6 +71,13 @@ def untrained_loop(recipe: Recipe) -> Loop:
         widths_px=recipe.physics.scatter.widths,
         weights=recipe.physics.scatter.weights,
     ).eval()
+
+
+class NoLocalDial:
+    """What stands in for a runner of weights, and has no balanced channel."""
+
+    def balanced(self, extended: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from conftest import NoLocalDial
 from numpy.typing import NDArray
 
 from deepcontrast_bmz import baselines, metrics
@@ -35,7 +36,7 @@ RADIUS = 16
 
 
 @dataclass
-class Enhancer:
+class Enhancer(NoLocalDial):
     """Runs any function (image, iteration) -> image in the place of trained weights."""
 
     function: Callable[[Double, int], Double]
@@ -375,7 +376,7 @@ def test_a_stack_needs_a_reference_of_as_many_planes(inverse: Model) -> None:
 
 
 @dataclass
-class Neighbours:
+class Neighbours(NoLocalDial):
     """Iteration k takes away a share of the planes k above and below."""
 
     device: str = "cpu"

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 import torch
 import xarray as xr
-from conftest import run_record, untrained_loop
+from conftest import NoLocalDial, run_record, untrained_loop
 
 from deepcontrast_bmz import dials as room
 from deepcontrast_bmz.errors import InputError
@@ -37,7 +37,7 @@ BLURPOOL = {"kind": "blurpool_unet", "width": 4, "levels": 2}
 STEP = 0.5
 
 
-class LoopRunner:
+class LoopRunner(NoLocalDial):
     """Runs a loop on the CPU, and counts."""
 
     device = "cpu"
@@ -52,9 +52,6 @@ class LoopRunner:
         self.iterations.append(iterations)
         self.pixels.append(extended.numel())
         return self.loop.iterate(extended, iterations)
-
-    def balanced(self, extended: Tensor) -> Tensor:
-        raise NotImplementedError
 
 
 def new_model(network: dict[str, Any] | None = None, **description: object) -> Model:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from conftest import NoLocalDial
 from matplotlib.image import imread
 
 from deepcontrast_bmz.errors import InputError
@@ -477,7 +478,7 @@ def test_results_do_not_go_into_a_file(tmp_path: Path) -> None:
         write_evaluation(evaluation(), path)
 
 
-class Stretch:
+class Stretch(NoLocalDial):
     """Stands in for trained weights: iteration k stretches the image k + 1 times."""
 
     device = "cpu"

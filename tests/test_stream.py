@@ -21,7 +21,7 @@ import tifffile
 import torch
 import xarray as xr
 import zarr
-from conftest import run_record, untrained_loop
+from conftest import NoLocalDial, run_record, untrained_loop
 
 from deepcontrast_bmz import enhance as enhance_room
 from deepcontrast_bmz import predict as predict_room
@@ -245,7 +245,7 @@ def test_of_a_large_plane_and_a_long_stack_a_sample_is_looked_at(
 # ---- stacks
 
 
-class LoopRunner:
+class LoopRunner(NoLocalDial):
     device = "cpu"
     block = 16
 
@@ -254,9 +254,6 @@ class LoopRunner:
 
     def __call__(self, extended: Tensor, iterations: int) -> Tensor:
         return self.loop.iterate(extended, iterations)
-
-    def balanced(self, extended: Tensor) -> Tensor:
-        raise NotImplementedError
 
 
 def stack_model() -> Model:
