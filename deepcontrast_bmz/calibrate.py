@@ -13,6 +13,7 @@ from __future__ import annotations
 __all__ = ["Statistics", "calibrate_stop_rule", "fit_statistics"]
 
 import itertools
+import logging
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 
 from deepcontrast_bmz.backends import fast_loop
-from deepcontrast_bmz.balance_fit import fit_balance
+from deepcontrast_bmz.balance_fit import FEWEST_FOR_LOCAL, fit_balance
 from deepcontrast_bmz.depth import Example, fit_depth
 from deepcontrast_bmz.features import FeatureVector, image_features
 from deepcontrast_bmz.loop import blend, extend_symmetric, extend_volume
@@ -68,6 +69,8 @@ if TYPE_CHECKING:
     from deepcontrast_bmz.physics.phantom import Kind
     from deepcontrast_bmz.settings import LocalDial, Recipe
     from deepcontrast_bmz.specimens import Light, Processing
+
+logger = logging.getLogger(__name__)
 
 KINDS: tuple[Kind, ...] = ("membranes", "tubes", "nuclei")
 DEPTHS = (0.75, 1.5, 2.25, 3.0)
@@ -255,6 +258,12 @@ def fit_statistics(loop: Loop, recipe: Recipe, planes: Sequence[RawPlane] = ()) 
         return found.dial
 
     local = fit_balance(loop, recipe, 2 * count, automatic, PROCESSINGS)
+    if local is None:
+        logger.warning(
+            "no local dial: it needs at least %d recordings (two for every five steps), four "
+            "iterations of the default network, and to be better than the automatic dial",
+            FEWEST_FOR_LOCAL,
+        )
     balance, local_dial = local or (None, None)
     return Statistics(depth, ood, local_dial, balance)
 

@@ -227,6 +227,8 @@ class Recipe(Record):
             ):
                 if value:
                     raise ValueError(f"{name} above 0 needs physics.scatter.unit = 'px', not 'um'")
+        if self.loop.local_dial and self.network.dims == 3:
+            raise ValueError("loop.local_dial needs a network for planes, not one for stacks")
         return self
 
     def with_changes(

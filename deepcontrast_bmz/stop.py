@@ -426,7 +426,9 @@ def explained(raw: Tensor, widths_px: Sequence[float]) -> Tensor:
     black = raw <= raw.min()
     cells = F.avg_pool2d(black[None, None].float(), _MASK_CELL, ceil_mode=True) >= 1
     side = 2 * math.ceil(2 * max(widths_px) / _MASK_CELL) + 1
-    near = F.max_pool2d(cells.float(), side, stride=1, padding=side // 2)
+    # Along y, then along x: a kernel in micrometres can be hundreds of pixels wide.
+    near = F.max_pool2d(cells.float(), (side, 1), stride=1, padding=(side // 2, 0))
+    near = F.max_pool2d(near, (1, side), stride=1, padding=(0, side // 2))
     wide = near.repeat_interleave(_MASK_CELL, 2).repeat_interleave(_MASK_CELL, 3)
     return ~black & (wide[0, 0, : raw.shape[0], : raw.shape[1]] == 0)
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest.mock import patch
+
+import torch
+
+from deepcontrast_bmz.settings import LoopDescription, NetworkSettings, PhysicsSettings, Scatter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
     import pytest
+    from torch import Tensor
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -43,3 +49,39 @@ def recorded(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Callable[[str], s
         return "\n\n".join(records.as_markdown(table) for table in kept.tables)
 
     return read
+
+
+@dataclass
+class Sharpener:
+    """Every iteration is an unsharp mask."""
+
+    description: LoopDescription
+    name: str = "sharpener"
+    radius: int = 2
+    max_iterations: int | None = None
+    sha256: str = "0123456789abcdef"
+
+    def iterate(self, extended: Tensor, iterations: int) -> Tensor:
+        m = iterations * self.radius
+        smooth = torch.nn.functional.avg_pool2d(extended, 5, stride=1, padding=2)
+        sharp = [extended + k * (extended - smooth) for k in range(1, iterations + 1)]
+        return torch.cat(sharp, 1)[:, :, m:-m, m:-m]
+
+
+def sharpener() -> Sharpener:
+    """A model of two iterations, in the place of a trained one."""
+    return Sharpener(
+        LoopDescription(
+            step_optical_depth=1.0,
+            iterations=2,
+            channels=("iteration_1", "iteration_2"),
+            network=NetworkSettings(),
+            radius_px=2,
+            halo_px=2,
+            halo_tolerance=1e-3,
+            scatter=Scatter(),
+            training_ranges=PhysicsSettings(),
+            seed=0,
+            torch_version="2",
+        )
+    )

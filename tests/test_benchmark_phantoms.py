@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-from benchmark_scripts import load, recorded
+from benchmark_scripts import Sharpener, load, recorded, sharpener
 
 from deepcontrast_bmz.metrics import psnr_after_fit
 from deepcontrast_bmz.physics.camera import to_photons
-from deepcontrast_bmz.settings import LoopDescription, NetworkSettings, PhysicsSettings, Scatter
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from torch import Tensor
 
 
 @pytest.fixture(scope="module")
@@ -26,39 +22,9 @@ def benchmark() -> Any:
     return load("phantoms")
 
 
-@dataclass
-class Sharpener:
-    """Every iteration is an unsharp mask."""
-
-    description: LoopDescription
-    name: str = "sharpener"
-    radius: int = 2
-    max_iterations: int | None = None
-
-    def iterate(self, extended: Tensor, iterations: int) -> Tensor:
-        m = iterations * self.radius
-        smooth = torch.nn.functional.avg_pool2d(extended, 5, stride=1, padding=2)
-        sharp = [extended + k * (extended - smooth) for k in range(1, iterations + 1)]
-        return torch.cat(sharp, 1)[:, :, m:-m, m:-m]
-
-
 @pytest.fixture
 def model() -> Sharpener:
-    return Sharpener(
-        LoopDescription(
-            step_optical_depth=1.0,
-            iterations=2,
-            channels=("iteration_1", "iteration_2"),
-            network=NetworkSettings(),
-            radius_px=2,
-            halo_px=2,
-            halo_tolerance=1e-3,
-            scatter=Scatter(),
-            training_ranges=PhysicsSettings(),
-            seed=0,
-            torch_version="2",
-        )
-    )
+    return sharpener()
 
 
 def test_a_case_is_drawn_by_its_seed_and_its_camera_explains_it(benchmark: Any) -> None:

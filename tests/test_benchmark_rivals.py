@@ -5,32 +5,28 @@ from __future__ import annotations
 import collections
 import importlib
 import json
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from benchmark_scripts import FOLDER, Sharpener, sharpener
 from scipy import ndimage
 
 from deepcontrast_bmz.image import write_image
 from deepcontrast_bmz.physics.phantom import phantom
 from deepcontrast_bmz.settings import (
     DataSettings,
-    LoopDescription,
     NetworkSettings,
-    PhysicsSettings,
     Recipe,
-    Scatter,
     TrainingSettings,
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from pathlib import Path
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+    pass
 
 
 @pytest.fixture
@@ -40,40 +36,9 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module
 
 
-@dataclass
-class Sharpener:
-    """Every iteration is an unsharp mask."""
-
-    description: LoopDescription
-    name: str = "sharpener"
-    radius: int = 2
-    max_iterations: int | None = None
-    sha256: str = "0123456789abcdef"
-
-    def iterate(self, extended: Tensor, iterations: int) -> Tensor:
-        m = iterations * self.radius
-        smooth = torch.nn.functional.avg_pool2d(extended, 5, stride=1, padding=2)
-        sharp = [extended + k * (extended - smooth) for k in range(1, iterations + 1)]
-        return torch.cat(sharp, 1)[:, :, m:-m, m:-m]
-
-
 @pytest.fixture
 def model() -> Sharpener:
-    return Sharpener(
-        LoopDescription(
-            step_optical_depth=1.0,
-            iterations=2,
-            channels=("iteration_1", "iteration_2"),
-            network=NetworkSettings(),
-            radius_px=2,
-            halo_px=2,
-            halo_tolerance=1e-3,
-            scatter=Scatter(),
-            training_ranges=PhysicsSettings(),
-            seed=0,
-            torch_version="2",
-        )
-    )
+    return sharpener()
 
 
 @pytest.fixture

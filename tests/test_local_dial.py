@@ -136,3 +136,17 @@ def test_training_fits_one_where_the_recipe_wants_it(monkeypatch: pytest.MonkeyP
         found = fit_statistics(local_dial_loop(), recipe)
         assert found.local_dial == (DIAL if wanted else None)
     assert asked == [24]
+
+
+def test_stacks_have_none_and_a_fit_that_gives_none_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = {"loop": {"local_dial": True}}
+    with pytest.raises(ValueError, match="needs a network for planes"):
+        Recipe.model_validate({**wanted, "network": {"kind": "dilated_3d"}})
+    monkeypatch.setattr(calibrate, "fit_balance", lambda *_, **__: None)  # pyright: ignore[reportUnknownLambdaType]
+    monkeypatch.setattr(calibrate, "FEWEST", 12)
+    settings = {**wanted, "network": {"width": 4}, "training": {"steps": 1}}
+    found = fit_statistics(local_dial_loop(), Recipe.model_validate(settings))
+    assert (found.local_dial, found.balance) == (None, None)
+    assert "no local dial" in caplog.text
