@@ -53,7 +53,7 @@ PHOTONS = 300.0
 
 
 def demo_recipe(seed: int) -> Recipe:
-    """Return settings small enough for three minutes on two cores."""
+    """Return settings small enough for five minutes on two cores."""
     return Recipe.model_validate(
         {
             "seed": seed,
