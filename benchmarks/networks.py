@@ -50,7 +50,7 @@ from deepcontrast_bmz.baselines import best_by_truth, richardson_lucy, richardso
 from deepcontrast_bmz.data import Pair, PairDataset, RawPlane, as_float32, split_planes
 from deepcontrast_bmz.image import planes, read_image, replace_whole
 from deepcontrast_bmz.loop import Loop, Reinjection, blend, extend_symmetric
-from deepcontrast_bmz.metrics import psnr_after_fit, split_photons
+from deepcontrast_bmz.metrics import psnr_after_fit
 from deepcontrast_bmz.model import build_loop
 from deepcontrast_bmz.network.layers import AffineConv, crop_margin, sort_pairs
 from deepcontrast_bmz.parallel import Spread, trainer_arguments
@@ -73,7 +73,7 @@ from deepcontrast_bmz.train import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    Pairing = Literal["naive", "thinned", "fresh", "refined", "depths"]
+    Pairing = Literal["naive", "split", "fresh", "refined", "depths"]
     Feedback = Callable[[int, Tensor, Tensor], Tensor]
     Scores = list[dict[str, list[float]]]
 
@@ -92,6 +92,7 @@ class Variant(NamedTuple):
     network: NetworkSettings
     learning_rate: float
     pairing: Pairing = "naive"
+    input_share: float | None = None
 
 
 DILATED = NetworkSettings()
@@ -109,13 +110,14 @@ NETWORKS: dict[str, Variant] = {
 }
 REFINED = "refined targets, plain loop"
 TAUGHT: dict[str, Variant] = {
-    "thinned halves": Variant(DILATED, 1e-2, "thinned"),
+    "split, half the light each": Variant(DILATED, 1e-2, "split", 0.5),
+    "split, .8 of the light to the input": Variant(DILATED, 1e-2, "split", 0.8),
     "fresh noise only": Variant(DILATED, 1e-2, "fresh"),
     REFINED: Variant(DILATED, 1e-2, "refined"),
 }
 """One seed of each, but for the first."""
-SEEN_AGAIN = "thinned halves"
-"""It gained with one seed, hence is trained with all."""
+SEEN_AGAIN = "split"
+"""They gained with one seed, hence are trained with all."""
 RATES, RATES_SEED = (1e-3, 3e-3, 1e-2), 99
 DEPTHS = tuple(GRID * i for i in range(1, 17))
 """Optical depths that the network which is told them learns."""
@@ -145,7 +147,12 @@ def recipe_of(variant: Variant, seed: int, options: Options) -> Recipe:
             "seed": seed,
             "physics": {"photons": (40.0, 2000.0)},
             "network": variant.network.model_dump(exclude_unset=True),
-            "data": {"patch": options.patch, "zoom": (0.5, 1.2), "phantoms": options.specimens},
+            "data": {
+                "patch": options.patch,
+                "zoom": (0.5, 1.2),
+                "phantoms": options.specimens,
+                **({"input_share": variant.input_share} if variant.input_share else {}),
+            },
             "training": {
                 "steps": options.steps,
                 "steps_per_epoch": each,
@@ -161,23 +168,10 @@ def recipe_of(variant: Variant, seed: int, options: Options) -> Recipe:
 
 
 class Recording(NamedTuple):
-    """What a camera made of light: as it is, without noise, and thinned into halves."""
+    """What a camera made of light: as it is, and without noise."""
 
     raw: RawPlane
     noiseless: RawPlane
-    halves: tuple[RawPlane, RawPlane]
-
-
-def record(raw: RawPlane, light: np.ndarray, camera: Camera, rng: np.random.Generator) -> Recording:
-    """Return a recording; the light is in counts, like the raw plane."""
-    photons = to_photons(torch.from_numpy(raw.pixels), camera).numpy()
-    halves = split_photons(np.rint(np.maximum(photons, 0)), rng)
-
-    def like(pixels: np.ndarray) -> RawPlane:
-        return replace(raw, pixels=as_float32(pixels, raw.name))
-
-    first, second = (like(half / camera.gain + camera.offset) for half in halves)
-    return Recording(raw, like(light), (first, second))
 
 
 def specimens(recipe: Recipe, count: int, stream: int) -> list[Recording]:
@@ -197,7 +191,8 @@ def specimens(recipe: Recipe, count: int, stream: int) -> list[Recording]:
         noise = torch.Generator().manual_seed(draw.seed)
         counts = expose(light, camera, noise).numpy()
         raw = RawPlane(as_float32(counts, kind), -1 - number % len(KINDS), kind, widths)
-        found.append(record(raw, (light + DARK).numpy(), camera, rng))
+        noiseless = replace(raw, pixels=as_float32((light + DARK).numpy(), kind))
+        found.append(Recording(raw, noiseless))
     return found
 
 
@@ -206,12 +201,10 @@ def real_planes(folder: Path, recipe: Recipe) -> list[Recording]:
     found: list[Recording] = []
     widths = recipe.physics.scatter.widths
     for index, path in enumerate(sorted(folder.glob("*.tif*"))):
-        rng = np.random.default_rng([recipe.seed, 7, index])
         for _, plane in planes(read_image(path)):
             if plane.max() > plane.min():
                 raw = RawPlane(as_float32(plane, path.name), index, path.name, widths)
-                camera = estimate_camera(torch.from_numpy(raw.pixels))
-                found.append(record(raw, raw.pixels, camera, rng))
+                found.append(Recording(raw, raw))
     return found
 
 
@@ -339,16 +332,9 @@ class Trained(_Training):
     """The trainer, with pairs and network of a variant."""
 
     def __init__(self, recipe: Recipe, out: Path, data: Data, pairing: Pairing) -> None:
-        inputs = [
-            made.halves[0]
-            if pairing == "thinned"
-            else (made.noiseless if pairing == "fresh" else made.raw)
-            for made in data.training
-        ]
+        inputs = [made.noiseless if pairing == "fresh" else made.raw for made in data.training]
         super().__init__(recipe, Spread(), out, inputs, data.validation, None)
-        if pairing == "thinned":
-            self.pairs = cast("Any", Paired(self.pairs, [m.halves[1] for m in data.training]))
-        elif pairing == "fresh":
+        if pairing == "fresh":
             self.pairs = cast("Any", Paired(self.pairs, [m.raw for m in data.training]))
         elif pairing == "depths":
             self.loop = cast("Any", ConditionedNetwork(recipe.network))
@@ -918,7 +904,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if name == FIRST and wanted("loop"):
                 results.loops(seed)
         for name, variant in TAUGHT.items():
-            if wanted(name) and name != REFINED and (seed == 0 or name == SEEN_AGAIN):
+            if wanted(name) and name != REFINED and (seed == 0 or name.startswith(SEEN_AGAIN)):
                 results.network(name, variant, seed)
         if wanted(REFINED) and seed == 0:
             results.refined_loop(seed)

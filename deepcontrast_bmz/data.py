@@ -32,7 +32,8 @@ from torch.utils.data import Dataset
 
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import planes
-from deepcontrast_bmz.physics.camera import Camera, estimate_noise
+from deepcontrast_bmz.metrics import split_gaussian
+from deepcontrast_bmz.physics.camera import Camera, NoiseModel, estimate_noise
 from deepcontrast_bmz.physics.degrade import degrade, draw_degradation, remove_known_part
 from deepcontrast_bmz.physics.phantom import KINDS, Kind, phantom, phantom_stack
 
@@ -305,16 +306,19 @@ def split_planes(
     )
 
 
-def _photons_like(plane: RawPlane, content: NDArray[np.float64]) -> tuple[float, float]:
+def _noise_of(plane: RawPlane, content: NDArray[np.float64]) -> NoiseModel:
+    """Return the noise of a plane; that of a stack is read off its plane with the most content."""
+    fullest = int(content.mean(axis=(-2, -1)).argmax()) if content.ndim == 3 else ...
+    return estimate_noise(torch.from_numpy(plane.pixels[fullest]))
+
+
+def _photons_like(plane: RawPlane, noise: NoiseModel) -> tuple[float, float]:
     """Return a range of mean photons per pixel that suits the noise of the plane.
 
     It begins at three times the light that the noise shows: the raw patch brings noise of its own
     into the input, and with as much again the network learns to smooth detail away. It ends far
     above, since the iterations see images with less noise. A plane without noise counts as bright.
-    The noise of a stack is read off its plane with the most content.
     """
-    fullest = int(content.mean(axis=(-2, -1)).argmax()) if content.ndim == 3 else ...
-    noise = estimate_noise(torch.from_numpy(plane.pixels[fullest]))
     signal = max(float(plane.pixels.mean()) - plane.floor, 1e-12)
     variance = float(noise.variance(torch.tensor(float(plane.pixels.mean()))))
     photons = min(max(signal**2 / variance, FEWEST_PHOTONS), MOST_PHOTONS)
@@ -376,10 +380,16 @@ class PairDataset(Dataset[Pair]):
         self.stream = stream
         self._floors = [plane.floor for plane in found]
         self._deviations = [float(plane.pixels.std()) for plane in found]
-        matched = recipe.physics.photons is None
         self._contents = [_content(plane.pixels) for plane in found]
-        pairs = zip(found, self._contents, strict=True)
-        self._photons = [_photons_like(*pair) for pair in pairs] if matched else []
+        self._noises: list[NoiseModel] = []
+        self._photons: list[tuple[float, float]] = []
+        matched = recipe.physics.photons is None
+        if matched or recipe.data.input_share is not None:
+            pairs = zip(found, self._contents, strict=True)
+            self._noises = [_noise_of(*pair) for pair in pairs]
+        if matched:
+            pairs = zip(found, self._noises, strict=True)
+            self._photons = [_photons_like(*pair) for pair in pairs]
         by_image: dict[int, list[int]] = {}
         for number, plane in enumerate(found):
             by_image.setdefault(plane.image, []).append(number)
@@ -412,6 +422,17 @@ class PairDataset(Dataset[Pair]):
         x = min(int(column * CELL + rng.integers(CELL)), width - 1)
         return number, z, y, x
 
+    def _parts(self, region: NDArray[np.float32], number: int, index: int) -> NDArray[np.float32]:
+        """Return what input and target are made of, (1 or 2, ...): 1 where they are the same."""
+        share = self.recipe.data.input_share
+        if share is None:
+            return region[None]
+        # Numbers of its own: the patches are the same with and without.
+        rng = np.random.default_rng([self.recipe.seed, 12, self.stream, index])
+        variance = self._noises[number].variance(torch.from_numpy(region)).numpy()
+        parts = split_gaussian(region, variance, rng, share)
+        return np.stack(parts).astype(np.float32)
+
     def __getitem__(self, index: int) -> Pair:
         """Draw example `index`."""
         settings = self.recipe
@@ -427,15 +448,18 @@ class PairDataset(Dataset[Pair]):
         if pixels.ndim == 3:
             pixels = pixels[_planes_around(z, settings.data.patch_planes, above, len(pixels))]
         region = _region(pixels, y, x, math.ceil(side / zoom))
-        region = np.rot90(region, int(rng.integers(4)), axes=(-2, -1))
-        region = region[..., ::-1] if rng.random() < 0.5 else region
+        # Input and target, or both in one, along a first axis.
+        parts = self._parts(region, number, index)
+        parts = np.rot90(parts, int(rng.integers(4)), axes=(-2, -1))
+        parts = parts[..., ::-1] if rng.random() < 0.5 else parts
         if region.ndim == 3 and rng.random() < 0.5:
-            region = region[::-1]
-        raw = torch.from_numpy(np.ascontiguousarray(region))
-        if raw.shape[-1] != side:
-            lying = raw.reshape(1, -1, *raw.shape[-2:])
+            parts = parts[:, ::-1]
+        both = torch.from_numpy(np.ascontiguousarray(parts))
+        if both.shape[-1] != side:
+            lying = both.reshape(1, -1, *both.shape[-2:])
             lying = F.interpolate(lying, (side, side), mode="bilinear", antialias=zoom < 1)
-            raw = lying.reshape(*raw.shape[:-2], side, side)
+            both = lying.reshape(*both.shape[:-2], side, side)
+        raw = both[0]
 
         low, high = settings.physics.photons or self._photons[number]
         mean_photons = math.exp(rng.uniform(math.log(low), math.log(high)))
@@ -452,7 +476,7 @@ class PairDataset(Dataset[Pair]):
         degraded = remove_known_part(recorded, draw) / per_count + floor
         degraded = degraded[..., CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]
         edge = CONTEXT + margin
-        target = raw[..., edge:-edge, edge:-edge].float()
+        target = both[-1][..., edge:-edge, edge:-edge].float()
         if target.dim() == 3:
             target = target[above : target.shape[0] - above]
         scale = max(float(target.std()), 0.1 * self._deviations[number])

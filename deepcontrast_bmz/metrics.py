@@ -301,12 +301,17 @@ def split_photons(
 
 
 def split_gaussian(
-    image: Array, variance: Array | float, rng: np.random.Generator
+    image: Array,
+    variance: Array | float,
+    rng: np.random.Generator,
+    share: float = 0.5,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Split any recording of known noise variance into two of independent noise, y + z and y - z.
+    """Split any recording of known noise variance into two of independent noise.
 
-    z is Gaussian with the variance of the noise: the covariance of the halves' noise is then
-    var(y) - var(z) = 0. Each half has twice the variance, like a doubled half of the photons.
+    They are y + a z and y - z / a. z is Gaussian with the variance of the noise: the covariance of
+    the parts' noise is then var(y) - var(z) = 0. With a^2 = (1 - share) / share the first part has
+    1 / share times the variance, like that share of the photons brought back to scale, and the
+    second 1 / (1 - share) times.
 
     Parameters
     ----------
@@ -314,11 +319,14 @@ def split_gaussian(
     variance : ndarray or float
         Noise variance of each pixel, unit of the image squared.
     rng : numpy.random.Generator
+    share : float, optional
+        Of the light, between 0 and 1, that the first part stands for; halves if left out.
     """
     values = _double(image)
     spread = np.sqrt(np.maximum(_double(np.asarray(variance)), 0.0))
     added = spread * rng.standard_normal(values.shape)
-    return values + added, values - added
+    ratio = math.sqrt((1 - share) / share)
+    return values + ratio * added, values - added / ratio
 
 
 class SplitHalfDetail(NamedTuple):

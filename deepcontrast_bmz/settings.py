@@ -177,6 +177,9 @@ class DataSettings(Record):
     """Procedural specimens recorded at depth and used as further raw images."""
     phantom_optical_depth: tuple[NonNegative, NonNegative] = (0.0, 2.0)
     """Optical depths at which the phantoms are recorded."""
+    input_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the recorded light that the input is made of; the target is the rest, so that their
+    noise is independent. None: both are made of all the light, and share its noise."""
     zoom: tuple[Positive, Positive] = (1.0, 1.0)
     """Raw patches are resampled by a factor drawn log-uniformly from here (above 1 enlarges)."""
 
