@@ -23,6 +23,7 @@ from rival_methods import AUTO, BEST, CEILING, NAMES, NEAR_ONE, Scores, Store, c
 from scipy import ndimage
 from skimage.registration import phase_cross_correlation
 
+from deepcontrast_bmz.evidence import dial_grid
 from deepcontrast_bmz.image import read_image
 from deepcontrast_bmz.loop import blend, extend_symmetric
 from deepcontrast_bmz.metrics import (
@@ -31,7 +32,8 @@ from deepcontrast_bmz.metrics import (
     band_pass,
     psnr_after_fit,
 )
-from deepcontrast_bmz.stop import choose_dial, content_window, dial_grid, look_at
+from deepcontrast_bmz.stop import choose_dial, look_at
+from deepcontrast_bmz.windows import content_window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

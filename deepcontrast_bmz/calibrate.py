@@ -23,6 +23,12 @@ import torch
 from deepcontrast_bmz.backends import fast_loop
 from deepcontrast_bmz.balance_fit import FEWEST_FOR_LOCAL, fit_balance
 from deepcontrast_bmz.depth import Example, fit_depth
+from deepcontrast_bmz.evidence import (
+    background_level,
+    dial_grid,
+    forward_residual,
+    last_kept,
+)
 from deepcontrast_bmz.features import FeatureVector, image_features
 from deepcontrast_bmz.loop import blend, extend_symmetric, extend_volume
 from deepcontrast_bmz.ood import fit_ood
@@ -49,13 +55,7 @@ from deepcontrast_bmz.specimens import (
     record,
     varied,
 )
-from deepcontrast_bmz.stop import (
-    background_level,
-    choose_dial,
-    dial_grid,
-    forward_residual,
-    last_kept,
-)
+from deepcontrast_bmz.stop import choose_dial
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -24,14 +24,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from deepcontrast_bmz import stop
+from deepcontrast_bmz.along_z import smooth_along_z
 from deepcontrast_bmz.backends import memory_ran_out
 from deepcontrast_bmz.blocks import Box
 from deepcontrast_bmz.errors import InputError, finite
 from deepcontrast_bmz.loop import dial_position
 from deepcontrast_bmz.physics.camera import estimate_noise
 from deepcontrast_bmz.physics.scatter import widths_in_pixels
-from deepcontrast_bmz.stop import choose_dial, content_window, look_at, smooth_along_z
+from deepcontrast_bmz.stop import choose_dial, look_at
+from deepcontrast_bmz.windows import WINDOW, content_window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -326,7 +327,7 @@ def _sample(
     read: Callable[[slice, slice], Tensor], height: int, width: int
 ) -> tuple[Tensor, tuple[slice, slice]]:
     """Return windows from all over a plane, side by side, and where that with most content lies."""
-    side = stop.WINDOW
+    side = WINDOW
     rng = np.random.default_rng((height, width))
     windows: list[tuple[Tensor, tuple[slice, slice]]] = []
     for row in range(_SAMPLES):

@@ -10,39 +10,33 @@ of the two is taken.
 
 from __future__ import annotations
 
-__all__ = [
-    "GRID",
-    "WINDOW",
-    "DialChoice",
-    "background_level",
-    "choose_dial",
-    "content_window",
-    "dial_grid",
-    "explained",
-    "forward_residual",
-    "last_kept",
-    "look_at",
-    "measurable",
-    "smooth_along_z",
-]
+__all__ = ["DialChoice", "choose_dial", "look_at"]
 
-import math
 from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-
 from deepcontrast_bmz.depth import TOLERANCE, estimate_depth
+from deepcontrast_bmz.evidence import (
+    CUT_OFF,
+    ROUND,
+    background_level,
+    dial_grid,
+    explained,
+    forward_residual,
+    largest_kept,
+    last_kept,
+    measurable,
+    not_below_zero,
+)
 from deepcontrast_bmz.features import image_features
 from deepcontrast_bmz.loop import blend, extend_symmetric
 from deepcontrast_bmz.ood import measure, unusual
 from deepcontrast_bmz.physics.camera import NoiseModel, estimate_camera, estimate_noise
-from deepcontrast_bmz.physics.scatter import scatter
 from deepcontrast_bmz.settings import Fraction, NonNegative, Record
 from deepcontrast_bmz.verdict import CONSISTENT
+from deepcontrast_bmz.windows import content_window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
@@ -50,47 +44,12 @@ if TYPE_CHECKING:
     from deepcontrast_bmz.ood import OodScore
     from deepcontrast_bmz.settings import LoopDescription
 
-GRID = 0.25
-"""Distance between the dials that are tried, in optical depth."""
-
-WINDOW = 768
-"""Side of the part of a plane that the dial is chosen on, in pixels."""
-
-_CELL = 32
-"""Side of the cells that content is measured in, in pixels."""
-
-_OUTLIERS = 0.001
-"""Share of the largest residuals that is left out: hot pixels are not misfit."""
-
-_CUT_OFF = 0.01
-"""Share of pixels at the smallest value from which black counts as cut off, or masked."""
-
-_NOISE_FREE = 2e-3
-"""Noise deviation over the range of grey levels below which there is nothing to compare with:
-rounding to 8 bits alone makes 1.1e-3."""
-
-_MASK_CELL = 4
-"""Side of a cell that counts as masked if all of it is black, in pixels."""
-
-_ROUND = 0.05
-"""The estimated dial is rounded to this, in optical depth."""
 
 _SMALLEST = 48
 """Side of a plane below which its spectrum tells no depth, in pixels."""
 
 _OOD_SIDE = 256
 """Side of the window that the out-of-distribution score is taken from, in pixels."""
-
-_BELOW_ZERO = 0.05
-"""How far the dark parts may lie below zero counts, in shares of the brightness."""
-_FEW_CELLS = 0.05
-"""Share of the image, off masked parts, below which that cannot be said."""
-
-_Z_REACH = 4.0
-"""Planes on either side that smoothing along z looks at, at least."""
-_Z_ROUNDS = 4
-_LEAST_SURE = 0.05
-"""Weight of a plane that nothing could be measured on."""
 
 
 class DialChoice(Record):
@@ -110,92 +69,6 @@ class DialChoice(Record):
     """What the background rule allows."""
     warning: str | None = None
     """One sentence where the image is unlike those the model was trained for."""
-
-
-def content_window(raw: Tensor, size: int = WINDOW) -> tuple[slice, slice]:
-    """Return rows and columns of the part of a plane with the most content.
-
-    Content is how far cells of 32 x 32 pixels differ from the plane's median; among equals the
-    window nearest to the centre is taken.
-
-    Parameters
-    ----------
-    raw : Tensor, (Y, X)
-    size : int
-        Largest side of the window in pixels.
-
-    Returns
-    -------
-    tuple of slice
-    """
-    height, width = raw.shape
-    tall, wide = min(size, height), min(size, width)
-    if (tall, wide) == (height, width):
-        return slice(0, height), slice(0, width)
-    cell = min(_CELL, tall, wide)
-    means = F.avg_pool2d(raw[None, None].float(), cell)
-    content = (means - means.median()).abs()
-    # The lines and columns beyond the last whole cell can be reached by no window: no matter.
-    windows = (max(tall // cell, 1), max(wide // cell, 1))
-    total = F.avg_pool2d(content, windows, stride=1)[0, 0]
-    rows = torch.arange(total.shape[0]) - (total.shape[0] - 1) / 2
-    columns = torch.arange(total.shape[1]) - (total.shape[1] - 1) / 2
-    off_centre = rows[:, None] ** 2 + columns[None, :] ** 2
-    best = total >= total.max() * (1 - 1e-3)
-    place = int(torch.where(best.cpu(), -off_centre, -torch.inf).argmax())
-    top = min(place // total.shape[1] * cell, height - tall)
-    left = min(place % total.shape[1] * cell, width - wide)
-    return slice(top, top + tall), slice(left, left + wide)
-
-
-def forward_residual(
-    raw: Tensor,
-    enhanced: Tensor,
-    dial: float,
-    *,
-    widths_px: Sequence[float],
-    weights: Sequence[float],
-    noise: NoiseModel,
-    used: Tensor | None = None,
-) -> float:
-    r"""Return how far the enhanced image, scattered again, is from the raw one.
-
-    .. math:: \mathrm{mean}\,(y - H_D x_D)^2 / \mathrm{var}(H_D x_D)
-
-    One where they differ by noise alone; less where x_D has kept part of the noise. A border as
-    wide as the kernel, which sees mirrored surroundings, and the largest permille are left out.
-
-    Parameters
-    ----------
-    raw, enhanced : Tensor, (Y, X)
-        Counts.
-    dial : float
-        Optical depth that was removed.
-    widths_px, weights : sequence of float
-        The scattering kernel, in pixels.
-    noise : NoiseModel
-        Variance of the raw image's noise.
-    used : Tensor of bool, (Y, X), optional
-        Pixels that count; all of them if left out.
-
-    Returns
-    -------
-    float
-        Dimensionless; 0 where no pixel counts.
-    """
-    predicted = scatter(enhanced, dial, widths_px, weights)
-    misfit = (raw - predicted) ** 2 / noise.variance(predicted)
-    border = min(math.ceil(2 * max(widths_px)), min(raw.shape) // 4)
-    used = torch.ones_like(misfit, dtype=torch.bool) if used is None else used
-    if border:
-        misfit, used = (x[border:-border, border:-border] for x in (misfit, used))
-    values = misfit[used]
-    if not values.numel():
-        return 0.0
-    left_out = int(_OUTLIERS * values.numel())
-    if left_out:
-        values = values.sort().values[:-left_out]
-    return float(values.double().mean())
 
 
 def choose_dial(
@@ -277,7 +150,7 @@ def choose_dial(
             ),
         )
     # One rule alone has nothing to be checked against: it goes no further than one iteration.
-    if cut_off > _CUT_OFF:
+    if cut_off > CUT_OFF:
         residual = min(last_kept(residual_kept, dials, step), step)
         return DialChoice(
             dial=residual,
@@ -300,20 +173,6 @@ def choose_dial(
     )
 
 
-def measurable(raw: Tensor, noise: NoiseModel) -> tuple[bool, float]:
-    """Return whether the noise of a plane can be measured, and the share of cut-off black.
-
-    Parameters
-    ----------
-    raw : Tensor, (Y, X)
-    noise : NoiseModel
-        Of the raw image.
-    """
-    spread = float(raw.max() - raw.min())
-    typical = math.sqrt(float(noise.variance(raw.median())))
-    return typical >= _NOISE_FREE * spread, float((raw <= raw.min()).float().mean())
-
-
 def _read_depth(
     raw: Tensor,
     iterations: Tensor,
@@ -331,13 +190,13 @@ def _read_depth(
         raw, kept, widths_px=widths_px, weights=description.scatter.weights, step=step, noise=noise
     )
     noisy, cut_off = measurable(raw, noise)
-    kind = noisy and cut_off <= _CUT_OFF
+    kind = noisy and cut_off <= CUT_OFF
     found = estimate_depth(features, estimator, noisy=kind)
-    dial = min(round(found.optical_depth / _ROUND) * _ROUND, estimator.deepest)
+    dial = min(round(found.optical_depth / ROUND) * ROUND, estimator.deepest)
     reason = f"the haze looks like an optical depth of {found.optical_depth:.2f}"
-    if dial >= estimator.deepest - _ROUND:
+    if dial >= estimator.deepest - ROUND:
         reason += f", and {estimator.deepest:g} is as deep as the model was calibrated"
-    possible = _not_below_zero(raw, kept, dial, step)
+    possible = not_below_zero(raw, kept, dial, step)
     if possible < dial:
         dial = possible
         reason += f", but beyond {dial:g} the dark parts would shine less than not at all"
@@ -363,28 +222,6 @@ def _read_depth(
     return DialChoice(dial=round(dial, 6), reason=reason, confidence=confidence, warning=warning)
 
 
-def _not_below_zero(raw: Tensor, iterations: Tensor, dial: float, step: float) -> float:
-    """Return the largest dial up to `dial` at which the dark parts stay above zero counts.
-
-    No camera offset lies below zero counts, or below the smallest value where some are negative:
-    whatever the noise, the rest of the dark parts must lie above.
-    """
-    least = min(float(raw.min()), 0.0)
-    # Where black was cut off or masked, and a little around it, the image was already there.
-    cut = _means((raw <= raw.min()).float()) > 0
-    cut = F.max_pool2d(cut[None, None].float(), 5, stride=1, padding=2)[0, 0] > 0
-    used = ~cut
-    if float(used.float().mean()) < _FEW_CELLS:
-        return dial
-
-    def below(tried: float) -> float:
-        cells = _means(blend(raw, iterations, tried, step))[used].sort().values
-        low, high = float(cells[cells.numel() // 100]), float(cells[-1 - cells.numel() // 100])
-        return (least - low) / max(high - least, 1e-30)
-
-    return _largest(dial, lambda tried: below(tried) <= _BELOW_ZERO)
-
-
 def _consistent(
     raw: Tensor,
     iterations: Tensor,
@@ -404,52 +241,7 @@ def _consistent(
         )
         return found <= CONSISTENT[1]
 
-    return _largest(dial, explains)
-
-
-def explained(raw: Tensor, widths_px: Sequence[float]) -> Tensor:
-    """Return which pixels the tissue model can be held to.
-
-    Not those at the smallest value, where black may be cut off, and none as near as the kernel
-    reaches to cells of 4 x 4 that are black throughout: what was masked was not scattered.
-
-    Parameters
-    ----------
-    raw : Tensor, (Y, X)
-    widths_px : sequence of float
-        Of the scattering kernel, in pixels.
-
-    Returns
-    -------
-    Tensor of bool, (Y, X)
-    """
-    black = raw <= raw.min()
-    cells = F.avg_pool2d(black[None, None].float(), _MASK_CELL, ceil_mode=True) >= 1
-    side = 2 * math.ceil(2 * max(widths_px) / _MASK_CELL) + 1
-    # Along y, then along x: a kernel in micrometres can be hundreds of pixels wide.
-    near = F.max_pool2d(cells.float(), (side, 1), stride=1, padding=(side // 2, 0))
-    near = F.max_pool2d(near, (1, side), stride=1, padding=(0, side // 2))
-    wide = near.repeat_interleave(_MASK_CELL, 2).repeat_interleave(_MASK_CELL, 3)
-    return ~black & (wide[0, 0, : raw.shape[0], : raw.shape[1]] == 0)
-
-
-def _largest(dial: float, kept_at: Callable[[float], bool]) -> float:
-    """Return the largest dial up to `dial` that is kept, if all below one that is kept are."""
-    if kept_at(dial):
-        return dial
-    kept, broken = 0.0, dial
-    while broken - kept > _ROUND:
-        middle = (kept + broken) / 2
-        if kept_at(middle):
-            kept = middle
-        else:
-            broken = middle
-    return math.floor(kept / _ROUND + 1e-6) * _ROUND
-
-
-def _means(image: Tensor) -> Tensor:
-    """Return means over 4 x 4 pixels, in which noise counts little."""
-    return F.avg_pool2d(image[None, None].float(), 4)[0, 0]
+    return largest_kept(dial, explains)
 
 
 def _score(raw: Tensor, iterations: Tensor, description: LoopDescription) -> OodScore | None:
@@ -493,125 +285,6 @@ def look_at(model: Model, raw: Tensor, iterations: Tensor | None = None) -> OodS
     count = known.iterations
     kept = model.iterate(extend_symmetric(part[None, None], count * model.radius), count)[0]
     return _score(part, kept, model.description)
-
-
-def smooth_along_z(
-    dials: Sequence[float], confidences: Sequence[float] | None = None
-) -> list[float]:
-    """Return the dials of the planes of a stack as a smooth curve along z.
-
-    Optical depth grows smoothly with depth, so single planes that stand out are wrong: a straight
-    line is fitted around each plane, neighbours weighing less with distance and low confidence,
-    and those far off the line next to nothing (Cleveland's robust local regression).
-
-    Parameters
-    ----------
-    dials : sequence of float
-        One per plane, in order, at even distances.
-    confidences : sequence of float, optional
-        0 to 1; equal if left out.
-
-    Returns
-    -------
-    list of float
-        Between the smallest and the largest of the dials.
-
-    References
-    ----------
-    Cleveland, J. Am. Stat. Assoc. 74, 829 (1979), doi 10.1080/01621459.1979.10481038.
-    """
-    y = torch.as_tensor(list(dials), dtype=torch.float64)
-    count = len(y)
-    sure = torch.ones(count, dtype=torch.float64)
-    if confidences is not None:
-        sure = torch.as_tensor(list(confidences), dtype=torch.float64).clamp_min(_LEAST_SURE)
-    if count < 3 or float(y.max() - y.min()) == 0:
-        return [float(value) for value in y]
-    z = torch.arange(count, dtype=torch.float64)
-    reach = max(_Z_REACH, 0.3 * count)
-    near = (1 - ((z[:, None] - z[None, :]).abs() / reach).clamp_max(1) ** 3) ** 3
-    # The first guess is the running median, which a single outlier cannot bend.
-    padded = torch.cat((y[:1], y, y[-1:]))
-    fitted = padded.unfold(0, 3, 1).median(1).values
-    for _ in range(_Z_ROUNDS):
-        off = (y - fitted).abs()
-        scale = 6 * max(float(off.median()), 1e-3)
-        robust = ((1 - (off / scale).clamp_max(1) ** 2) ** 2).clamp_min(1e-3)
-        weight = near * (sure * robust)[None, :]
-        total = weight.sum(1)
-        centre = (weight * z).sum(1) / total
-        level = (weight * y).sum(1) / total
-        lever = z[None, :] - centre[:, None]
-        # A touch of ridge: neighbours that are all on one plane tell no slope.
-        slope = (weight * lever * (y - level[:, None])).sum(1) / (
-            (weight * lever**2).sum(1) + 1e-6 * total
-        )
-        fitted = level + slope * (z - centre)
-    return [float(value) for value in fitted.clamp(float(y.min()), float(y.max()))]
-
-
-def background_level(image: Tensor, offset: float, noise: NoiseModel) -> float:
-    """Return the first percentile above the camera offset, in deviations of the noise there.
-
-    Parameters
-    ----------
-    image : Tensor, (Y, X)
-        Counts.
-    offset : float
-        Counts recorded in the dark.
-    noise : NoiseModel
-    """
-    flat = image.flatten()
-    darkest = float(flat.kthvalue(max(1, math.ceil(0.01 * flat.numel()))).values)
-    return (darkest - offset) / math.sqrt(float(noise.variance(torch.tensor(offset))))
-
-
-def dial_grid(count: int, step: float) -> list[float]:
-    """Return 0, every 0.25 and the whole iterations up to the last, in order.
-
-    Parameters
-    ----------
-    count : int
-        Iterations at hand.
-    step : float
-        Optical depth of one.
-    """
-    last = count * step
-    grid = [GRID * i for i in range(math.floor(last / GRID + 1e-9) + 1)]
-    wholes = [k * step for k in range(count + 1)]
-    dials: list[float] = []
-    for dial in sorted((*grid, *wholes)):
-        if not dials or dial > dials[-1] + 1e-9:
-            dials.append(dial)
-    return dials
-
-
-def last_kept(kept: Callable[[float], bool], dials: Sequence[float], step: float) -> float:
-    """Return the last dial before a rule is broken; whole iterations first, to save work.
-
-    Parameters
-    ----------
-    kept : callable
-        Says whether the rule holds at a dial.
-    dials : sequence of float
-        As from `dial_grid`.
-    step : float
-        Optical depth of one iteration.
-    """
-    last, end = 0, len(dials)
-    for i, dial in enumerate(dials):
-        whole = abs(dial / step - round(dial / step)) < 1e-6
-        if i == 0 or not whole:
-            continue
-        if not kept(dial):
-            end = i
-            break
-        last = i
-    for i in range(last + 1, end):
-        if not kept(dials[i]):
-            break
-        last = i
-    return dials[last]
 
 
 def _reason(residual: float, background: float, most: float) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deepcontrast_bmz.depth import Example, fit_depth
+from deepcontrast_bmz.evidence import forward_residual
 from deepcontrast_bmz.features import FeatureVector, image_features
 from deepcontrast_bmz.ood import fit_ood
 from deepcontrast_bmz.physics.camera import Camera, NoiseModel, estimate_noise, expose
@@ -23,14 +24,7 @@ from deepcontrast_bmz.settings import (
     Scatter,
     StopRule,
 )
-from deepcontrast_bmz.stop import (
-    DialChoice,
-    choose_dial,
-    content_window,
-    forward_residual,
-    look_at,
-    smooth_along_z,
-)
+from deepcontrast_bmz.stop import DialChoice, choose_dial, look_at
 
 WIDTHS = (4.0, 12.0)
 WEIGHTS = (0.7, 0.3)
@@ -235,32 +229,6 @@ def test_a_hot_pixel_is_no_misfit() -> None:
     assert residuals[1] == pytest.approx(residuals[0], rel=0.01)
 
 
-@pytest.mark.parametrize(("y", "x"), [(40, 500), (300, 60), (170, 300)])
-def test_the_window_lies_where_the_content_is(y: int, x: int) -> None:
-    raw = torch.zeros(400, 600)
-    raw[y - 20 : y + 20, x - 20 : x + 20] = 100
-    rows, columns = content_window(raw, 128)
-    assert (rows.stop - rows.start, columns.stop - columns.start) == (128, 128)
-    assert rows.start <= y - 20
-    assert y + 20 <= rows.stop
-    assert columns.start <= x - 20
-    assert x + 20 <= columns.stop
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (5, 900), (900, 5), (129, 128), (128, 128)])
-def test_the_window_fits_into_the_image(shape: tuple[int, int]) -> None:
-    rows, columns = content_window(torch.rand(shape), 128)
-    for part, length in ((rows, shape[0]), (columns, shape[1])):
-        assert 0 <= part.start < part.stop <= length
-        assert part.stop - part.start == min(128, length)
-
-
-def test_without_content_the_window_is_in_the_middle() -> None:
-    rows, columns = content_window(torch.ones(640, 640), 128)
-    assert abs(rows.start + 64 - 320) <= 32
-    assert abs(columns.start + 64 - 320) <= 32
-
-
 # ---- an estimator of optical depth
 
 
@@ -354,46 +322,6 @@ def test_a_constant_window_gets_no_score() -> None:
     found = look_at(model, raw, kept)  # pyright: ignore[reportArgumentType]
     assert found is not None
     assert found.score > 1
-
-
-# ---- along z
-
-
-def test_a_line_along_z_stays_as_it_is() -> None:
-    line = [0.1 * z for z in range(20)]
-    assert smooth_along_z(line) == pytest.approx(line, abs=1e-3)
-
-
-def test_an_outlier_along_z_is_passed_by() -> None:
-    line = [0.1 * z for z in range(20)]
-    bent = [*line[:7], 3.5, *line[8:]]
-    assert smooth_along_z(bent) == pytest.approx(line, abs=0.02)
-
-
-def test_noise_along_z_is_averaged() -> None:
-    rng = np.random.default_rng(0)
-    line = np.linspace(0.5, 2.5, 30)
-    noisy = line + 0.2 * rng.standard_normal(30)
-    smooth = np.array(smooth_along_z(noisy.tolist()))
-    assert np.abs(smooth - line).mean() < 0.6 * np.abs(noisy - line).mean()
-    assert np.abs(np.diff(smooth, 2)).max() < np.abs(np.diff(noisy, 2)).max() / 3
-
-
-def test_planes_weigh_by_their_confidence() -> None:
-    dials, sure = [1.0, 1.0, 2.0, 2.0, 1.0, 1.0, 2.0], [1, 1, 0.05, 0.05, 1, 1, 0.05]
-    assert max(smooth_along_z(dials, sure)) < 1.3
-    assert np.mean(smooth_along_z(dials, [1.05 - c for c in sure])) > 1.7
-
-
-@pytest.mark.parametrize("dials", [[], [1.5], [1.0, 2.0], [2.0, 2.0, 2.0]])
-def test_too_few_or_equal_planes_are_left_alone(dials: list[float]) -> None:
-    assert smooth_along_z(dials) == dials
-
-
-def test_smoothing_stays_within_what_was_measured() -> None:
-    smooth = smooth_along_z([0.0, 0.0, 0.1, 1.9, 2.0, 2.0])
-    assert min(smooth) >= 0
-    assert max(smooth) <= 2
 
 
 def test_no_dial_beyond_what_explains_the_recording() -> None:

@@ -224,7 +224,7 @@ def test_of_a_large_plane_and_a_long_stack_a_sample_is_looked_at(
     from deepcontrast_bmz import dials as room
 
     monkeypatch.setattr(room, "_LARGE_PLANE", 40 * 40)
-    monkeypatch.setattr("deepcontrast_bmz.stop.WINDOW", 16)
+    monkeypatch.setattr("deepcontrast_bmz.dials.WINDOW", 16)
     seen: list[np.ndarray] = []
 
     def choose(raw: Tensor, *_: object, **__: object) -> DialChoice:

@@ -21,7 +21,7 @@ from scipy import ndimage
 from deepcontrast_bmz.data import as_float32
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import check_pixels
-from deepcontrast_bmz.stop import content_window
+from deepcontrast_bmz.windows import content_window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

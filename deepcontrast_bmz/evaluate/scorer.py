@@ -14,8 +14,8 @@ from skimage.filters import threshold_otsu
 
 from deepcontrast_bmz import metrics
 from deepcontrast_bmz.evaluate.found import DialScores
+from deepcontrast_bmz.evidence import CUT_OFF, explained, forward_residual, measurable
 from deepcontrast_bmz.physics.scatter import scatter
-from deepcontrast_bmz.stop import explained, forward_residual, measurable
 from deepcontrast_bmz.verdict import darkness, judge
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
-CUT_OFF = 0.01
-"""Share of pixels at the smallest value from which black counts as cut off."""
 OUTLIERS = 0.001
 """Share of the pixels left out of a misfit: hot pixels are not structure."""
 

@@ -1,0 +1,258 @@
+"""What a recording says of an enhanced image, and how far the dial may go before it objects.
+
+Seen through the tissue again, the image must be the recording up to its noise, and there is no
+negative light. What of it can be measured depends on the recording: its noise, and where black was
+cut off or masked.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CUT_OFF",
+    "GRID",
+    "ROUND",
+    "background_level",
+    "dial_grid",
+    "explained",
+    "forward_residual",
+    "largest_kept",
+    "last_kept",
+    "measurable",
+    "not_below_zero",
+]
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from deepcontrast_bmz.loop import blend
+from deepcontrast_bmz.physics.scatter import scatter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from deepcontrast_bmz.physics.camera import NoiseModel
+
+GRID = 0.25
+"""Distance between the dials that are tried, in optical depth."""
+
+_OUTLIERS = 0.001
+"""Share of the largest residuals that is left out: hot pixels are not misfit."""
+
+CUT_OFF = 0.01
+"""Share of pixels at the smallest value from which black counts as cut off, or masked."""
+
+_NOISE_FREE = 2e-3
+"""Noise deviation over the range of grey levels below which there is nothing to compare with:
+rounding to 8 bits alone makes 1.1e-3."""
+
+_MASK_CELL = 4
+"""Side of a cell that counts as masked if all of it is black, in pixels."""
+
+ROUND = 0.05
+"""The estimated dial is rounded to this, in optical depth."""
+
+_BELOW_ZERO = 0.05
+"""How far the dark parts may lie below zero counts, in shares of the brightness."""
+
+_FEW_CELLS = 0.05
+"""Share of the image, off masked parts, below which that cannot be said."""
+
+
+def measurable(raw: Tensor, noise: NoiseModel) -> tuple[bool, float]:
+    """Return whether the noise of a plane can be measured, and the share of cut-off black.
+
+    Parameters
+    ----------
+    raw : Tensor, (Y, X)
+    noise : NoiseModel
+        Of the raw image.
+    """
+    spread = float(raw.max() - raw.min())
+    typical = math.sqrt(float(noise.variance(raw.median())))
+    return typical >= _NOISE_FREE * spread, float((raw <= raw.min()).float().mean())
+
+
+def forward_residual(
+    raw: Tensor,
+    enhanced: Tensor,
+    dial: float,
+    *,
+    widths_px: Sequence[float],
+    weights: Sequence[float],
+    noise: NoiseModel,
+    used: Tensor | None = None,
+) -> float:
+    r"""Return how far the enhanced image, scattered again, is from the raw one.
+
+    .. math:: \mathrm{mean}\,(y - H_D x_D)^2 / \mathrm{var}(H_D x_D)
+
+    One where they differ by noise alone; less where x_D has kept part of the noise. A border as
+    wide as the kernel, which sees mirrored surroundings, and the largest permille are left out.
+
+    Parameters
+    ----------
+    raw, enhanced : Tensor, (Y, X)
+        Counts.
+    dial : float
+        Optical depth that was removed.
+    widths_px, weights : sequence of float
+        The scattering kernel, in pixels.
+    noise : NoiseModel
+        Variance of the raw image's noise.
+    used : Tensor of bool, (Y, X), optional
+        Pixels that count; all of them if left out.
+
+    Returns
+    -------
+    float
+        Dimensionless; 0 where no pixel counts.
+    """
+    predicted = scatter(enhanced, dial, widths_px, weights)
+    misfit = (raw - predicted) ** 2 / noise.variance(predicted)
+    border = min(math.ceil(2 * max(widths_px)), min(raw.shape) // 4)
+    used = torch.ones_like(misfit, dtype=torch.bool) if used is None else used
+    if border:
+        misfit, used = (x[border:-border, border:-border] for x in (misfit, used))
+    values = misfit[used]
+    if not values.numel():
+        return 0.0
+    left_out = int(_OUTLIERS * values.numel())
+    if left_out:
+        values = values.sort().values[:-left_out]
+    return float(values.double().mean())
+
+
+def explained(raw: Tensor, widths_px: Sequence[float]) -> Tensor:
+    """Return which pixels the tissue model can be held to.
+
+    Not those at the smallest value, where black may be cut off, and none as near as the kernel
+    reaches to cells of 4 x 4 that are black throughout: what was masked was not scattered.
+
+    Parameters
+    ----------
+    raw : Tensor, (Y, X)
+    widths_px : sequence of float
+        Of the scattering kernel, in pixels.
+
+    Returns
+    -------
+    Tensor of bool, (Y, X)
+    """
+    black = raw <= raw.min()
+    cells = F.avg_pool2d(black[None, None].float(), _MASK_CELL, ceil_mode=True) >= 1
+    side = 2 * math.ceil(2 * max(widths_px) / _MASK_CELL) + 1
+    # Along y, then along x: a kernel in micrometres can be hundreds of pixels wide.
+    near = F.max_pool2d(cells.float(), (side, 1), stride=1, padding=(side // 2, 0))
+    near = F.max_pool2d(near, (1, side), stride=1, padding=(0, side // 2))
+    wide = near.repeat_interleave(_MASK_CELL, 2).repeat_interleave(_MASK_CELL, 3)
+    return ~black & (wide[0, 0, : raw.shape[0], : raw.shape[1]] == 0)
+
+
+def background_level(image: Tensor, offset: float, noise: NoiseModel) -> float:
+    """Return the first percentile above the camera offset, in deviations of the noise there.
+
+    Parameters
+    ----------
+    image : Tensor, (Y, X)
+        Counts.
+    offset : float
+        Counts recorded in the dark.
+    noise : NoiseModel
+    """
+    flat = image.flatten()
+    darkest = float(flat.kthvalue(max(1, math.ceil(0.01 * flat.numel()))).values)
+    return (darkest - offset) / math.sqrt(float(noise.variance(torch.tensor(offset))))
+
+
+def not_below_zero(raw: Tensor, iterations: Tensor, dial: float, step: float) -> float:
+    """Return the largest dial up to `dial` at which the dark parts stay above zero counts.
+
+    No camera offset lies below zero counts, or below the smallest value where some are negative:
+    whatever the noise, the rest of the dark parts must lie above.
+    """
+    least = min(float(raw.min()), 0.0)
+    # Where black was cut off or masked, and a little around it, the image was already there.
+    cut = _means((raw <= raw.min()).float()) > 0
+    cut = F.max_pool2d(cut[None, None].float(), 5, stride=1, padding=2)[0, 0] > 0
+    used = ~cut
+    if float(used.float().mean()) < _FEW_CELLS:
+        return dial
+
+    def below(tried: float) -> float:
+        cells = _means(blend(raw, iterations, tried, step))[used].sort().values
+        low, high = float(cells[cells.numel() // 100]), float(cells[-1 - cells.numel() // 100])
+        return (least - low) / max(high - least, 1e-30)
+
+    return largest_kept(dial, lambda tried: below(tried) <= _BELOW_ZERO)
+
+
+def _means(image: Tensor) -> Tensor:
+    """Return means over 4 x 4 pixels, in which noise counts little."""
+    return F.avg_pool2d(image[None, None].float(), 4)[0, 0]
+
+
+def dial_grid(count: int, step: float) -> list[float]:
+    """Return 0, every 0.25 and the whole iterations up to the last, in order.
+
+    Parameters
+    ----------
+    count : int
+        Iterations at hand.
+    step : float
+        Optical depth of one.
+    """
+    last = count * step
+    grid = [GRID * i for i in range(math.floor(last / GRID + 1e-9) + 1)]
+    wholes = [k * step for k in range(count + 1)]
+    dials: list[float] = []
+    for dial in sorted((*grid, *wholes)):
+        if not dials or dial > dials[-1] + 1e-9:
+            dials.append(dial)
+    return dials
+
+
+def last_kept(kept: Callable[[float], bool], dials: Sequence[float], step: float) -> float:
+    """Return the last dial before a rule is broken; whole iterations first, to save work.
+
+    Parameters
+    ----------
+    kept : callable
+        Says whether the rule holds at a dial.
+    dials : sequence of float
+        As from `dial_grid`.
+    step : float
+        Optical depth of one iteration.
+    """
+    last, end = 0, len(dials)
+    for i, dial in enumerate(dials):
+        whole = abs(dial / step - round(dial / step)) < 1e-6
+        if i == 0 or not whole:
+            continue
+        if not kept(dial):
+            end = i
+            break
+        last = i
+    for i in range(last + 1, end):
+        if not kept(dials[i]):
+            break
+        last = i
+    return dials[last]
+
+
+def largest_kept(dial: float, kept_at: Callable[[float], bool]) -> float:
+    """Return the largest dial up to `dial` that is kept, if all below one that is kept are."""
+    if kept_at(dial):
+        return dial
+    kept, broken = 0.0, dial
+    while broken - kept > ROUND:
+        middle = (kept + broken) / 2
+        if kept_at(middle):
+            kept = middle
+        else:
+            broken = middle
+    return math.floor(kept / ROUND + 1e-6) * ROUND
