@@ -2,7 +2,8 @@
 
 After training, procedural specimens are recorded at known optical depths by cameras drawn at
 random, enhanced, and the pair of limits is taken whose dials come closest to the truth. What no
-real recording can tell, the depth it was made at, is known here; no clean image is used.
+real recording can tell, the depth it was made at, is known here; no clean image is used. Of real
+images, degraded further by known amounts, at least that amount is known.
 
 The rules judge planes. A network that takes stacks is given a stack, exactly as many planes as it
 sees, and the plane in the middle is judged.
@@ -91,6 +92,11 @@ FEWEST, MOST = 24, 600
 """Recordings of known depth, after the shortest and the longest training."""
 MOST_OOD = 400
 """Recordings that the out-of-distribution score is fitted to, at most."""
+BEYOND_DEEPEST = 1.3
+"""How far beyond the depth that all iterations undo these recordings go: a fit is weak where its
+examples end."""
+FEWEST_IMAGES = 5
+"""Fewer raw images say too little of what is usual to learn depths from."""
 VARIED = 0.25
 """Share of these recordings whose specimen is unlike the procedural kinds."""
 SMALL_SIDE = 96
@@ -233,7 +239,8 @@ def fit_statistics(loop: Loop, recipe: Recipe, planes: Sequence[RawPlane] = ()) 
         Of the run; longer training gets more recordings, 24 to 600.
     planes : sequence of RawPlane
         The training and validation planes; patches of them, as they are and degraded by one step,
-        count as familiar.
+        count as familiar. Those of five images or more, degraded by known amounts, also teach the
+        depth.
 
     Returns
     -------
@@ -246,7 +253,7 @@ def fit_statistics(loop: Loop, recipe: Recipe, planes: Sequence[RawPlane] = ()) 
     loop = fast_loop(loop, "cpu")
     count = min(max(recipe.training.steps // 5, FEWEST), MOST)
     side = SIDE if count > FEWEST else SMALL_SIDE
-    depth = _fit_depth(loop, recipe, count, side)
+    depth = _fit_depth(loop, recipe, planes, count, side)
     ood = _fit_ood(loop, recipe, planes, min(count, MOST_OOD), side)
 
     if not recipe.loop.local_dial:
@@ -290,21 +297,38 @@ def _description(
     )
 
 
-def _fit_depth(loop: Loop, recipe: Recipe, count: int, side: int) -> DepthEstimator:
+def _fit_depth(
+    loop: Loop, recipe: Recipe, planes: Sequence[RawPlane], count: int, side: int
+) -> DepthEstimator:
     step = recipe.physics.step_optical_depth
     deepest = loop.iterations * step
     examples: list[Example] = []
+
+    def add(light: Light, rng: np.random.Generator, image: int | None = None) -> None:
+        how = PROCESSINGS[len(examples) % len(PROCESSINGS)]
+        raw = record(light) if how is None else processed(record(light), how, rng)
+        features = _features(loop, recipe, raw, loop.iterations)
+        depth = float(light.optical_depth)
+        examples.append(Example(features, depth, noisy=how is None, image=image))
+
+    def drawn_depth(rng: np.random.Generator, number: int, most: float) -> float:
+        # One in twelve has no tissue above it at all: the dial has an end at 0, too.
+        return rng.uniform(0, most) if number % 12 else 0.0
+
     for number in range(count):
         rng = np.random.default_rng([recipe.seed, 6, number])
-        # One in twelve has no tissue above it at all: the dial has an end at 0, too.
-        depth = rng.uniform(0, deepest) if number % 12 else 0.0
+        depth = drawn_depth(rng, number, BEYOND_DEEPEST * deepest)
         light = draw_light(recipe.physics, rng, number, depth, side)
         if rng.random() < VARIED:
             light = varied(light, rng)
-        how = PROCESSINGS[number % len(PROCESSINGS)]
-        raw = record(light) if how is None else processed(record(light), how, rng)
-        features = _features(loop, recipe, raw, loop.iterations)
-        examples.append(Example(features, depth, noisy=how is None))
+        add(light, rng)
+    real = [plane for plane in planes if not plane.procedural]
+    if len({plane.image for plane in real}) >= FEWEST_IMAGES:
+        for number, plane, patch, rng in _raw_patches(recipe, real, count // 2, side, 13):
+            low, high = (float(v) for v in np.quantile(plane.pixels, (0.005, 0.995)))
+            truth = ((patch - low) / max(high - low, 1e-9)).clamp_min(0).double()
+            light = draw_light(recipe.physics, rng, number, drawn_depth(rng, number, deepest), 16)
+            add(light._replace(truth=truth), rng, plane.image)
     return fit_depth(examples, iterations=loop.iterations, deepest=deepest, step=step)
 
 
@@ -358,21 +382,9 @@ def _features(loop: Loop, recipe: Recipe, raw: Tensor, count: int) -> FeatureVec
 
 def _patches(recipe: Recipe, planes: Sequence[RawPlane], count: int, side: int) -> Iterator[Tensor]:
     """Yield patches of raw planes, every image as often, in turn as they are and degraded."""
-    by_image: dict[int, list[RawPlane]] = {}
-    for plane in planes:
-        by_image.setdefault(plane.image, []).append(plane)
-    images = list(by_image.values())
-    for number in range(count if images else 0):
-        rng = np.random.default_rng([recipe.seed, 9, number])
-        members = images[number % len(images)]
-        plane = members[int(rng.integers(len(members)))]
-        # Of a few places the one with the most structure.
-        candidates = [_cut(plane.pixels, side, rng) for _ in range(4)]
-        patch = max(candidates, key=lambda part: float(part.std()))
-        if float(np.ptp(patch)) == 0 or min(patch.shape) < SMALLEST:
-            continue
-        raw = torch.from_numpy(np.ascontiguousarray(patch))
-        if (number // len(images)) % 2 == 0:
+    images = len({plane.image for plane in planes})
+    for number, plane, raw, rng in _raw_patches(recipe, planes, count, side, 9):
+        if (number // images) % 2 == 0:
             yield raw
             continue
         low, high = recipe.physics.photons or MATCHED_PHOTONS
@@ -383,6 +395,26 @@ def _patches(recipe: Recipe, planes: Sequence[RawPlane], count: int, side: int) 
         per_count = mean_photons / max(float(plane.pixels.mean()) - plane.floor, 1e-9)
         recorded = degrade((raw.double() - plane.floor) * per_count, draw)
         yield (remove_known_part(recorded, draw) / per_count + plane.floor).float()
+
+
+def _raw_patches(
+    recipe: Recipe, planes: Sequence[RawPlane], count: int, side: int, stream: int
+) -> Iterator[tuple[int, RawPlane, Tensor, np.random.Generator]]:
+    """Yield (number, plane, patch, random numbers), every image as often."""
+    by_image: dict[int, list[RawPlane]] = {}
+    for plane in planes:
+        by_image.setdefault(plane.image, []).append(plane)
+    images = list(by_image.values())
+    for number in range(count if images else 0):
+        rng = np.random.default_rng([recipe.seed, stream, number])
+        members = images[number % len(images)]
+        plane = members[int(rng.integers(len(members)))]
+        # Of a few places the one with the most structure.
+        candidates = [_cut(plane.pixels, side, rng) for _ in range(4)]
+        patch = max(candidates, key=lambda part: float(part.std()))
+        if float(np.ptp(patch)) == 0 or min(patch.shape) < SMALLEST:
+            continue
+        yield number, plane, torch.from_numpy(np.ascontiguousarray(patch)), rng
 
 
 def _cut(pixels: NDArray[np.float32], side: int, rng: np.random.Generator) -> NDArray[np.float32]:

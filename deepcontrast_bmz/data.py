@@ -76,6 +76,8 @@ class RawPlane:
     """What to call it in a log."""
     widths_px: tuple[float, ...]
     """Widths of the middle scattering kernel, in this plane's pixels."""
+    procedural: bool = False
+    """A specimen that was drawn, not a recording of a real one."""
 
     @property
     def floor(self) -> float:
@@ -239,7 +241,8 @@ def phantom_planes(recipe: Recipe, first_index: int, size: int = 288) -> list[Ra
             }
         )
         pixels = degrade(truth * brightness, recording).numpy().astype(np.float32)
-        found.append(RawPlane(pixels, first_index + number % len(KINDS), f"phantom {kind}", widths))
+        image = first_index + number % len(KINDS)
+        found.append(RawPlane(pixels, image, f"phantom {kind}", widths, procedural=True))
     return found
 
 

@@ -1,8 +1,9 @@
 """The optical depth of an image, read off its features.
 
 A quadratic form (`quadratic`) is fitted to procedural specimens recorded at known depths, noisy
-ones, resampled and cut-off ones, for no real recording tells its depth. How often it is right is
-measured on specimens left out of the fit.
+ones, resampled and cut-off ones, for no real recording tells its depth. Real images, degraded by
+known amounts, can go with them: what depth each had before is fitted, too. How often the form is
+right is measured on specimens left out of the fit.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deepcontrast_bmz.quadratic import fit_form, pack, read_form
+from deepcontrast_bmz.quadratic import QuadraticForm, fit_form, pack, read_form
 from deepcontrast_bmz.settings import DepthEstimator
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ _UNUSED = ("shot", "white", "skewness", "gain1_", "stripes_")
 
 _FOLDS = 5
 
+_OWN_WEIGHT = 30.0
+"""How strongly the depth that a raw image had before is held at 0, in examples: most of it, since
+images are trained on for their contrast, yet some were recorded in tissue."""
+_ROUNDS = 30
+_SETTLED = 0.005
+"""Change of such a depth, in steps, below which the fit is done."""
+
 
 class Example(NamedTuple):
     """A recording of known depth."""
@@ -40,6 +48,8 @@ class Example(NamedTuple):
     optical_depth: float
     noisy: bool
     """Its noise can be measured, and black is not cut off."""
+    image: int | None = None
+    """Which raw image it was made of; the depth is then what was added. None: a specimen."""
 
 
 class DepthEstimate(NamedTuple):
@@ -63,31 +73,60 @@ def fit_depth(
     Parameters
     ----------
     examples : sequence of Example
-        At least ten, of both kinds, in random order.
+        At least ten specimens, of both kinds, in random order.
     iterations : int
         Iterations that the features were taken from.
     deepest : float
-        Largest optical depth among them.
+        Largest optical depth that it may read; some specimens may lie deeper, so that it knows
+        what is beyond.
     step : float
         Optical depth of one iteration.
     """
-    features = np.stack([e.features.select(_names(e.features)) for e in examples])
-    depths = np.array([e.optical_depth for e in examples])
-    noisy = np.array([e.noisy for e in examples])
-    left_out = np.zeros(len(examples))
-    fold = np.arange(len(examples)) % _FOLDS
+    specimens = [e for e in examples if e.image is None]
+    real = [e for e in examples if e.image is not None]
+    depths = np.array([e.optical_depth for e in specimens])
+    noisy = np.array([e.noisy for e in specimens])
+    read = np.zeros(len(specimens))
+    fold = np.arange(len(specimens)) % _FOLDS
     for k in range(_FOLDS):
-        form = fit_form(features[fold != k], depths[fold != k])
-        left_out[fold == k] = form(features[fold == k])
-    right = np.abs(np.clip(left_out, 0, deepest) - depths) <= TOLERANCE * step
+        kept = [e for e, own in zip(specimens, fold, strict=True) if own != k]
+        left_out = [e for e, own in zip(specimens, fold, strict=True) if own == k]
+        read[fold == k] = _fitted([*kept, *real], step)(_features(left_out))
+    right = np.abs(np.clip(read, 0, deepest) - depths) <= TOLERANCE * step
+    within = depths <= deepest
+    noisy, noiseless = within & noisy, within & ~noisy
     return DepthEstimator(
         iterations=iterations,
         deepest=deepest,
         recordings=len(examples),
         within=float(right[noisy].mean()) if noisy.any() else 0.0,
-        within_without_noise=float(right[~noisy].mean()) if not noisy.all() else 0.0,
-        numbers=pack(fit_form(features, depths)),
+        within_without_noise=float(right[noiseless].mean()) if noiseless.any() else 0.0,
+        numbers=pack(_fitted([*specimens, *real], step)),
     )
+
+
+def _features(examples: Sequence[Example]) -> Double:
+    return np.stack([e.features.select(_names(e.features)) for e in examples])
+
+
+def _fitted(examples: Sequence[Example], step: float) -> QuadraticForm:
+    """Fit the form, and with it the depth that each raw image had before, in turn."""
+    features = _features(examples)
+    added = np.array([e.optical_depth for e in examples])
+    images = np.array([-1 if e.image is None else e.image for e in examples])
+    before = {int(image): 0.0 for image in np.unique(images[images >= 0])}
+    form = fit_form(features, added)
+    for _ in range(_ROUNDS if before else 0):
+        off = form(features) - added
+        change = 0.0
+        for image, known in before.items():
+            own = off[images == image]
+            before[image] = max(0.0, float(own.sum()) / (own.size + _OWN_WEIGHT))
+            change = max(change, abs(before[image] - known))
+        form = fit_form(features, added + np.array([before.get(int(i), 0.0) for i in images]))
+        if change <= _SETTLED * step:
+            break
+    return form
 
 
 def estimate_depth(

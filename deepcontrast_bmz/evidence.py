@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = [
     "CUT_OFF",
     "GRID",
+    "MODEL_ERROR",
     "ROUND",
     "background_level",
     "dial_grid",
@@ -18,7 +19,9 @@ __all__ = [
     "largest_kept",
     "last_kept",
     "measurable",
+    "model_error",
     "not_below_zero",
+    "tissue_kernels",
 ]
 
 import math
@@ -45,6 +48,10 @@ _OUTLIERS = 0.001
 
 CUT_OFF = 0.01
 """Share of pixels at the smallest value from which black counts as cut off, or masked."""
+
+MODEL_ERROR = 0.03
+"""How far off the tissue model itself is taken to be, in shares of the recording's contrast: where
+there is much light, the noise is less than that."""
 
 _NOISE_FREE = 2e-3
 """Noise deviation over the range of grey levels below which there is nothing to compare with:
@@ -125,6 +132,45 @@ def forward_residual(
     if left_out:
         values = values.sort().values[:-left_out]
     return float(values.double().mean())
+
+
+def tissue_kernels(
+    widths_px: Sequence[float], width_factor: tuple[float, float]
+) -> list[tuple[float, tuple[float, ...]]]:
+    """Return (factor, widths) of kernels that the tissue may have, the middle one first.
+
+    Nobody knows the kernel of a real specimen: what any kernel of the trained range explains does
+    not contradict the recording.
+
+    Parameters
+    ----------
+    widths_px : sequence of float
+        Of the middle kernel, in pixels.
+    width_factor : (float, float)
+        The trained range of factors.
+    """
+    low, high = width_factor
+    factors = [1.0]
+    for end in (low, high):
+        if abs(math.log(end)) > 0.05:
+            factors += [math.sqrt(end), end]
+    factors.sort(key=lambda factor: abs(math.log(factor)))
+    return [(factor, tuple(factor * width for width in widths_px)) for factor in factors]
+
+
+def model_error(raw: Tensor, noise: NoiseModel) -> float:
+    """Return the variance that an error of the tissue model may add, over that of the noise.
+
+    Parameters
+    ----------
+    raw : Tensor, (Y, X)
+        Counts.
+    noise : NoiseModel
+        Of the raw image.
+    """
+    variance = float(noise.variance(raw).double().mean())
+    signal = max(float(raw.double().var()) - variance, 0.0)
+    return MODEL_ERROR**2 * signal / variance
 
 
 def explained(raw: Tensor, widths_px: Sequence[float]) -> Tensor:

@@ -25,14 +25,16 @@ from deepcontrast_bmz.evidence import (
     largest_kept,
     last_kept,
     measurable,
+    model_error,
     not_below_zero,
+    tissue_kernels,
 )
 from deepcontrast_bmz.features import image_features
 from deepcontrast_bmz.loop import blend, extend_symmetric
 from deepcontrast_bmz.ood import measure, unusual
 from deepcontrast_bmz.physics.camera import NoiseModel, estimate_camera, estimate_noise
 from deepcontrast_bmz.settings import Fraction, NonNegative, Record
-from deepcontrast_bmz.verdict import CONSISTENT
+from deepcontrast_bmz.verdict import CONSISTENT, darkness, too_dark
 from deepcontrast_bmz.windows import content_window
 
 if TYPE_CHECKING:
@@ -118,7 +120,7 @@ def choose_dial(
     above = raw > raw.min()
     noisy, cut_off = measurable(raw, noise)
     noise_free = not noisy
-    read = _read_depth(raw, iterations, description, widths_px, noise)
+    read = _read_depth(raw, iterations, description, widths_px, noise, offset)
     if read is not None:
         return read
     count = iterations.shape[0]
@@ -179,6 +181,7 @@ def _read_depth(
     description: LoopDescription,
     widths_px: Sequence[float],
     noise: NoiseModel,
+    offset: float,
 ) -> DialChoice | None:
     """Return what the estimator says; None where the model has none, or the plane is too small."""
     estimator, step = description.depth, description.step_optical_depth
@@ -200,6 +203,16 @@ def _read_depth(
     if possible < dial:
         dial = possible
         reason += f", but beyond {dial:g} the dark parts would shine less than not at all"
+    if kind:
+        light = largest_kept(
+            dial,
+            lambda tried: (
+                not too_dark(darkness(blend(raw, kept, tried, step).numpy(), offset, noise))
+            ),
+        )
+        if light < dial:
+            dial = light
+            reason += f", but beyond {dial:g} the dark parts would sink below the camera offset"
     if noisy:
         consistent = _consistent(raw, kept, dial, description, widths_px, noise)
         if consistent < dial:
@@ -230,16 +243,21 @@ def _consistent(
     widths_px: Sequence[float],
     noise: NoiseModel,
 ) -> float:
-    """Return the largest dial up to `dial` that the verdict does not call inconsistent."""
+    """Return the largest dial up to `dial` that some tissue of the trained range explains."""
     used = explained(raw, widths_px)
+    kernels = tissue_kernels(widths_px, description.training_ranges.width_factor)
+    limit = CONSISTENT[1] + model_error(raw, noise)
 
     def explains(tried: float) -> bool:
         image = blend(raw, iterations, tried, description.step_optical_depth)
         weights = description.scatter.weights
-        found = forward_residual(
-            raw, image, tried, widths_px=widths_px, weights=weights, noise=noise, used=used
+        return any(
+            forward_residual(
+                raw, image, tried, widths_px=kernel, weights=weights, noise=noise, used=used
+            )
+            <= limit
+            for _, kernel in kernels
         )
-        return found <= CONSISTENT[1]
 
     return largest_kept(dial, explains)
 

@@ -8,7 +8,16 @@ says so.
 
 from __future__ import annotations
 
-__all__ = ["CONSISTENT", "HIGHEST_RECOVERY", "LIMITS", "Finding", "Verdict", "darkness", "judge"]
+__all__ = [
+    "CONSISTENT",
+    "HIGHEST_RECOVERY",
+    "LIMITS",
+    "Finding",
+    "Verdict",
+    "darkness",
+    "judge",
+    "too_dark",
+]
 
 import math
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -36,7 +45,7 @@ class _Limits(NamedTuple):
     """Largest systematic misfit, in noise variances."""
     darkness_sd: float = 4.0
     """How far the dark parts may sink below the offset, in noise deviations..."""
-    darkness_share: float = 0.03
+    darkness_share: float = 0.05
     """... and in shares of the brightness: the offset itself is only known so well."""
     noise: float = 1.25
     """How much more the noise may grow than the contrast."""
@@ -79,6 +88,18 @@ def darkness(image: Array, offset: float, noise: NoiseModel) -> tuple[float, flo
     return (offset - low) / deviation, (offset - low) / max(high - offset, 1e-30)
 
 
+def too_dark(below_offset: tuple[float, float]) -> bool:
+    """Return whether dark parts lie so far below the offset that it is no accident.
+
+    Parameters
+    ----------
+    below_offset : (float, float)
+        From `darkness`.
+    """
+    deviations, share = below_offset
+    return deviations > LIMITS.darkness_sd and share > LIMITS.darkness_share
+
+
 def judge(
     recovery: float | None,
     consistency: float | None,
@@ -87,6 +108,7 @@ def judge(
     below_offset: tuple[float, float] | None = None,
     noise_gain: float | None = None,
     contrast_gain: float | None = None,
+    model_error: float = 0.0,
 ) -> Finding:
     """Return the verdict on one image.
 
@@ -102,34 +124,35 @@ def judge(
         From `darkness`; None where the offset cannot be known.
     noise_gain, contrast_gain : float or None
         How many times the deviation of the noise, and the contrast, are the recording's.
+    model_error : float
+        What the limits of consistency and misfit are widened by, see `evidence.model_error`.
 
     Returns
     -------
     Finding
-        *Over-enhanced* above a recovery of 1.15, with dark parts more than 4 deviations and 3 %
+        *Over-enhanced* above a recovery of 1.15, with dark parts more than 4 deviations and 5 %
         below the offset, or where noise grew 1.25 times as much as contrast and at all;
-        *inconsistent* above a consistency of 1.1 or a misfit of 0.2; *unmeasurable* if none of
+        *inconsistent* above a consistency of 1.1 or a misfit of 0.2, both widened by the error
+        of the tissue model; *unmeasurable* if none of
         recovery and consistency is known.
     """
     if recovery is not None and recovery > HIGHEST_RECOVERY:
         return Finding("over-enhanced", f"its contrast is {recovery:.2f} times the reference's")
-    if consistency is not None and consistency > CONSISTENT[1]:
+    if consistency is not None and consistency > CONSISTENT[1] + model_error:
         return Finding(
             "inconsistent",
             f"degraded again it misses the recording by {consistency:.2f} times its noise",
         )
-    if misfit is not None and misfit > LIMITS.misfit:
+    if misfit is not None and misfit > LIMITS.misfit + model_error:
         return Finding(
             "inconsistent",
             f"degraded again it misses the recording by a systematic {misfit:.2f} of its noise",
         )
-    if below_offset is not None:
-        deviations, share = below_offset
-        if deviations > LIMITS.darkness_sd and share > LIMITS.darkness_share:
-            return Finding(
-                "over-enhanced",
-                f"its dark parts lie {share:.0%} of the brightness below no light at all",
-            )
+    if below_offset is not None and too_dark(below_offset):
+        return Finding(
+            "over-enhanced",
+            f"its dark parts lie {below_offset[1]:.0%} of the brightness below no light at all",
+        )
     if noise_gain is not None and contrast_gain is not None:
         growth = max(contrast_gain, 1.0)
         if noise_gain > LIMITS.noise * growth:

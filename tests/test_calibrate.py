@@ -94,6 +94,24 @@ def test_a_run_brings_its_statistics_and_they_belong_to_its_seed(
     assert record.ood.samples > again.ood.samples
 
 
+@pytest.mark.parametrize(
+    ("images", "procedural", "more"), [(5, False, 12), (4, False, 0), (5, True, 0)]
+)
+def test_five_raw_images_teach_the_depth_and_fewer_or_drawn_ones_do_not(
+    tiny_run: Path, tiny_recipe: Recipe, images: int, *, procedural: bool, more: int
+) -> None:
+    _, _, loop = read_run(tiny_run)
+    rng = np.random.default_rng(0)
+    planes = [
+        RawPlane(rng.poisson(90, (99, 99)).astype(np.float32), i, "raw", (5.5, 24.0), procedural)
+        for i in range(images)
+    ]
+    found = calibrate._fit_depth(  # pyright: ignore[reportPrivateUsage]
+        loop.eval(), tiny_recipe, planes, calibrate.FEWEST, calibrate.SMALL_SIDE
+    )
+    assert found.recordings == calibrate.FEWEST + more
+
+
 def test_patches_of_raw_planes_keep_their_unit() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.poisson(200, (90, 120)).astype(np.float32) + 1000

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
 from deepcontrast_bmz.depth import Example, estimate_depth, fit_depth
 from deepcontrast_bmz.features import FeatureVector
 from deepcontrast_bmz.settings import DepthEstimator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 NAMES = ("black", *(f"residual_dial_{i}" for i in range(7)), "white", "stripes_fine")
 
@@ -58,6 +63,44 @@ def test_features_that_tell_the_kind_of_image_do_not_count() -> None:
     assert estimate_depth(seen, estimator, noisy=True) == estimate_depth(
         other, estimator, noisy=True
     )
+
+
+def real_examples(haze: float) -> list[Example]:
+    """Six raw images, degraded by known amounts; another texture, so that specimens mislead."""
+    rng = np.random.default_rng(5)
+    found: list[Example] = []
+    for number in range(120):
+        added = rng.uniform(0, 3)
+        made = example(added + haze, rng, 0.05)
+        values = made.features.values.copy()
+        values[[1, 2]] += [-0.6, 0.4]
+        found.append(Example(FeatureVector(NAMES, values), added, noisy=True, image=number % 6))
+    return found
+
+
+def readings(haze: float, real: Sequence[Example]) -> float:
+    """Return how much too high unseen images of that texture are read, on average."""
+    rng = np.random.default_rng(1)
+    drawn = [example(rng.uniform(0, 4), rng, 0.1, noisy=i % 2 == 0) for i in range(200)]
+    estimator = fit_depth([*drawn, *real], iterations=4, deepest=4.0, step=1.0)
+    assert estimator.recordings == 200 + len(real)
+    off = [
+        estimate_depth(e.features, estimator, noisy=True).optical_depth - e.optical_depth - haze
+        for e in real_examples(haze)
+    ]
+    return float(np.mean(off))
+
+
+def test_real_images_correct_what_specimens_mislead_to() -> None:
+    alone = readings(0.0, [])
+    assert abs(alone) > 0.15
+    assert abs(readings(0.0, real_examples(0.0))) < 0.4 * abs(alone)
+
+
+def test_haze_that_real_images_bring_along_is_not_all_unlearned() -> None:
+    """Part of it is taken for texture, since images are trained on for their contrast."""
+    learned = readings(1.0, real_examples(1.0))
+    assert -0.9 < learned < -0.1
 
 
 def test_other_features_are_refused() -> None:

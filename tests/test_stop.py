@@ -265,8 +265,16 @@ def test_the_estimator_decides_where_there_is_one(reading: float) -> None:
 def test_it_goes_no_further_than_it_was_calibrated() -> None:
     raw, kept = learned(3.0)
     choice = choose_dial(raw, kept, with_estimator(9.0), widths_px=WIDTHS)
-    assert choice.dial == 4.0
+    assert 3.0 <= choice.dial <= 4.0
     assert "as deep as the model was calibrated" in choice.reason
+
+
+def test_dark_parts_keep_above_the_camera_offset() -> None:
+    """As the verdict asks: a dial it would refuse is not taken."""
+    raw, kept = learned(1.0)
+    choice = choose_dial(raw, kept, with_estimator(3.5), widths_px=WIDTHS)
+    assert 1.0 <= choice.dial < 3.5
+    assert "sink below the camera offset" in choice.reason
 
 
 def test_fewer_iterations_than_it_needs_leave_it_to_the_rules() -> None:

@@ -58,6 +58,7 @@ def test_verdicts(recovery: float | None, consistency: float | None, expected: s
         ({"below_offset": (1.0, 0.2)}, "ok", "nothing"),
         ({"noise_gain": 3.0, "contrast_gain": 2.0}, "over-enhanced", "noise grew 3.0"),
         ({"noise_gain": 2.0, "contrast_gain": 2.0}, "ok", "nothing"),
+        ({"misfit": 0.3, "model_error": 0.2}, "ok", "nothing"),
         # A loss of contrast is no licence to amplify noise.
         ({"noise_gain": 1.5, "contrast_gain": 0.5}, "over-enhanced", "noise grew"),
     ],
@@ -144,6 +145,21 @@ def test_over_iteration_is_refused(case: tuple[Kind, float, int]) -> None:
     beyond: Double = truth + float(np.expm1(1.0)) * (truth - hazier)
     for row in rows(known(beyond), raw):
         assert row.verdict in ("inconsistent", "over-enhanced"), row
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.4])
+def test_nobody_need_know_the_kernel(factor: float) -> None:
+    """The truth explains its recording by the kernel of its own tissue, which is found."""
+    widths, weights = TISSUE
+    truth, _ = specimen("nuclei", 2.0, 5)
+    wide = tuple(factor * width for width in widths)
+    hazy = scatter(torch.from_numpy(truth - 100), 2.0, wide, weights).numpy()
+    raw = np.random.default_rng(6).poisson(hazy).astype(np.float64) + 100
+    row = next(row for row in rows(known(truth), raw) if row.dial == 2)
+    assert row.verdict == "ok", row
+    assert row.kernel_factor is not None
+    assert (row.kernel_factor > 1) == (factor > 1)
+    assert row.kernel_factor != 1
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])

@@ -42,12 +42,14 @@ from deepcontrast_bmz.evaluate.found import (
 from deepcontrast_bmz.evaluate.planes import judged_part, reference_part
 from deepcontrast_bmz.evaluate.previews import shrunk
 from deepcontrast_bmz.evaluate.scorer import Scorer
+from deepcontrast_bmz.evidence import tissue_kernels
 from deepcontrast_bmz.image import pixel_size_um
 from deepcontrast_bmz.loop import blend
 from deepcontrast_bmz.physics.camera import estimate_camera, estimate_noise
 from deepcontrast_bmz.physics.scatter import widths_in_pixels
 from deepcontrast_bmz.sources import Source
 from deepcontrast_bmz.stop import choose_dial, look_at
+from deepcontrast_bmz.verdict import CONSISTENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -149,7 +151,7 @@ def evaluate(
         halves=(stacks[1][0].numpy(), stacks[2][0].numpy()),
         noise=noise,
         offset=offset,
-        widths=widths,
+        kernels=tissue_kernels(widths, description.training_ranges.width_factor),
         weights=weights,
         truth=truth,
         truth_offset=_truth_offset(truth, offset, reference_offset),
@@ -181,6 +183,7 @@ def evaluate(
         window=judged.window,
         plane_shape=(image.sizes["y"], image.sizes["x"]),
         pixel_size_um=pixel_size,
+        consistency_limit=CONSISTENT[1] + scorer.model_error,
         offset=offset,
         offset_estimated=estimated,
         reference=None if reference is None else str(reference.name or "reference"),

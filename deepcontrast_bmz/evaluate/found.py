@@ -10,7 +10,7 @@ from pydantic import Field
 
 from deepcontrast_bmz.physics.camera import NoiseModel  # noqa: TC001 - pydantic reads it
 from deepcontrast_bmz.settings import Record
-from deepcontrast_bmz.verdict import Verdict  # noqa: TC001 - pydantic reads it
+from deepcontrast_bmz.verdict import CONSISTENT, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,6 +77,9 @@ class DialScores(Record):
     """Structural similarity to the reference, after the best scale and offset."""
     average_precision: float | None
     """Of brightness for the reference's foreground (Otsu), at no threshold."""
+    kernel_factor: float | None = None
+    """Width of the kernel, within the trained range, by which the recording is explained best, over
+    that of the model; the two above are for it. None without measurable noise."""
     noise_gain: float | None = None
     """Deviation of the noise over the raw image's, from split halves."""
     below_offset: float | None = None
@@ -114,6 +117,9 @@ class Evaluation(Record):
     """Rows and columns of the whole plane, in pixels."""
     pixel_size_um: float | None
     """Pixel size along x, where known."""
+    consistency_limit: float = CONSISTENT[1]
+    """Forward consistency from which the recording contradicts: 1.1, and what the tissue model may
+    be off by."""
     offset: float
     """Counts in the dark that contrasts are taken above."""
     offset_estimated: bool = True

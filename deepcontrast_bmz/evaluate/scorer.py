@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Scorer"]
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ from skimage.filters import threshold_otsu
 
 from deepcontrast_bmz import metrics
 from deepcontrast_bmz.evaluate.found import DialScores
-from deepcontrast_bmz.evidence import CUT_OFF, explained, forward_residual, measurable
+from deepcontrast_bmz.evidence import CUT_OFF, explained, forward_residual, measurable, model_error
 from deepcontrast_bmz.physics.scatter import scatter
-from deepcontrast_bmz.verdict import darkness, judge
+from deepcontrast_bmz.verdict import CONSISTENT, LIMITS, darkness, judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +38,18 @@ def _quotient(value: float, unit: float) -> float | None:
     return _finite(value / unit) if unit else None
 
 
+class _Agreement(NamedTuple):
+    """An image degraded again, against the recording."""
+
+    factor: float
+    consistency: float
+    misfit: float
+    excess: float
+    """Beyond the limits of the verdict, in noise variances; below 0 within both."""
+    z: Float64
+    """(Y, X), residual in deviations."""
+
+
 class Scorer:
     """Everything about a plane that does not depend on the dial.
 
@@ -51,8 +63,11 @@ class Scorer:
         Of the plane.
     offset : float
         Counts in the dark.
-    widths, weights : sequence of float
-        The scattering kernel, in pixels.
+    kernels : sequence of (float, widths)
+        Factor and widths, in pixels, of the kernels that the tissue may have, the middle one first,
+        from `evidence.tissue_kernels`.
+    weights : sequence of float
+        Share of each Gaussian of a kernel.
     truth : ndarray, (Y, X), optional
         The reference, in any unit.
     truth_offset : float
@@ -66,13 +81,16 @@ class Scorer:
         halves: tuple[Float32, Float32],
         noise: NoiseModel,
         offset: float,
-        widths: Sequence[float],
+        kernels: Sequence[tuple[float, tuple[float, ...]]],
         weights: Sequence[float],
         truth: Float32 | None,
         truth_offset: float,
     ) -> None:
         self.raw, self.halves, self.noise, self.offset = raw, halves, noise, offset
-        self.widths, self.weights = widths, weights
+        self.kernels, self.weights = kernels, weights
+        widths = kernels[0][1]
+        self.explained = explained(torch.from_numpy(raw), widths)
+        self.model_error = model_error(torch.from_numpy(raw), noise)
         self.truth, self.truth_offset = truth, truth_offset
         self.signal, self.background = metrics.michelson_masks(raw)
         self.raw_contrast = metrics.split_half_contrast(*halves, offset)
@@ -91,9 +109,53 @@ class Scorer:
         """Return the correlation of the raw halves in a band."""
         return metrics.split_half_detail(self.raw, *self.halves, band).reliability
 
-    def _through_tissue(self, image: Float32, dial: float) -> Float32:
-        seen = scatter(torch.from_numpy(image), dial, self.widths, self.weights)
-        return seen.numpy()
+    def _through_tissue(self, image: Float32, dial: float, widths: tuple[float, ...]) -> Float32:
+        return scatter(torch.from_numpy(image), dial, widths, self.weights).numpy()
+
+    def _agreement(self, dial: float, whole: Float32, one: Float32, two: Float32) -> _Agreement:
+        """Return how well the tissue that explains the recording best does so."""
+        best: _Agreement | None = None
+        # Nearest kernels first; the first that explains it will do.
+        for factor, widths in self.kernels:
+            found = self._agreement_by(factor, widths, dial, whole, one, two)
+            if best is None or found.excess < best.excess:
+                best = found
+            if best.excess <= self.model_error:
+                break
+        assert best is not None
+        return best
+
+    def _agreement_by(
+        self,
+        factor: float,
+        widths: tuple[float, ...],
+        dial: float,
+        whole: Float32,
+        one: Float32,
+        two: Float32,
+    ) -> _Agreement:
+        predicted = self._through_tissue(whole, dial, widths)
+        variance = self.noise.variance(torch.from_numpy(predicted)).double().numpy()
+        z = metrics.residual_z(self.raw, predicted, variance)
+        seen = [self._through_tissue(half, dial, widths) for half in (one, two)]
+        first, second, seen_first, seen_second, spread = (
+            part[self.inner] for part in (*self.halves, *seen, variance)
+        )
+        shared = metrics.split_half_consistency(
+            first, second, seen_first, seen_second, spread, OUTLIERS
+        )
+        misfit = shared - 1
+        consistency = forward_residual(
+            torch.from_numpy(self.raw),
+            torch.from_numpy(whole),
+            dial,
+            widths_px=widths,
+            weights=self.weights,
+            noise=self.noise,
+            used=self.explained,
+        )
+        excess = max(consistency - CONSISTENT[1], misfit - LIMITS.misfit)
+        return _Agreement(factor, consistency, misfit, excess, z)
 
     def score(
         self, dial: float, whole: Float32, one: Float32, two: Float32
@@ -118,31 +180,16 @@ class Scorer:
         fine, coarse = (
             metrics.split_half_detail(one, *self.halves, band) for band in metrics.BANDS.values()
         )
-        predicted = self._through_tissue(whole, dial)
-        variance = self.noise.variance(torch.from_numpy(predicted)).double().numpy()
-        z = metrics.residual_z(self.raw, predicted, variance)
-        consistency = misfit = flagged = None
+        consistency = misfit = flagged = factor = None
         if self.noisy:
-            seen = [self._through_tissue(half, dial) for half in (one, two)]
-            first, second, seen_first, seen_second, spread = (
-                part[self.inner] for part in (*self.halves, *seen, variance)
-            )
-            misfit = (
-                metrics.split_half_consistency(
-                    first, second, seen_first, seen_second, spread, OUTLIERS
-                )
-                - 1
-            )
-            consistency = forward_residual(
-                torch.from_numpy(self.raw),
-                torch.from_numpy(whole),
-                dial,
-                widths_px=self.widths,
-                weights=self.weights,
-                noise=self.noise,
-                used=explained(torch.from_numpy(self.raw), self.widths),
-            )
+            found = self._agreement(dial, whole, one, two)
+            z, factor = found.z, found.factor
+            consistency, misfit = found.consistency, found.misfit
             flagged = metrics.flagged_share(z[self.inner])
+        else:
+            predicted = self._through_tissue(whole, dial, self.kernels[0][1])
+            variance = self.noise.variance(torch.from_numpy(predicted)).double().numpy()
+            z = metrics.residual_z(self.raw, predicted, variance)
         against = self._against_truth(whole, contrast)
         gain = _quotient(contrast, self.raw_contrast)
         noise_gain = self._noise_gain(one, two) if self.noisy else None
@@ -154,6 +201,7 @@ class Scorer:
             below_offset=below,
             noise_gain=noise_gain,
             contrast_gain=gain,
+            model_error=self.model_error,
         )
         row = DialScores(
             dial=dial,
@@ -167,6 +215,7 @@ class Scorer:
             forward_consistency=consistency,
             systematic_misfit=misfit,
             flagged_share=flagged,
+            kernel_factor=factor,
             noise_gain=noise_gain,
             below_offset=None if below is None else below[1],
             verdict=finding.verdict,

@@ -150,7 +150,7 @@ def render_report(
         HTML, UTF-8.
     """
     title = title or f"{evaluation.image}: contrast by {evaluation.model}"
-    low, high = CONSISTENT
+    low, high = CONSISTENT[0], round(evaluation.consistency_limit, 2)
     reading = "".join(
         f"<dt>{name}</dt>"
         f"<dd>{words.format(step=evaluation.step_optical_depth, low=low, high=high)}</dd>"

@@ -65,10 +65,12 @@ READING = (
     ),
     (
         "Forward consistency",
-        "The enhanced image is sent through the model tissue again and compared with the "
-        "recording, in units of its noise. Around 1 it explains the recording up to its noise; "
-        "below {low:g} it has kept some of the noise (0 is the raw image itself); above {high:g} "
-        "it claims what the recording contradicts.",
+        "The enhanced image is sent through the model tissue again, with the kernel of the trained "
+        "range that fits best, and compared with the recording, in units of its noise. Around 1 "
+        "it explains the recording up to its noise; below {low:g} it has kept some of the noise "
+        "(0 is the raw image itself); above {high:g} it claims what the recording contradicts. "
+        "The limit is 1.1, and more where there is so much light that the tissue model itself is "
+        "less exact than the recording.",
     ),
     (
         "Systematic misfit",
