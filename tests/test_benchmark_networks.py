@@ -68,13 +68,19 @@ def test_the_network_that_is_told_the_depth_keeps_the_laws(benchmark: Any) -> No
     torch.testing.assert_close(network.iterate(x, 2), network.at(x, 2.0))
 
 
-def test_split_light_is_the_recipe_s_own(benchmark: Any, tmp_path: Path) -> None:
-    shares = [
-        benchmark.recipe_of(variant, 0, options(benchmark, tmp_path)).data.input_share
-        for variant in (benchmark.NETWORKS[benchmark.FIRST], *benchmark.TAUGHT.values())
-        if variant.pairing in ("naive", "split")
-    ]
-    assert shares == [None, 0.5, 0.8]
+def test_what_is_taught_differs_by_the_recipe(benchmark: Any, tmp_path: Path) -> None:
+    def recipe(variant: Any) -> Any:
+        return benchmark.recipe_of(variant, 0, options(benchmark, tmp_path))
+
+    shared = recipe(benchmark.NETWORKS[benchmark.FIRST])
+    assert shared.data.input_share is None
+    taught = {name: recipe(variant) for name, variant in benchmark.TAUGHT.items()}
+    assert taught["light split in halves"].data.input_share == 0.5
+    assert taught["specimens as deep as 3"].data.phantom_optical_depth == (0.0, 3.0)
+    assert taught["up to two steps in one"].training.unroll == 2
+    for name, variant in benchmark.TAUGHT.items():
+        assert (taught[name] != shared) == (variant.changes is not None)
+        assert taught[name].data.patch == shared.data.patch
 
 
 def test_pairs_of_two_recordings_show_one_place(benchmark: Any, tmp_path: Path) -> None:
