@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 import torch
-
-from deepcontrast_bmz.settings import LoopDescription, NetworkSettings, PhysicsSettings, Scatter
+from descriptions import described
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
 
     import pytest
     from torch import Tensor
+
+    from deepcontrast_bmz.settings import LoopDescription
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -70,18 +71,4 @@ class Sharpener:
 
 def sharpener() -> Sharpener:
     """A model of two iterations, in the place of a trained one."""
-    return Sharpener(
-        LoopDescription(
-            step_optical_depth=1.0,
-            iterations=2,
-            channels=("iteration_1", "iteration_2"),
-            network=NetworkSettings(),
-            radius_px=2,
-            halo_px=2,
-            halo_tolerance=1e-3,
-            scatter=Scatter(),
-            training_ranges=PhysicsSettings(),
-            seed=0,
-            torch_version="2",
-        )
-    )
+    return Sharpener(described())

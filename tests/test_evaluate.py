@@ -9,6 +9,7 @@ import pytest
 import torch
 import xarray as xr
 from conftest import NoLocalDial
+from descriptions import described
 from numpy.typing import NDArray
 
 from deepcontrast_bmz import baselines, metrics
@@ -19,9 +20,7 @@ from deepcontrast_bmz.model import Model
 from deepcontrast_bmz.physics.phantom import phantom
 from deepcontrast_bmz.physics.scatter import scatter
 from deepcontrast_bmz.settings import (
-    LoopDescription,
     NetworkSettings,
-    PhysicsSettings,
     Scatter,
 )
 
@@ -53,18 +52,11 @@ class Enhancer(NoLocalDial):
 
 
 def model_of(function: Callable[[Double, int], Double], iterations: int = 3) -> Model:
-    description = LoopDescription(
-        step_optical_depth=1.0,
-        iterations=iterations,
-        channels=tuple(f"iteration_{k}" for k in range(1, iterations + 1)),
-        network=NetworkSettings(),
+    description = described(
+        iterations,
         radius_px=RADIUS,
         halo_px=RADIUS,
-        halo_tolerance=1e-3,
         scatter=Scatter(widths=TISSUE[0], weights=TISSUE[1]),
-        training_ranges=PhysicsSettings(),
-        seed=0,
-        torch_version=str(torch.__version__),
     )
     return Model(
         name="stand-in",
@@ -392,21 +384,14 @@ class Neighbours(NoLocalDial):
 
 
 def model_of_stacks() -> Model:
-    description = LoopDescription(
-        step_optical_depth=1.0,
-        iterations=2,
-        channels=("iteration_1", "iteration_2"),
+    description = described(
         network=NetworkSettings(kind="dilated_3d", mixing_layers=1),
         radius_px=1,
         dims=3,
         radius_planes=1,
         halo_px=1,
         halo_planes=1,
-        halo_tolerance=1e-3,
         scatter=Scatter(widths=TISSUE[0], weights=TISSUE[1]),
-        training_ranges=PhysicsSettings(),
-        seed=0,
-        torch_version=str(torch.__version__),
     )
     return Model(
         name="stacks",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import pytest
 import yaml
 from conftest import run_record
+from descriptions import described
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,9 +31,7 @@ from deepcontrast_bmz.settings import (
     ImageRecord,
     LoopDescription,
     NetworkSettings,
-    PhysicsSettings,
     Recipe,
-    Scatter,
 )
 
 if TYPE_CHECKING:
@@ -66,17 +65,12 @@ EXPORTED = ExportRecord(
 
 
 def description(halo: int = 64) -> LoopDescription:
-    return LoopDescription(
-        step_optical_depth=1.0,
-        iterations=3,
-        channels=("iteration_1", "iteration_2", "iteration_3"),
+    return described(
+        3,
         network=RECIPE.network,
         radius_px=5,
         halo_px=halo,
         halo_tolerance=1e-5,
-        scatter=Scatter(),
-        training_ranges=PhysicsSettings(),
-        seed=0,
         torch_version="2.15.0",
     )
 

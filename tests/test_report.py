@@ -13,6 +13,7 @@ import pytest
 import torch
 import xarray as xr
 from conftest import NoLocalDial
+from descriptions import described
 from matplotlib.image import imread
 
 from deepcontrast_bmz.errors import InputError
@@ -32,7 +33,7 @@ from deepcontrast_bmz.report import (
 )
 from deepcontrast_bmz.report.curve import ticks
 from deepcontrast_bmz.report.words import TIMES
-from deepcontrast_bmz.settings import LoopDescription, NetworkSettings, PhysicsSettings, Scatter
+from deepcontrast_bmz.settings import Scatter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -492,19 +493,7 @@ class Stretch(NoLocalDial):
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    description = LoopDescription(
-        step_optical_depth=1.0,
-        iterations=2,
-        channels=("iteration_1", "iteration_2"),
-        network=NetworkSettings(),
-        radius_px=2,
-        halo_px=2,
-        halo_tolerance=1e-3,
-        scatter=Scatter(widths=(2.0,), weights=(1.0,)),
-        training_ranges=PhysicsSettings(),
-        seed=0,
-        torch_version="2",
-    )
+    description = described(scatter=Scatter(widths=(2.0,), weights=(1.0,)))
     return Model(
         name="stretch",
         description=description,

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from descriptions import described
 from torch import Tensor
 
 from deepcontrast_bmz.depth import Example, fit_depth
@@ -18,9 +19,7 @@ from deepcontrast_bmz.physics.phantom import Kind, phantom
 from deepcontrast_bmz.physics.scatter import scatter
 from deepcontrast_bmz.settings import (
     LoopDescription,
-    NetworkSettings,
     OodStatistics,
-    PhysicsSettings,
     Scatter,
     StopRule,
 )
@@ -32,19 +31,14 @@ KINDS: tuple[Kind, ...] = ("membranes", "tubes", "nuclei")
 
 
 def description(step: float = 1.0, residual: float = 1.15) -> LoopDescription:
-    return LoopDescription(
+    return described(
+        4,
         step_optical_depth=step,
-        iterations=4,
-        channels=tuple(f"iteration_{k}" for k in range(1, 5)),
-        network=NetworkSettings(),
         radius_px=47,
         halo_px=188,
         halo_tolerance=1e-6,
         scatter=Scatter(widths=WIDTHS, weights=WEIGHTS),
         stop_rule=StopRule(residual=residual),
-        training_ranges=PhysicsSettings(),
-        seed=0,
-        torch_version="2",
     )
 
 
