@@ -8,11 +8,13 @@ cut off or masked.
 from __future__ import annotations
 
 __all__ = [
+    "COARSE",
     "CUT_OFF",
     "GRID",
     "MODEL_ERROR",
     "ROUND",
     "background_level",
+    "coarse_misfit",
     "dial_grid",
     "explained",
     "forward_residual",
@@ -29,6 +31,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 
 from deepcontrast_bmz.loop import blend
 from deepcontrast_bmz.physics.scatter import scatter
@@ -52,6 +55,10 @@ CUT_OFF = 0.01
 MODEL_ERROR = 0.03
 """How far off the tissue model itself is taken to be, in shares of the recording's contrast: where
 there is much light, the noise is less than that."""
+
+COARSE = 1.5
+"""Standard deviation of the Gaussian that residuals are smoothed by where contrast is judged, in
+pixels: scattering has changed nothing finer, and what was lost there is loss of detail."""
 
 _NOISE_FREE = 2e-3
 """Noise deviation over the range of grey levels below which there is nothing to compare with:
@@ -121,7 +128,7 @@ def forward_residual(
     """
     predicted = scatter(enhanced, dial, widths_px, weights)
     misfit = (raw - predicted) ** 2 / noise.variance(predicted)
-    border = min(math.ceil(2 * max(widths_px)), min(raw.shape) // 4)
+    border = _border(raw, widths_px)
     used = torch.ones_like(misfit, dtype=torch.bool) if used is None else used
     if border:
         misfit, used = (x[border:-border, border:-border] for x in (misfit, used))
@@ -132,6 +139,51 @@ def forward_residual(
     if left_out:
         values = values.sort().values[:-left_out]
     return float(values.double().mean())
+
+
+def coarse_misfit(
+    raw: Tensor,
+    enhanced: Tensor,
+    dial: float,
+    *,
+    widths_px: Sequence[float],
+    weights: Sequence[float],
+    noise: NoiseModel,
+    used: Tensor,
+) -> float:
+    """Return how much of the forward residual is coarser than noise explains, in noise variances.
+
+    The residual is smoothed, and what is left of the noise after that is taken off, as if the
+    enhanced image had kept none of it. From split halves it would be exact
+    (`metrics.split_half_consistency`); this needs one image.
+
+    Parameters
+    ----------
+    raw, enhanced, dial, widths_px, weights, noise
+        As for `forward_residual`.
+    used : Tensor of bool, (Y, X)
+        Pixels that count.
+
+    Returns
+    -------
+    float
+        0 where no pixel counts.
+    """
+    predicted = scatter(enhanced, dial, widths_px, weights)
+    residual = (raw - predicted) / noise.variance(predicted).sqrt()
+    smooth = torch.from_numpy(ndimage.gaussian_filter(residual.double().numpy(), COARSE))
+    border = _border(raw, widths_px)
+    inner = (slice(border, -border or None),) * 2
+    values = (smooth**2)[inner][used[inner]]
+    left_out = int(_OUTLIERS * values.numel())
+    if left_out:
+        values = values.sort().values[:-left_out]
+    return float(values.mean()) - 1 / (4 * math.pi * COARSE**2) if values.numel() else 0.0
+
+
+def _border(raw: Tensor, widths_px: Sequence[float]) -> int:
+    """Return how near to the border unknown surroundings shine in, in pixels."""
+    return min(math.ceil(2 * max(widths_px)), min(raw.shape) // 4)
 
 
 def tissue_kernels(

@@ -411,6 +411,9 @@ def split_half_consistency(
     predicted_second: Array,
     variance: Array | float,
     left_out: float = 0.0,
+    *,
+    smoothing: float = 0.0,
+    used: NDArray[np.bool_] | None = None,
 ) -> float:
     r"""Return the forward consistency with the noise taken out of the residual.
 
@@ -432,11 +435,23 @@ def split_half_consistency(
     left_out : float
         Share of the pixels with the largest products, of either sign, that are left out: a hot
         pixel is in both halves.
+    smoothing : float
+        Standard deviation of a Gaussian, in pixels, by which the residuals are smoothed first:
+        misfit of finer structure does not count then.
+    used : ndarray of bool, same shape, optional
+        Pixels that count; all of them if left out.
     """
     _same_shape(first, predicted_first)
     _same_shape(second, predicted_second)
-    shared = (_double(first) - predicted_first) * (_double(second) - predicted_second)
-    products = (shared / _double(np.asarray(variance))).ravel()
+    deviation = np.sqrt(_double(np.asarray(variance)))
+    residuals = [
+        (_double(half) - predicted) / deviation
+        for half, predicted in ((first, predicted_first), (second, predicted_second))
+    ]
+    if smoothing:
+        residuals = [np.asarray(ndimage.gaussian_filter(r, smoothing)) for r in residuals]
+    shared = residuals[0] * residuals[1]
+    products = shared.ravel() if used is None else shared[used]
     outliers = int(left_out * products.size)
     if outliers:
         kept = np.argpartition(np.abs(products), products.size - outliers)[:-outliers]

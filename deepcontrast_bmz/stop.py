@@ -19,6 +19,7 @@ from deepcontrast_bmz.evidence import (
     CUT_OFF,
     ROUND,
     background_level,
+    coarse_misfit,
     dial_grid,
     explained,
     forward_residual,
@@ -34,7 +35,7 @@ from deepcontrast_bmz.loop import blend, extend_symmetric
 from deepcontrast_bmz.ood import measure, unusual
 from deepcontrast_bmz.physics.camera import NoiseModel, estimate_camera, estimate_noise
 from deepcontrast_bmz.settings import Fraction, NonNegative, Record
-from deepcontrast_bmz.verdict import CONSISTENT, darkness, too_dark
+from deepcontrast_bmz.verdict import LIMITS, darkness, too_dark
 from deepcontrast_bmz.windows import content_window
 
 if TYPE_CHECKING:
@@ -246,13 +247,13 @@ def _consistent(
     """Return the largest dial up to `dial` that some tissue of the trained range explains."""
     used = explained(raw, widths_px)
     kernels = tissue_kernels(widths_px, description.training_ranges.width_factor)
-    limit = CONSISTENT[1] + model_error(raw, noise)
+    limit = LIMITS.misfit + model_error(raw, noise)
 
     def explains(tried: float) -> bool:
         image = blend(raw, iterations, tried, description.step_optical_depth)
         weights = description.scatter.weights
         return any(
-            forward_residual(
+            coarse_misfit(
                 raw, image, tried, widths_px=kernel, weights=weights, noise=noise, used=used
             )
             <= limit

@@ -35,14 +35,14 @@ Verdict = Literal["ok", "over-enhanced", "inconsistent", "unmeasurable"]
 HIGHEST_RECOVERY = 1.15
 """Contrast beyond this share of the reference's is over-enhanced."""
 CONSISTENT = (0.9, 1.1)
-"""Forward consistency of an image that explains the recording up to its noise. Above, the
-recording contradicts the image; below, the image has kept some of the noise, as every small dial
-does, which is no contradiction."""
+"""Forward consistency of an image that explains the recording up to its noise. Above, contrast is
+wrong, which the misfit tells, or detail was lost; below, the image has kept some of the noise, as
+every small dial does. Neither alone is a reason to refuse it."""
 
 
 class _Limits(NamedTuple):
     misfit: float = 0.2
-    """Largest systematic misfit, in noise variances."""
+    """Largest systematic misfit of structure coarser than noise hides, in noise variances."""
     darkness_sd: float = 4.0
     """How far the dark parts may sink below the offset, in noise deviations..."""
     darkness_share: float = 0.05
@@ -102,9 +102,8 @@ def too_dark(below_offset: tuple[float, float]) -> bool:
 
 def judge(
     recovery: float | None,
-    consistency: float | None,
+    misfit: float | None,
     *,
-    misfit: float | None = None,
     below_offset: tuple[float, float] | None = None,
     noise_gain: float | None = None,
     contrast_gain: float | None = None,
@@ -116,33 +115,25 @@ def judge(
     ----------
     recovery : float or None
         Contrast recovery; None without a reference.
-    consistency : float or None
-        Forward consistency; None where the recording has no measurable noise.
     misfit : float or None
-        Systematic misfit, likewise.
+        Systematic misfit; None where the recording has no measurable noise.
     below_offset : (float, float) or None
         From `darkness`; None where the offset cannot be known.
     noise_gain, contrast_gain : float or None
         How many times the deviation of the noise, and the contrast, are the recording's.
     model_error : float
-        What the limits of consistency and misfit are widened by, see `evidence.model_error`.
+        What the limit of the misfit is widened by, see `evidence.model_error`.
 
     Returns
     -------
     Finding
         *Over-enhanced* above a recovery of 1.15, with dark parts more than 4 deviations and 5 %
         below the offset, or where noise grew 1.25 times as much as contrast and at all;
-        *inconsistent* above a consistency of 1.1 or a misfit of 0.2, both widened by the error
-        of the tissue model; *unmeasurable* if none of
-        recovery and consistency is known.
+        *inconsistent* above a misfit of 0.2, widened by the error of the tissue model;
+        *unmeasurable* if neither recovery nor misfit is known.
     """
     if recovery is not None and recovery > HIGHEST_RECOVERY:
         return Finding("over-enhanced", f"its contrast is {recovery:.2f} times the reference's")
-    if consistency is not None and consistency > CONSISTENT[1] + model_error:
-        return Finding(
-            "inconsistent",
-            f"degraded again it misses the recording by {consistency:.2f} times its noise",
-        )
     if misfit is not None and misfit > LIMITS.misfit + model_error:
         return Finding(
             "inconsistent",
@@ -160,7 +151,7 @@ def judge(
                 "over-enhanced",
                 f"its noise grew {noise_gain:.1f} times, its contrast {contrast_gain:.1f} times",
             )
-    if recovery is None and consistency is None:
+    if recovery is None and misfit is None:
         return Finding(
             "unmeasurable", "there is neither a reference nor measurable noise to judge by"
         )

@@ -30,21 +30,21 @@ CASES: list[tuple[Kind, float, int]] = [
 
 
 @pytest.mark.parametrize(
-    ("recovery", "consistency", "expected"),
+    ("recovery", "misfit", "expected"),
     [
-        (1.0, 1.0, "ok"),
-        (None, 1.05, "ok"),
+        (1.0, 0.0, "ok"),
+        (None, 0.15, "ok"),
         (1.15, None, "ok"),
-        (1.16, 1.0, "over-enhanced"),
+        (1.16, 0.0, "over-enhanced"),
         (1.5, 3.0, "over-enhanced"),
-        (1.0, 1.11, "inconsistent"),
-        (None, 1.11, "inconsistent"),
-        (None, 0.2, "ok"),
+        (1.0, 0.21, "inconsistent"),
+        (None, 0.21, "inconsistent"),
+        (None, -0.1, "ok"),
         (None, None, "unmeasurable"),
     ],
 )
-def test_verdicts(recovery: float | None, consistency: float | None, expected: str) -> None:
-    assert judge(recovery, consistency).verdict == expected
+def test_verdicts(recovery: float | None, misfit: float | None, expected: str) -> None:
+    assert judge(recovery, misfit).verdict == expected
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_verdicts(recovery: float | None, consistency: float | None, expected: s
 def test_what_else_speaks_against_an_image(
     options: dict[str, float | tuple[float, float]], expected: str, word: str
 ) -> None:
-    found = judge(1.0, 1.0, **options)  # pyright: ignore[reportArgumentType]
+    found = judge(1.0, **{"misfit": 0.0} | options)  # pyright: ignore[reportArgumentType]
     assert found.verdict == expected
     assert word in found.why
 

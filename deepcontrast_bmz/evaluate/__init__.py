@@ -49,7 +49,7 @@ from deepcontrast_bmz.physics.camera import estimate_camera, estimate_noise
 from deepcontrast_bmz.physics.scatter import widths_in_pixels
 from deepcontrast_bmz.sources import Source
 from deepcontrast_bmz.stop import choose_dial, look_at
-from deepcontrast_bmz.verdict import CONSISTENT
+from deepcontrast_bmz.verdict import LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -183,7 +183,7 @@ def evaluate(
         window=judged.window,
         plane_shape=(image.sizes["y"], image.sizes["x"]),
         pixel_size_um=pixel_size,
-        consistency_limit=CONSISTENT[1] + scorer.model_error,
+        misfit_limit=LIMITS.misfit + scorer.model_error,
         offset=offset,
         offset_estimated=estimated,
         reference=None if reference is None else str(reference.name or "reference"),

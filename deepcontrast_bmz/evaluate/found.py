@@ -10,7 +10,7 @@ from pydantic import Field
 
 from deepcontrast_bmz.physics.camera import NoiseModel  # noqa: TC001 - pydantic reads it
 from deepcontrast_bmz.settings import Record
-from deepcontrast_bmz.verdict import CONSISTENT, Verdict
+from deepcontrast_bmz.verdict import LIMITS, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +60,8 @@ class DialScores(Record):
     """Mean of (raw - H_D x_D)^2 over the noise variance: 1 for the truth, 0 for the raw image
     itself; None without measurable noise."""
     systematic_misfit: float | None
-    """Its part that is no noise, from split halves: 0 for the truth and for the raw image."""
+    """What is neither noise nor finer than 1.5 px, from split halves, in noise variances: 0 for the
+    truth and for the raw image."""
     flagged_share: float | None
     """Share of the pixels whose smoothed residual exceeds 4 standard deviations."""
     reference_fine: float | None
@@ -117,9 +118,9 @@ class Evaluation(Record):
     """Rows and columns of the whole plane, in pixels."""
     pixel_size_um: float | None
     """Pixel size along x, where known."""
-    consistency_limit: float = CONSISTENT[1]
-    """Forward consistency from which the recording contradicts: 1.1, and what the tissue model may
-    be off by."""
+    misfit_limit: float = LIMITS.misfit
+    """Systematic misfit from which the recording contradicts: 0.2, and what the tissue model may be
+    off by."""
     offset: float
     """Counts in the dark that contrasts are taken above."""
     offset_estimated: bool = True

@@ -14,9 +14,16 @@ from skimage.filters import threshold_otsu
 
 from deepcontrast_bmz import metrics
 from deepcontrast_bmz.evaluate.found import DialScores
-from deepcontrast_bmz.evidence import CUT_OFF, explained, forward_residual, measurable, model_error
+from deepcontrast_bmz.evidence import (
+    COARSE,
+    CUT_OFF,
+    explained,
+    forward_residual,
+    measurable,
+    model_error,
+)
 from deepcontrast_bmz.physics.scatter import scatter
-from deepcontrast_bmz.verdict import CONSISTENT, LIMITS, darkness, judge
+from deepcontrast_bmz.verdict import LIMITS, darkness, judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +33,8 @@ if TYPE_CHECKING:
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
+FEWEST_EXPLAINED = 0.01
+"""Share of the pixels that must be left to compare with the recording."""
 OUTLIERS = 0.001
 """Share of the pixels left out of a misfit: hot pixels are not structure."""
 
@@ -44,8 +53,6 @@ class _Agreement(NamedTuple):
     factor: float
     consistency: float
     misfit: float
-    excess: float
-    """Beyond the limits of the verdict, in noise variances; below 0 within both."""
     z: Float64
     """(Y, X), residual in deviations."""
 
@@ -89,7 +96,12 @@ class Scorer:
         self.raw, self.halves, self.noise, self.offset = raw, halves, noise, offset
         self.kernels, self.weights = kernels, weights
         widths = kernels[0][1]
+        # Nearer to the border than the kernel is wide, unknown surroundings shine in.
+        border = min(math.ceil(2 * max(widths)), min(raw.shape) // 4)
+        self.inner = (slice(border, -border or None),) * 2
         self.explained = explained(torch.from_numpy(raw), widths)
+        # Beside masks, nothing tells what light was scattered out of them.
+        self.comparable = bool(self.explained[self.inner].float().mean() >= FEWEST_EXPLAINED)
         self.model_error = model_error(torch.from_numpy(raw), noise)
         self.truth, self.truth_offset = truth, truth_offset
         self.signal, self.background = metrics.michelson_masks(raw)
@@ -98,9 +110,6 @@ class Scorer:
         self.noisy, black = measurable(torch.from_numpy(raw), noise)
         # Without noise, or with black cut off, the offset is a guess that nothing may rest on.
         self.cut_off = black > CUT_OFF or not self.noisy
-        # Nearer to the border than the kernel is wide, unknown surroundings shine in.
-        border = min(math.ceil(2 * max(widths)), min(raw.shape) // 4)
-        self.inner = (slice(border, -border or None),) * 2
         self.foreground: NDArray[np.bool_] | None = None
         if truth is not None and float(np.ptp(truth)) > 0:
             self.foreground = truth > threshold_otsu(truth)
@@ -118,9 +127,9 @@ class Scorer:
         # Nearest kernels first; the first that explains it will do.
         for factor, widths in self.kernels:
             found = self._agreement_by(factor, widths, dial, whole, one, two)
-            if best is None or found.excess < best.excess:
+            if best is None or found.misfit < best.misfit:
                 best = found
-            if best.excess <= self.model_error:
+            if best.misfit <= LIMITS.misfit + self.model_error:
                 break
         assert best is not None
         return best
@@ -142,9 +151,15 @@ class Scorer:
             part[self.inner] for part in (*self.halves, *seen, variance)
         )
         shared = metrics.split_half_consistency(
-            first, second, seen_first, seen_second, spread, OUTLIERS
+            first,
+            second,
+            seen_first,
+            seen_second,
+            spread,
+            OUTLIERS,
+            smoothing=COARSE,
+            used=self.explained[self.inner].numpy(),
         )
-        misfit = shared - 1
         consistency = forward_residual(
             torch.from_numpy(self.raw),
             torch.from_numpy(whole),
@@ -154,8 +169,7 @@ class Scorer:
             noise=self.noise,
             used=self.explained,
         )
-        excess = max(consistency - CONSISTENT[1], misfit - LIMITS.misfit)
-        return _Agreement(factor, consistency, misfit, excess, z)
+        return _Agreement(factor, consistency, shared - 1, z)
 
     def score(
         self, dial: float, whole: Float32, one: Float32, two: Float32
@@ -181,7 +195,7 @@ class Scorer:
             metrics.split_half_detail(one, *self.halves, band) for band in metrics.BANDS.values()
         )
         consistency = misfit = flagged = factor = None
-        if self.noisy:
+        if self.noisy and self.comparable:
             found = self._agreement(dial, whole, one, two)
             z, factor = found.z, found.factor
             consistency, misfit = found.consistency, found.misfit
@@ -196,8 +210,7 @@ class Scorer:
         below = None if self.cut_off else darkness(whole, self.offset, self.noise)
         finding = judge(
             against["contrast_recovery"],
-            consistency,
-            misfit=misfit,
+            misfit,
             below_offset=below,
             noise_gain=noise_gain,
             contrast_gain=gain,

@@ -221,22 +221,18 @@ def plots(evaluation: Evaluation) -> str:
         )
     consistency = _points(evaluation, "dial", "forward_consistency")
     if consistency and evaluation.price != "forward_consistency":
-        band = (CONSISTENT[0], evaluation.consistency_limit)
         words = (
             f"Forward consistency at the automatic dial {dial_word(chosen.dial)} is "
-            f"{number(chosen.forward_consistency)}; above {number(band[1])} the recording "
-            "contradicts."
+            f"{number(chosen.forward_consistency)}; above {CONSISTENT[1]:g} it misses more of the "
+            "recording than noise."
         )
-        most = max(3.0, 2 * band[1])
-        shown = [q for q in consistency if q.y <= most] or consistency
-        drawing = _svg("agree", shown, "dial", "forward consistency", words, band=band)
-        cut = (
-            "" if len(shown) == len(consistency) else f" Values above {number(most)} are not drawn."
-        )
+        shown = [q for q in consistency if q.y <= 3] or consistency
+        drawing = _svg("agree", shown, "dial", "forward consistency", words, band=CONSISTENT)
+        cut = "" if len(shown) == len(consistency) else " Values above 3 are not drawn."
         figures.append(
             f"<figure>{drawing}<figcaption>Agreement with the recording. In the shaded band it "
-            f"is explained up to its noise; below, noise was kept; above, the recording "
-            f"contradicts.{cut}</figcaption></figure>"
+            f"is explained up to its noise; below, noise was kept; above, contrast is wrong or "
+            f"detail lost.{cut}</figcaption></figure>"
         )
     if not figures:
         return ""

@@ -150,10 +150,15 @@ def render_report(
         HTML, UTF-8.
     """
     title = title or f"{evaluation.image}: contrast by {evaluation.model}"
-    low, high = CONSISTENT[0], round(evaluation.consistency_limit, 2)
+    low, high = CONSISTENT
+    values = {
+        "step": evaluation.step_optical_depth,
+        "low": low,
+        "high": high,
+        "most": number(evaluation.misfit_limit),
+    }
     reading = "".join(
-        f"<dt>{name}</dt>"
-        f"<dd>{words.format(step=evaluation.step_optical_depth, low=low, high=high)}</dd>"
+        f"<dt>{name}</dt><dd>{words.format(**values)}</dd>"
         for name, words in READING
         if (evaluation.reference is not None or name not in AGAINST_REFERENCE)
         and (evaluation.plane or name != "Plane")

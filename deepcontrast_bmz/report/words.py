@@ -68,14 +68,15 @@ READING = (
         "The enhanced image is sent through the model tissue again, with the kernel of the trained "
         "range that fits best, and compared with the recording, in units of its noise. Around 1 "
         "it explains the recording up to its noise; below {low:g} it has kept some of the noise "
-        "(0 is the raw image itself); above {high:g} it claims what the recording contradicts. "
-        "The limit is 1.1, and more where there is so much light that the tissue model itself is "
-        "less exact than the recording.",
+        "(0 is the raw image itself); above {high:g} contrast is wrong, which the next score "
+        "tells, or fine detail was lost.",
     ),
     (
         "Systematic misfit",
-        "The part of that which is not noise, measured on the two halves: 0 is none, 1 is as much "
-        "as the noise itself.",
+        "The part of that which is neither noise nor finer than 1.5 px, measured on the two "
+        "halves: 0 is none, 1 is as much as the noise itself. Above {most} the recording "
+        "contradicts the contrast: 0.2, and more where there is so much light that the tissue "
+        "model itself is less exact than the recording.",
     ),
     (
         "PSNR, SSIM, precision",
