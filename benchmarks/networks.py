@@ -386,7 +386,7 @@ class Runs:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.known: tuple[int, Data] | None = None
+        self.known: tuple[tuple[object, ...], Data] | None = None
 
     def folder(self, variant: Variant, seed: int) -> Path:
         """Return where a training lies; another budget or other data, another folder."""
@@ -399,9 +399,10 @@ class Runs:
         return self.options.work / f"{kind}_seed{seed}_{digest}"
 
     def data(self, recipe: Recipe) -> Data:
-        """Return the data of the recipe's seed."""
-        if self.known is None or self.known[0] != recipe.seed:
-            self.known = (recipe.seed, data_of(recipe, self.options.data))
+        """Return the data of the recipe: its seed and specimens."""
+        drawn_from = (recipe.seed, recipe.physics, recipe.data.phantom_optical_depth)
+        if self.known is None or self.known[0] != drawn_from:
+            self.known = (drawn_from, data_of(recipe, self.options.data))
         return self.known[1]
 
     def loop(self, variant: Variant, seed: int) -> Loop | ConditionedNetwork | None:

@@ -320,7 +320,9 @@ with deepcontrast_bmz {run.version} and torch {run.torch_version}. All settings 
 """
 
 
-def _card_validation(run: RunRecord, exported: ExportRecord, description: LoopDescription) -> str:
+def _card_validation(
+    recipe: Recipe, run: RunRecord, exported: ExportRecord, description: LoopDescription
+) -> str:
     names = {
         "loss": "mean absolute difference, in deviations of the raw patch",
         "psnr_degraded": "PSNR of the degraded patches against the raw ones, dB",
@@ -339,11 +341,17 @@ def _card_validation(run: RunRecord, exported: ExportRecord, description: LoopDe
         images = "depth x\nheight x width"
         tile = f"{description.halo_px} pixels around it, and of\n{description.halo_planes} planes "
         tile += "above and below,"
+    target = "The raw image is the\ntarget:"
+    if recipe.data.input_share is not None:
+        target = (
+            f"Each patch is made\nof {recipe.data.input_share:.0%} of the light and compared with "
+            "the rest of it, whose noise is in these\nfigures:"
+        )
     return f"""## Validation
 
-On held-out patches of the raw images, degraded by one step and restored. The raw image is the
-target: these numbers tell how well a known degradation is undone, not how close the result is to
-a specimen that nobody has seen.
+On held-out patches of the raw images, degraded by one step and restored. {target} these \
+numbers tell how well a known
+degradation is undone, not how close the result is to a specimen that nobody has seen.
 
 | score | value |
 |---|---|
@@ -442,7 +450,7 @@ def _documentation(
     sections = [
         section
         for heading, section in (
-            ("validation", _card_validation(run, exported, description)),
+            ("validation", _card_validation(recipe, run, exported, description)),
             ("how to use it", _card_use(description, multiple)),
         )
         if not re.search(rf"^#+ .*{heading}", text, re.MULTILINE | re.IGNORECASE)

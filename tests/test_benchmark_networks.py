@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -199,3 +200,16 @@ def test_less_than_one_of_anything_is_refused(
         benchmark.main(["--seeds", "0"])
     assert stop.value.code == 2
     assert "--seeds is at least 1" in capsys.readouterr().err
+
+
+def test_deeper_specimens_are_drawn_for_the_recipe_that_asks_for_them(
+    benchmark: Any, tmp_path: Path
+) -> None:
+    runs = benchmark.Runs(options(benchmark, tmp_path))
+    shared, deeper = (
+        benchmark.recipe_of(benchmark.Variant(TINY, 1e-3, changes=changes), 0, runs.options)
+        for changes in (None, {"data": {"phantom_optical_depth": (2.5, 3.0)}})
+    )
+    first, other = (runs.data(recipe).training[0].raw.pixels for recipe in (shared, deeper))
+    assert not np.array_equal(first, other)
+    assert np.array_equal(runs.data(shared).training[0].raw.pixels, first)

@@ -57,6 +57,14 @@ def test_the_recipe_in_the_repository_made_it() -> None:
     assert short == read_recipe(ROOT / "weights/deepcontrast.recipe.toml")
 
 
+def test_the_card_says_what_the_patches_were_compared_with() -> None:
+    share = read_recipe(ROOT / "model_cards/deepcontrast.recipe.toml").data.input_share
+    assert share is not None
+    card = (ROOT / "model_cards/deepcontrast.md").read_text(encoding="utf-8")
+    assert f"of {share:.0%} of the light" in " ".join(card.split())
+    assert "The raw image is the target" not in " ".join(card.split())
+
+
 def test_parts_make_the_description_again(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
