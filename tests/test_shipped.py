@@ -13,6 +13,7 @@ import yaml
 
 from deepcontrast_bmz.model import open_model
 from deepcontrast_bmz.package import package_from_rdf, write_repository_model
+from deepcontrast_bmz.settings import read_recipe
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,8 +52,6 @@ def test_every_file_is_the_one_described() -> None:
 
 def test_the_recipe_in_the_repository_made_it() -> None:
     """The short recipe of the card and the full one of the run say the same."""
-    from deepcontrast_bmz.settings import read_recipe
-
     short = read_recipe(ROOT / "model_cards/deepcontrast.recipe.toml")
     assert short == read_recipe(ROOT / "weights/deepcontrast.recipe.toml")
 
