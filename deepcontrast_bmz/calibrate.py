@@ -304,8 +304,8 @@ def _fit_depth(
     deepest = loop.iterations * step
     examples: list[Example] = []
 
-    def add(light: Light, rng: np.random.Generator, image: int | None = None) -> None:
-        how = PROCESSINGS[len(examples) % len(PROCESSINGS)]
+    def add(light: Light, rng: np.random.Generator, turn: int, image: int | None = None) -> None:
+        how = PROCESSINGS[turn % len(PROCESSINGS)]
         raw = record(light) if how is None else processed(record(light), how, rng)
         features = _features(loop, recipe, raw, loop.iterations)
         depth = float(light.optical_depth)
@@ -321,14 +321,18 @@ def _fit_depth(
         light = draw_light(recipe.physics, rng, number, depth, side)
         if rng.random() < VARIED:
             light = varied(light, rng)
-        add(light, rng)
+        add(light, rng, number)
     real = [plane for plane in planes if not plane.procedural]
-    if len({plane.image for plane in real}) >= FEWEST_IMAGES:
+    images = len({plane.image for plane in real})
+    # Of specimens only ratios to the kernel count; a real image has a pixel size.
+    if images >= FEWEST_IMAGES and recipe.physics.scatter.unit == "px":
         for number, plane, patch, rng in _raw_patches(recipe, real, count // 2, side, 13):
             low, high = (float(v) for v in np.quantile(plane.pixels, (0.005, 0.995)))
             truth = ((patch - low) / max(high - low, 1e-9)).clamp_min(0).double()
-            light = draw_light(recipe.physics, rng, number, drawn_depth(rng, number, deepest), 16)
-            add(light._replace(truth=truth), rng, plane.image)
+            # Every image takes its turn at all depths and processings.
+            turn = number // images + number % images
+            light = draw_light(recipe.physics, rng, number, drawn_depth(rng, turn, deepest), 16)
+            add(light._replace(truth=truth), rng, turn, plane.image)
     return fit_depth(examples, iterations=loop.iterations, deepest=deepest, step=step)
 
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 __all__ = [
     "COARSE",
     "CUT_OFF",
-    "GRID",
     "MODEL_ERROR",
     "ROUND",
     "background_level",
     "coarse_misfit",
+    "comparable",
     "dial_grid",
     "explained",
     "forward_residual",
+    "kernel_border",
     "largest_kept",
     "last_kept",
     "measurable",
@@ -64,6 +65,9 @@ _NOISE_FREE = 2e-3
 """Noise deviation over the range of grey levels below which there is nothing to compare with:
 rounding to 8 bits alone makes 1.1e-3."""
 
+_FEWEST = 0.01
+"""Share of a plane that must be left to compare with the recording."""
+
 _MASK_CELL = 4
 """Side of a cell that counts as masked if all of it is black, in pixels."""
 
@@ -100,6 +104,7 @@ def forward_residual(
     weights: Sequence[float],
     noise: NoiseModel,
     used: Tensor | None = None,
+    border: int | None = None,
 ) -> float:
     r"""Return how far the enhanced image, scattered again, is from the raw one.
 
@@ -120,6 +125,8 @@ def forward_residual(
         Variance of the raw image's noise.
     used : Tensor of bool, (Y, X), optional
         Pixels that count; all of them if left out.
+    border : int, optional
+        Pixels along the border that do not; as wide as the kernel if left out.
 
     Returns
     -------
@@ -128,7 +135,7 @@ def forward_residual(
     """
     predicted = scatter(enhanced, dial, widths_px, weights)
     misfit = (raw - predicted) ** 2 / noise.variance(predicted)
-    border = _border(raw, widths_px)
+    border = kernel_border(raw, widths_px) if border is None else border
     used = torch.ones_like(misfit, dtype=torch.bool) if used is None else used
     if border:
         misfit, used = (x[border:-border, border:-border] for x in (misfit, used))
@@ -153,35 +160,29 @@ def coarse_misfit(
 ) -> float:
     """Return how much of the forward residual is coarser than noise explains, in noise variances.
 
-    The residual is smoothed, and what is left of the noise after that is taken off, as if the
-    enhanced image had kept none of it. From split halves it would be exact
-    (`metrics.split_half_consistency`); this needs one image.
+    The residual is smoothed, its largest permille left out before, and what is left of the noise
+    after that is taken off, as if the enhanced image had kept none of it. From split halves it
+    would be exact (`metrics.split_half_consistency`); this needs one image.
 
     Parameters
     ----------
     raw, enhanced, dial, widths_px, weights, noise
         As for `forward_residual`.
     used : Tensor of bool, (Y, X)
-        Pixels that count.
-
-    Returns
-    -------
-    float
-        0 where no pixel counts.
+        Pixels that count; one at least.
     """
     predicted = scatter(enhanced, dial, widths_px, weights)
     residual = (raw - predicted) / noise.variance(predicted).sqrt()
-    smooth = torch.from_numpy(ndimage.gaussian_filter(residual.double().numpy(), COARSE))
-    border = _border(raw, widths_px)
-    inner = (slice(border, -border or None),) * 2
-    values = (smooth**2)[inner][used[inner]]
-    left_out = int(_OUTLIERS * values.numel())
+    left_out = int(_OUTLIERS * int(used.sum()))
     if left_out:
-        values = values.sort().values[:-left_out]
-    return float(values.mean()) - 1 / (4 * math.pi * COARSE**2) if values.numel() else 0.0
+        # Before they are smeared over their surroundings.
+        largest = residual[used].abs().sort().values[-left_out]
+        residual = torch.where(residual.abs() < largest, residual, 0)
+    smooth = torch.from_numpy(ndimage.gaussian_filter(residual.double().numpy(), COARSE))
+    return float((smooth[used] ** 2).mean()) - 1 / (4 * math.pi * COARSE**2)
 
 
-def _border(raw: Tensor, widths_px: Sequence[float]) -> int:
+def kernel_border(raw: Tensor, widths_px: Sequence[float]) -> int:
     """Return how near to the border unknown surroundings shine in, in pixels."""
     return min(math.ceil(2 * max(widths_px)), min(raw.shape) // 4)
 
@@ -202,15 +203,16 @@ def tissue_kernels(
         The trained range of factors.
     """
     low, high = width_factor
-    factors = [1.0]
+    middle = min(max(1.0, low), high)
+    factors = [middle]
     for end in (low, high):
-        if abs(math.log(end)) > 0.05:
-            factors += [math.sqrt(end), end]
+        if abs(math.log(end / middle)) > 0.05:
+            factors += [math.sqrt(middle * end), end]
     factors.sort(key=lambda factor: abs(math.log(factor)))
     return [(factor, tuple(factor * width for width in widths_px)) for factor in factors]
 
 
-def model_error(raw: Tensor, noise: NoiseModel) -> float:
+def model_error(raw: Tensor, noise: NoiseModel, used: Tensor) -> float:
     """Return the variance that an error of the tissue model may add, over that of the noise.
 
     Parameters
@@ -219,9 +221,13 @@ def model_error(raw: Tensor, noise: NoiseModel) -> float:
         Counts.
     noise : NoiseModel
         Of the raw image.
+    used : Tensor of bool, (Y, X)
+        Pixels that count; the brightest permille of them is left out. Two at least.
     """
-    variance = float(noise.variance(raw).double().mean())
-    signal = max(float(raw.double().var()) - variance, 0.0)
+    values = raw[used].double().sort().values
+    values = values[: values.numel() - int(_OUTLIERS * values.numel())]
+    variance = float(noise.variance(values).mean())
+    signal = max(float(values.var()) - variance, 0.0)
     return MODEL_ERROR**2 * signal / variance
 
 
@@ -287,6 +293,28 @@ def not_below_zero(raw: Tensor, iterations: Tensor, dial: float, step: float) ->
         return (least - low) / max(high - least, 1e-30)
 
     return largest_kept(dial, lambda tried: below(tried) <= _BELOW_ZERO)
+
+
+def comparable(raw: Tensor, widths_px: Sequence[float]) -> Tensor | None:
+    """Return which pixels an image can be held to: `explained`, and off the border.
+
+    Parameters
+    ----------
+    raw : Tensor, (Y, X)
+    widths_px : sequence of float
+        Of the middle kernel, in pixels.
+
+    Returns
+    -------
+    Tensor of bool, (Y, X), or None
+        None where they are less than a hundredth of the plane.
+    """
+    border = kernel_border(raw, widths_px)
+    inner = (slice(border, -border or None),) * 2
+    used = torch.zeros_like(raw, dtype=torch.bool)
+    used[inner] = explained(raw, widths_px)[inner]
+    enough = int(used.sum()) >= max(2, _FEWEST * raw.numel())
+    return used if enough else None
 
 
 def _means(image: Tensor) -> Tensor:

@@ -385,8 +385,9 @@ def forward_consistency(
 
     .. math:: FC = \langle (y - m)^2 / \mathrm{var}(m) \rangle, \quad m = H_D x
 
-    This is the photon chi-square per pixel. Well above 1 the image contradicts the recording;
-    well below 1 it repeats the recording's noise (0 for the raw image itself, at dial 0).
+    This is the photon chi-square per pixel. Well above 1 the image contradicts the recording,
+    or lacks detail that it holds; well below 1 it repeats the recording's noise (0 for the raw
+    image itself, at dial 0).
 
     Parameters
     ----------
@@ -433,8 +434,8 @@ def split_half_consistency(
     variance : ndarray or float
         Noise variance of the whole recording.
     left_out : float
-        Share of the pixels with the largest products, of either sign, that are left out: a hot
-        pixel is in both halves.
+        Share of the pixels with the largest products, of either sign, that are left out, before
+        any smoothing: a hot pixel is in both halves.
     smoothing : float
         Standard deviation of a Gaussian, in pixels, by which the residuals are smoothed first:
         misfit of finer structure does not count then.
@@ -448,15 +449,16 @@ def split_half_consistency(
         (_double(half) - predicted) / deviation
         for half, predicted in ((first, predicted_first), (second, predicted_second))
     ]
+    size = np.abs(residuals[0] * residuals[1])
+    counted = np.ones(size.shape, bool) if used is None else used
+    outliers = int(left_out * np.count_nonzero(counted))
+    if outliers:
+        kept = size < np.partition(size[counted], -outliers)[-outliers]
+        residuals = [np.where(kept, r, 0) for r in residuals]
+        counted = counted if smoothing else counted & kept
     if smoothing:
         residuals = [np.asarray(ndimage.gaussian_filter(r, smoothing)) for r in residuals]
-    shared = residuals[0] * residuals[1]
-    products = shared.ravel() if used is None else shared[used]
-    outliers = int(left_out * products.size)
-    if outliers:
-        kept = np.argpartition(np.abs(products), products.size - outliers)[:-outliers]
-        products = products[kept]
-    return 1.0 + float(products.mean())
+    return 1.0 + float((residuals[0] * residuals[1])[counted].mean())
 
 
 def residual_z(

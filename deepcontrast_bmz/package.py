@@ -323,10 +323,11 @@ with deepcontrast_bmz {run.version} and torch {run.torch_version}. All settings 
 def _card_validation(
     recipe: Recipe, run: RunRecord, exported: ExportRecord, description: LoopDescription
 ) -> str:
+    against = "the raw ones" if recipe.data.input_share is None else "the other light"
     names = {
-        "loss": "mean absolute difference, in deviations of the raw patch",
-        "psnr_degraded": "PSNR of the degraded patches against the raw ones, dB",
-        "psnr_restored": "PSNR of the restored patches against the raw ones, dB",
+        "loss": "mean absolute difference, in deviations of the target",
+        "psnr_degraded": f"PSNR of the degraded patches against {against}, dB",
+        "psnr_restored": f"PSNR of the restored patches against {against}, dB",
     }
     scores = "".join(
         f"| {names.get(key, key)} | {value:.4g} |\n" for key, value in run.validation.items()

@@ -275,12 +275,12 @@ class DepthEstimator(Record):
     iterations: Annotated[int, Field(ge=1)]
     """Iterations that the features are taken from."""
     deepest: Positive
-    """Largest optical depth of the specimens; the automatic dial goes no further."""
+    """Largest optical depth that is read; the automatic dial goes no further."""
     recordings: Annotated[int, Field(ge=1)]
-    """Specimens recorded for the fit."""
+    """Recordings in the fit: specimens, and patches of raw images degraded by known amounts."""
     within: Fraction
-    """Share of them whose depth was met within 0.25 of a step by a fit without them, where their
-    noise could be measured."""
+    """Share of the specimens no deeper than that whose depth was met within 0.25 of a step by a fit
+    without them, where their noise could be measured."""
     within_without_noise: Fraction
     """The same where it could not: resampled, denoised, or black cut off."""
     numbers: str

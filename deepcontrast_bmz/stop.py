@@ -20,8 +20,8 @@ from deepcontrast_bmz.evidence import (
     ROUND,
     background_level,
     coarse_misfit,
+    comparable,
     dial_grid,
-    explained,
     forward_residual,
     largest_kept,
     last_kept,
@@ -81,6 +81,7 @@ def choose_dial(
     *,
     widths_px: Sequence[float],
     noise: NoiseModel | None = None,
+    offset: float | None = None,
 ) -> DialChoice:
     """Choose the dial for one plane from the image itself.
 
@@ -100,6 +101,8 @@ def choose_dial(
         Widths of the scattering kernel in this image's pixels.
     noise : NoiseModel, optional
         Noise of the raw image; estimated from it if left out.
+    offset : float, optional
+        Counts in the dark; estimated from the image if left out.
 
     Returns
     -------
@@ -112,7 +115,7 @@ def choose_dial(
             dial=0.0, confidence=1.0, reason="the image is constant: there is no contrast to gain"
         )
     noise = noise if noise is not None else estimate_noise(raw)
-    offset = estimate_camera(raw).offset
+    offset = offset if offset is not None else estimate_camera(raw).offset
     rows, columns = content_window(raw)
     raw, iterations = raw[rows, columns], iterations[:, rows, columns].float()
 
@@ -245,9 +248,11 @@ def _consistent(
     noise: NoiseModel,
 ) -> float:
     """Return the largest dial up to `dial` that some tissue of the trained range explains."""
-    used = explained(raw, widths_px)
+    used = comparable(raw, widths_px)
+    if used is None:
+        return dial
     kernels = tissue_kernels(widths_px, description.training_ranges.width_factor)
-    limit = LIMITS.misfit + model_error(raw, noise)
+    limit = LIMITS.misfit + model_error(raw, noise, used)
 
     def explains(tried: float) -> bool:
         image = blend(raw, iterations, tried, description.step_optical_depth)

@@ -116,7 +116,7 @@ def judge(
     recovery : float or None
         Contrast recovery; None without a reference.
     misfit : float or None
-        Systematic misfit; None where the recording has no measurable noise.
+        Systematic misfit; None where the recording has no measurable noise off masks.
     below_offset : (float, float) or None
         From `darkness`; None where the offset cannot be known.
     noise_gain, contrast_gain : float or None
@@ -153,6 +153,7 @@ def judge(
             )
     if recovery is None and misfit is None:
         return Finding(
-            "unmeasurable", "there is neither a reference nor measurable noise to judge by"
+            "unmeasurable",
+            "there is neither a reference nor measurable noise off masks to judge by",
         )
     return Finding("ok", "nothing measured speaks against it")

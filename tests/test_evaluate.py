@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -23,11 +24,14 @@ from deepcontrast_bmz.settings import (
     NetworkSettings,
     Scatter,
 )
+from deepcontrast_bmz.stop import choose_dial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
+
+    from deepcontrast_bmz.stop import DialChoice
 
 Double = NDArray[np.float64]
 TISSUE = ((3.0, 8.0), (0.7, 0.3))
@@ -212,6 +216,22 @@ def test_cheap_contrast_is_called_inconsistent(trick: str, raw: Double) -> None:
     assert result.scores[0].verdict == "ok"
 
 
+def test_a_given_offset_holds_the_dial_back_too(inverse: Model, raw: Double) -> None:
+    """What the verdict is told, the automatic dial is told."""
+    told: list[float | None] = []
+    real = choose_dial
+
+    def remembered(*given: object, **options: Any) -> DialChoice:
+        told.append(options["offset"])
+        return real(*given, **options)  # pyright: ignore[reportArgumentType]
+
+    with patch("deepcontrast_bmz.evaluate.choose_dial", remembered):
+        found = evaluate(inverse, image_of(raw), dials=[1], offset=93)
+    assert told == [93]
+    assert found.misfit_limit is not None
+    assert found.misfit_limit > 0.2
+
+
 def test_an_image_without_noise_and_without_reference_is_unmeasurable(
     inverse: Model, truth: Double
 ) -> None:
@@ -220,6 +240,7 @@ def test_an_image_without_noise_and_without_reference_is_unmeasurable(
     result = evaluate(inverse, image_of(very_smooth), dials=[0, 0.5])
     assert {row.verdict for row in result.scores} == {"unmeasurable"}
     assert all(row.forward_consistency is None for row in result.scores)
+    assert result.misfit_limit is None
 
 
 def test_a_stack_is_judged_on_the_plane_with_the_most_content(

@@ -286,6 +286,22 @@ def test_split_half_consistency_is_one_for_the_truth_and_for_the_untouched_recor
     assert metrics.split_half_consistency(first, second, first, second, hazy) == 1
 
 
+def test_hot_pixels_are_left_out_before_they_are_smoothed(
+    raw: Double, hazy: Double, rng: np.random.Generator
+) -> None:
+    first, second = metrics.split_photons(raw, rng)
+    spots = np.zeros(hazy.shape)
+    spots[20::30, 20::30] = 400 * np.sqrt(hazy.max())
+    score = metrics.split_half_consistency(
+        first + spots, second + spots, hazy, hazy, hazy, 0.005, smoothing=1.5
+    )
+    assert score == pytest.approx(1, abs=0.05)
+    kept = metrics.split_half_consistency(
+        first + spots, second + spots, hazy, hazy, hazy, smoothing=1.5
+    )
+    assert kept > 1.5
+
+
 def test_split_half_consistency_measures_the_misfit_in_units_of_the_noise(
     hazy: Double, raw: Double, rng: np.random.Generator
 ) -> None:

@@ -3,7 +3,7 @@
 One plane is enhanced three times, whole and as two halves with independent noise
 (`metrics.split_gaussian`); all scores of all dials come from those. Contrast gain is never
 reported alone: beside it stand the recovery (with a reference), the detail that was kept, and the
-forward consistency, which background subtraction, gamma and the like do not pass.
+systematic misfit, which background subtraction, gamma and the like do not pass.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ from deepcontrast_bmz.physics.camera import estimate_camera, estimate_noise
 from deepcontrast_bmz.physics.scatter import widths_in_pixels
 from deepcontrast_bmz.sources import Source
 from deepcontrast_bmz.stop import choose_dial, look_at
-from deepcontrast_bmz.verdict import LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -142,7 +141,7 @@ def evaluate(
     for number, part in enumerate([judged, *halves]):
         stacks.append((torch.from_numpy(part.raw), _all_iterations(model, part, block)))
         tell(0.8 * (number + 1) / 3)
-    choice = choose_dial(*stacks[0], description, widths_px=widths, noise=noise)
+    choice = choose_dial(*stacks[0], description, widths_px=widths, noise=noise, offset=offset)
     automatic = round(choice.dial, 9)
     sweep = _dials(dials, step, iterations, automatic)
 
@@ -183,7 +182,7 @@ def evaluate(
         window=judged.window,
         plane_shape=(image.sizes["y"], image.sizes["x"]),
         pixel_size_um=pixel_size,
-        misfit_limit=LIMITS.misfit + scorer.model_error,
+        misfit_limit=scorer.misfit_limit,
         offset=offset,
         offset_estimated=estimated,
         reference=None if reference is None else str(reference.name or "reference"),

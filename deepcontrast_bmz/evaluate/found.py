@@ -10,7 +10,7 @@ from pydantic import Field
 
 from deepcontrast_bmz.physics.camera import NoiseModel  # noqa: TC001 - pydantic reads it
 from deepcontrast_bmz.settings import Record
-from deepcontrast_bmz.verdict import LIMITS, Verdict
+from deepcontrast_bmz.verdict import Verdict  # noqa: TC001 - pydantic reads it
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +58,7 @@ class DialScores(Record):
     """Amplitude of the detail 1.6-5 px against the raw image's."""
     forward_consistency: float | None
     """Mean of (raw - H_D x_D)^2 over the noise variance: 1 for the truth, 0 for the raw image
-    itself; None without measurable noise."""
+    itself; None without measurable noise, or if all pixels lie beside masks."""
     systematic_misfit: float | None
     """What is neither noise nor finer than 1.5 px, from split halves, in noise variances: 0 for the
     truth and for the raw image."""
@@ -79,8 +79,8 @@ class DialScores(Record):
     average_precision: float | None
     """Of brightness for the reference's foreground (Otsu), at no threshold."""
     kernel_factor: float | None = None
-    """Width of the kernel, within the trained range, by which the recording is explained best, over
-    that of the model; the two above are for it. None without measurable noise."""
+    """Width of the kernel that forward consistency, misfit and flagged share are for, over that of
+    the model: the nearest one of the trained range that explains the recording, else the best."""
     noise_gain: float | None = None
     """Deviation of the noise over the raw image's, from split halves."""
     below_offset: float | None = None
@@ -118,9 +118,9 @@ class Evaluation(Record):
     """Rows and columns of the whole plane, in pixels."""
     pixel_size_um: float | None
     """Pixel size along x, where known."""
-    misfit_limit: float = LIMITS.misfit
+    misfit_limit: float | None = None
     """Systematic misfit from which the recording contradicts: 0.2, and what the tissue model may be
-    off by."""
+    off by; None where it cannot be measured."""
     offset: float
     """Counts in the dark that contrasts are taken above."""
     offset_estimated: bool = True

@@ -17,8 +17,9 @@ from deepcontrast_bmz.evaluate.found import DialScores
 from deepcontrast_bmz.evidence import (
     COARSE,
     CUT_OFF,
-    explained,
+    comparable,
     forward_residual,
+    kernel_border,
     measurable,
     model_error,
 )
@@ -28,13 +29,13 @@ from deepcontrast_bmz.verdict import LIMITS, darkness, judge
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import Tensor
+
     from deepcontrast_bmz.physics.camera import NoiseModel
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
-FEWEST_EXPLAINED = 0.01
-"""Share of the pixels that must be left to compare with the recording."""
 OUTLIERS = 0.001
 """Share of the pixels left out of a misfit: hot pixels are not structure."""
 
@@ -95,19 +96,20 @@ class Scorer:
     ) -> None:
         self.raw, self.halves, self.noise, self.offset = raw, halves, noise, offset
         self.kernels, self.weights = kernels, weights
-        widths = kernels[0][1]
         # Nearer to the border than the kernel is wide, unknown surroundings shine in.
-        border = min(math.ceil(2 * max(widths)), min(raw.shape) // 4)
-        self.inner = (slice(border, -border or None),) * 2
-        self.explained = explained(torch.from_numpy(raw), widths)
-        # Beside masks, nothing tells what light was scattered out of them.
-        self.comparable = bool(self.explained[self.inner].float().mean() >= FEWEST_EXPLAINED)
-        self.model_error = model_error(torch.from_numpy(raw), noise)
+        self.border = kernel_border(torch.from_numpy(raw), kernels[0][1])
+        self.inner = (slice(self.border, -self.border or None),) * 2
+        self.noisy, black = measurable(torch.from_numpy(raw), noise)
+        self.used = comparable(torch.from_numpy(raw), kernels[0][1]) if self.noisy else None
+        self.model_error = 0.0
+        self.misfit_limit: float | None = None
+        if self.used is not None:
+            self.model_error = model_error(torch.from_numpy(raw), noise, self.used)
+            self.misfit_limit = LIMITS.misfit + self.model_error
         self.truth, self.truth_offset = truth, truth_offset
         self.signal, self.background = metrics.michelson_masks(raw)
         self.raw_contrast = metrics.split_half_contrast(*halves, offset)
         self.raw_michelson = metrics.michelson_contrast(raw, self.signal, self.background, offset)
-        self.noisy, black = measurable(torch.from_numpy(raw), noise)
         # Without noise, or with black cut off, the offset is a guess that nothing may rest on.
         self.cut_off = black > CUT_OFF or not self.noisy
         self.foreground: NDArray[np.bool_] | None = None
@@ -121,12 +123,14 @@ class Scorer:
     def _through_tissue(self, image: Float32, dial: float, widths: tuple[float, ...]) -> Float32:
         return scatter(torch.from_numpy(image), dial, widths, self.weights).numpy()
 
-    def _agreement(self, dial: float, whole: Float32, one: Float32, two: Float32) -> _Agreement:
-        """Return how well the tissue that explains the recording best does so."""
+    def _agreement(
+        self, dial: float, whole: Float32, one: Float32, two: Float32, used: Tensor
+    ) -> _Agreement:
+        """Return how well the nearest tissue that explains the recording does, else the best."""
         best: _Agreement | None = None
         # Nearest kernels first; the first that explains it will do.
         for factor, widths in self.kernels:
-            found = self._agreement_by(factor, widths, dial, whole, one, two)
+            found = self._agreement_by(factor, widths, dial, whole, one, two, used)
             if best is None or found.misfit < best.misfit:
                 best = found
             if best.misfit <= LIMITS.misfit + self.model_error:
@@ -142,6 +146,7 @@ class Scorer:
         whole: Float32,
         one: Float32,
         two: Float32,
+        used: Tensor,
     ) -> _Agreement:
         predicted = self._through_tissue(whole, dial, widths)
         variance = self.noise.variance(torch.from_numpy(predicted)).double().numpy()
@@ -158,7 +163,7 @@ class Scorer:
             spread,
             OUTLIERS,
             smoothing=COARSE,
-            used=self.explained[self.inner].numpy(),
+            used=used[self.inner].numpy(),
         )
         consistency = forward_residual(
             torch.from_numpy(self.raw),
@@ -167,7 +172,8 @@ class Scorer:
             widths_px=widths,
             weights=self.weights,
             noise=self.noise,
-            used=self.explained,
+            used=used,
+            border=self.border,
         )
         return _Agreement(factor, consistency, shared - 1, z)
 
@@ -195,8 +201,8 @@ class Scorer:
             metrics.split_half_detail(one, *self.halves, band) for band in metrics.BANDS.values()
         )
         consistency = misfit = flagged = factor = None
-        if self.noisy and self.comparable:
-            found = self._agreement(dial, whole, one, two)
+        if self.used is not None:
+            found = self._agreement(dial, whole, one, two, self.used)
             z, factor = found.z, found.factor
             consistency, misfit = found.consistency, found.misfit
             flagged = metrics.flagged_share(z[self.inner])

@@ -24,7 +24,7 @@ from deepcontrast_bmz.report.words import (
     reason,
     tick,
 )
-from deepcontrast_bmz.verdict import CONSISTENT
+from deepcontrast_bmz.verdict import CONSISTENT, LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,11 +151,12 @@ def render_report(
     """
     title = title or f"{evaluation.image}: contrast by {evaluation.model}"
     low, high = CONSISTENT
+    limit = evaluation.misfit_limit
     values = {
         "step": evaluation.step_optical_depth,
         "low": low,
         "high": high,
-        "most": number(evaluation.misfit_limit),
+        "most": number(LIMITS.misfit if limit is None else limit),
     }
     reading = "".join(
         f"<dt>{name}</dt><dd>{words.format(**values)}</dd>"

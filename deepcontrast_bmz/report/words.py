@@ -65,8 +65,8 @@ READING = (
     ),
     (
         "Forward consistency",
-        "The enhanced image is sent through the model tissue again, with the kernel of the trained "
-        "range that fits best, and compared with the recording, in units of its noise. Around 1 "
+        "The enhanced image is sent through the model tissue again, with a kernel of the trained "
+        "range that explains it, and compared with the recording, in units of its noise. Around 1 "
         "it explains the recording up to its noise; below {low:g} it has kept some of the noise "
         "(0 is the raw image itself); above {high:g} contrast is wrong, which the next score "
         "tells, or fine detail was lost.",
