@@ -269,7 +269,8 @@ def summary(rows: Sequence[Row], notes: Iterable[str], ceiling_steps: int) -> st
     mean = {name: _column(rows, name, "psnr_after_fit").mean() for name in methods_of(rows)}
     rival = max((name for name in mean if name not in own), key=lambda name: mean[name])
     words = [
-        f"{len(rows)} phantoms of seeds {FIRST_SEED} on, which nothing was chosen on. Classical "
+        f"{len(rows)} phantoms of seeds {FIRST_SEED} on: no network was "
+        "chosen on them, but how the estimator of depth is fitted was, in part. Classical "
         "methods are told the camera and get their best setting by the truth; blind deconvolution "
         "finds depth and kernel by the likelihood of noise that it has not seen, and then gets its "
         "best number of iterations. The model is told nothing.",
