@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from deepcontrast_bmz.physics.camera import NoiseModel
 
-GRID = 0.25
+_GRID = 0.25
 """Distance between the dials that are tried, in optical depth."""
 
 _OUTLIERS = 0.001
@@ -333,7 +333,7 @@ def dial_grid(count: int, step: float) -> list[float]:
         Optical depth of one.
     """
     last = count * step
-    grid = [GRID * i for i in range(math.floor(last / GRID + 1e-9) + 1)]
+    grid = [_GRID * i for i in range(math.floor(last / _GRID + 1e-9) + 1)]
     wholes = [k * step for k in range(count + 1)]
     dials: list[float] = []
     for dial in sorted((*grid, *wholes)):

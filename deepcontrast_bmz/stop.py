@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from deepcontrast_bmz.ood import OodScore
     from deepcontrast_bmz.settings import LoopDescription
 
-
 _SMALLEST = 48
 """Side of a plane below which its spectrum tells no depth, in pixels."""
 

@@ -102,10 +102,8 @@ class Scorer:
         self.noisy, black = measurable(torch.from_numpy(raw), noise)
         self.used = comparable(torch.from_numpy(raw), kernels[0][1]) if self.noisy else None
         self.model_error = 0.0
-        self.misfit_limit: float | None = None
         if self.used is not None:
             self.model_error = model_error(torch.from_numpy(raw), noise, self.used)
-            self.misfit_limit = LIMITS.misfit + self.model_error
         self.truth, self.truth_offset = truth, truth_offset
         self.signal, self.background = metrics.michelson_masks(raw)
         self.raw_contrast = metrics.split_half_contrast(*halves, offset)
@@ -115,6 +113,11 @@ class Scorer:
         self.foreground: NDArray[np.bool_] | None = None
         if truth is not None and float(np.ptp(truth)) > 0:
             self.foreground = truth > threshold_otsu(truth)
+
+    @property
+    def misfit_limit(self) -> float | None:
+        """Systematic misfit that is still accepted; None where it cannot be measured."""
+        return None if self.used is None else LIMITS.misfit + self.model_error
 
     def reliability(self, band: metrics.Band) -> float:
         """Return the correlation of the raw halves in a band."""

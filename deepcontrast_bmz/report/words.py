@@ -33,7 +33,7 @@ MEANINGS: Mapping[Verdict, str] = {
     "ok": "nothing speaks against it",
     "over-enhanced": "more contrast than the recording or the reference supports",
     "inconsistent": "degraded again, it does not give the recording back",
-    "unmeasurable": "neither a reference nor noise to judge by",
+    "unmeasurable": "neither a reference nor noise off masks to judge by",
 }
 """Verdicts in plain words."""
 
