@@ -176,8 +176,8 @@ def coarse_misfit(
     left_out = int(_OUTLIERS * int(used.sum()))
     if left_out:
         # Before they are smeared over their surroundings.
-        largest = residual[used].abs().sort().values[-left_out]
-        residual = torch.where(residual.abs() < largest, residual, 0)
+        largest = residual[used].abs().sort().values[-left_out - 1]
+        residual = torch.where(residual.abs() <= largest, residual, 0)
     smooth = torch.from_numpy(ndimage.gaussian_filter(residual.double().numpy(), COARSE))
     return float((smooth[used] ** 2).mean()) - 1 / (4 * math.pi * COARSE**2)
 

@@ -453,7 +453,7 @@ def split_half_consistency(
     counted = np.ones(size.shape, bool) if used is None else used
     outliers = int(left_out * np.count_nonzero(counted))
     if outliers:
-        kept = size < np.partition(size[counted], -outliers)[-outliers]
+        kept = size <= np.partition(size[counted], -outliers - 1)[-outliers - 1]
         residuals = [np.where(kept, r, 0) for r in residuals]
         counted = counted if smoothing else counted & kept
     if smoothing:

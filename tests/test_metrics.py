@@ -284,6 +284,8 @@ def test_split_half_consistency_is_one_for_the_truth_and_for_the_untouched_recor
     score = metrics.split_half_consistency(first, second, seen, seen, hazy)
     assert score == pytest.approx(1, abs=0.04)
     assert metrics.split_half_consistency(first, second, first, second, hazy) == 1
+    # Nor do residuals that are all alike leave nothing to average.
+    assert metrics.split_half_consistency(first, second, first, second, hazy, 0.01) == 1
 
 
 def test_hot_pixels_are_left_out_before_they_are_smoothed(
