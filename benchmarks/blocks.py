@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import xarray as xr
+from baselines import richardson_lucy
 
-from deepcontrast_bmz.baselines import richardson_lucy
-from deepcontrast_bmz.model import Model, open_model
-from deepcontrast_bmz.physics.phantom import phantom
-from deepcontrast_bmz.predict import enhance
+from deepcontrast_bmz.model.open import Model, open_model
+from deepcontrast_bmz.physics.phantoms import phantom
+from deepcontrast_bmz.predict.enhance import enhance
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -31,8 +31,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deepcontrast_bmz.cache import cache_folder
-from deepcontrast_bmz.physics.phantom import phantom
+from deepcontrast_bmz.check.engines.cache import cache_folder
+from deepcontrast_bmz.physics.phantoms import phantom
 
 _VERSION = "0.3.5"
 _INSTALLED = (f"careamics=={_VERSION}", "torchmetrics<1.9", "microssim==0.0.5", "torchvision")

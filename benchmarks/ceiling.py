@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from deepcontrast_bmz.data import PairDataset, RawPlane
 from deepcontrast_bmz.image import replace_whole
-from deepcontrast_bmz.loop import Loop, extend_symmetric
-from deepcontrast_bmz.model import build_loop
-from deepcontrast_bmz.physics.phantom import KINDS, phantom
+from deepcontrast_bmz.model.loop import Loop, extend_symmetric
+from deepcontrast_bmz.model.open import build_loop
+from deepcontrast_bmz.physics.phantoms import KINDS, phantom
 from deepcontrast_bmz.settings import Recipe, read_recipe
+from deepcontrast_bmz.train.pairs import PairDataset, RawPlane
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deepcontrast_bmz.consumers.engines import EngineMissingError
-from deepcontrast_bmz.consumers.java import JAVA_ENGINES, prepare_java, run_java
-from deepcontrast_bmz.export import onnx_bytes, torchscript_bytes
-from deepcontrast_bmz.loop import Loop
-from deepcontrast_bmz.network import DilatedNetwork
-from deepcontrast_bmz.network.layers import sort_pairs
+from deepcontrast_bmz.check.engines.engine import EngineMissingError
+from deepcontrast_bmz.check.engines.java import JAVA_ENGINES, prepare_java, run_java
+from deepcontrast_bmz.export.weights import onnx_bytes, torchscript_bytes
+from deepcontrast_bmz.model.loop import Loop
+from deepcontrast_bmz.model.network import DilatedNetwork
+from deepcontrast_bmz.model.network.layers import sort_pairs
 
 SIZES = ((37, 61), (136, 200), (301, 515), (120, 90), (256, 256))
 REPEATS = 3

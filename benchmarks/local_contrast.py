@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import ndimage
 
-from deepcontrast_bmz.metrics import MIDDLE_BAND, band_pass
+from deepcontrast_bmz.evaluate.metrics import MIDDLE_BAND, band_pass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -24,18 +24,18 @@ import numpy as np
 import onnxruntime
 import torch
 import torch.nn.functional as F
+from baselines import richardson_lucy
 
-from deepcontrast_bmz.baselines import richardson_lucy
-from deepcontrast_bmz.network import DilatedNetwork
-from deepcontrast_bmz.network.layers import sort_pairs
-from deepcontrast_bmz.strips import InStrips
+from deepcontrast_bmz.model.network import DilatedNetwork
+from deepcontrast_bmz.model.network.layers import sort_pairs
+from deepcontrast_bmz.model.network.strips import InStrips
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from deepcontrast_bmz.network.layers import AffineConv
+    from deepcontrast_bmz.model.network.layers import AffineConv
 
     Works = dict[str, Callable[[], object]]
 

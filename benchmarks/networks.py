@@ -29,6 +29,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
+from baselines import (
+    best_by_truth,
+    richardson_lucy,
+    richardson_lucy_iterates,
+)
 from phantoms import (
     GRID,
     LUCY_ITERATIONS,
@@ -46,30 +51,22 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from deepcontrast_bmz.backends import fast_loop
-from deepcontrast_bmz.baselines import best_by_truth, richardson_lucy, richardson_lucy_iterates
-from deepcontrast_bmz.data import Pair, PairDataset, RawPlane, as_float32, split_planes
+from deepcontrast_bmz.evaluate.metrics import psnr_after_fit
 from deepcontrast_bmz.image import planes, read_image, replace_whole
-from deepcontrast_bmz.loop import Loop, Reinjection, blend, extend_symmetric
-from deepcontrast_bmz.metrics import psnr_after_fit
-from deepcontrast_bmz.model import build_loop
-from deepcontrast_bmz.network.layers import AffineConv, crop_margin, sort_pairs
-from deepcontrast_bmz.parallel import Spread, trainer_arguments
-from deepcontrast_bmz.physics.camera import (
-    Camera,
-    estimate_camera,
-    estimate_noise,
-    expose,
-    to_photons,
-)
+from deepcontrast_bmz.image.labels import as_float32
+from deepcontrast_bmz.model.devices import fast_loop
+from deepcontrast_bmz.model.loop import Loop, Reinjection, blend, extend_symmetric
+from deepcontrast_bmz.model.network.layers import AffineConv, crop_margin, sort_pairs
+from deepcontrast_bmz.model.open import build_loop
+from deepcontrast_bmz.physics.camera import Camera, estimate_camera, expose, to_photons
 from deepcontrast_bmz.physics.degrade import draw_degradation
-from deepcontrast_bmz.physics.phantom import KINDS, phantom
+from deepcontrast_bmz.physics.noise import estimate_noise
+from deepcontrast_bmz.physics.phantoms import KINDS, phantom
 from deepcontrast_bmz.physics.scatter import scatter, separable_terms
 from deepcontrast_bmz.settings import NetworkSettings, Recipe
-from deepcontrast_bmz.train import (
-    _fit,  # pyright: ignore[reportPrivateUsage]
-    _Training,  # pyright: ignore[reportPrivateUsage]
-)
+from deepcontrast_bmz.train.distributed import Spread, trainer_arguments
+from deepcontrast_bmz.train.pairs import Pair, PairDataset, RawPlane, split_planes
+from deepcontrast_bmz.train.run import _fit, _Training  # pyright: ignore[reportPrivateUsage]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

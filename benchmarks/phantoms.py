@@ -17,25 +17,25 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import baselines
 import numpy as np
 import torch
 from records import Table, print_tables, save, write_json
 
-from deepcontrast_bmz import baselines
-from deepcontrast_bmz.loop import blend, extend_symmetric
-from deepcontrast_bmz.metrics import band_correlation, psnr_after_fit, rms_contrast
-from deepcontrast_bmz.model import Model, open_model
+from deepcontrast_bmz.dial.automatic import choose_dial
+from deepcontrast_bmz.evaluate.metrics import band_correlation, psnr_after_fit, rms_contrast
+from deepcontrast_bmz.model.loop import blend, extend_symmetric
+from deepcontrast_bmz.model.open import Model, open_model
 from deepcontrast_bmz.physics.camera import Camera, expose, to_photons
-from deepcontrast_bmz.physics.phantom import phantom
+from deepcontrast_bmz.physics.phantoms import phantom
 from deepcontrast_bmz.physics.scatter import scatter
-from deepcontrast_bmz.stop import choose_dial
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from deepcontrast_bmz.physics.phantom import Kind
+    from deepcontrast_bmz.physics.phantoms import Kind
 
     Double = NDArray[np.float64]
 

@@ -22,16 +22,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from deepcontrast_bmz.network import DilatedNetwork
-from deepcontrast_bmz.network.layers import sort_pairs
-from deepcontrast_bmz.physics.phantom import phantom
+from deepcontrast_bmz.model.network import DilatedNetwork
+from deepcontrast_bmz.model.network.layers import sort_pairs
+from deepcontrast_bmz.physics.phantoms import phantom
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from deepcontrast_bmz.network.layers import AffineConv
+    from deepcontrast_bmz.model.network.layers import AffineConv
 
     Rounding = Callable[[Tensor], Tensor]
 

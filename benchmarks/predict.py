@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 import tifffile
 
-from deepcontrast_bmz.physics.phantom import phantom
+from deepcontrast_bmz.physics.phantoms import phantom
 
 WHOLE, BLOCKS = "bioimageio, whole images", "bioimageio, block by block"
 

@@ -23,17 +23,17 @@ from rival_methods import AUTO, BEST, CEILING, NAMES, NEAR_ONE, Scores, Store, c
 from scipy import ndimage
 from skimage.registration import phase_cross_correlation
 
-from deepcontrast_bmz.evidence import dial_grid
-from deepcontrast_bmz.image import read_image
-from deepcontrast_bmz.loop import blend, extend_symmetric
-from deepcontrast_bmz.metrics import (
+from deepcontrast_bmz.dial.automatic import choose_dial, look_at
+from deepcontrast_bmz.dial.consistency import dial_grid
+from deepcontrast_bmz.dial.window import content_window
+from deepcontrast_bmz.evaluate.metrics import (
     MIDDLE_BAND,
     band_correlation,
     band_pass,
     psnr_after_fit,
 )
-from deepcontrast_bmz.stop import choose_dial, look_at
-from deepcontrast_bmz.windows import content_window
+from deepcontrast_bmz.image import read_image
+from deepcontrast_bmz.model.loop import blend, extend_symmetric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from deepcontrast_bmz.loop import Loop
-    from deepcontrast_bmz.model import Model
+    from deepcontrast_bmz.model.loop import Loop
+    from deepcontrast_bmz.model.open import Model
 
     Double = NDArray[np.float64]
     Mask = NDArray[np.bool_]

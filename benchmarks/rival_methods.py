@@ -22,13 +22,13 @@ import itertools
 import json
 from typing import TYPE_CHECKING
 
+import baselines
 import numpy as np
 import phantoms
+from baselines import Tissue
 from ceiling import one_pass
 from phantoms import WEIGHTS, Case, Score, score
 
-from deepcontrast_bmz import baselines
-from deepcontrast_bmz.baselines import Tissue
 from deepcontrast_bmz.physics.camera import to_photons
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from deepcontrast_bmz.loop import Loop
+    from deepcontrast_bmz.model.loop import Loop
 
     Double = NDArray[np.float64]
 

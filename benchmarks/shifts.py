@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from records import Table, print_tables, save, write_json
 from scipy import ndimage
 
-from deepcontrast_bmz.loop import extend_symmetric
-from deepcontrast_bmz.model import Model, open_model
-from deepcontrast_bmz.ood import measure, unusual
+from deepcontrast_bmz.dial.ood import measure, unusual
+from deepcontrast_bmz.model.loop import extend_symmetric
+from deepcontrast_bmz.model.open import Model, open_model
 from deepcontrast_bmz.physics.camera import Camera, expose
-from deepcontrast_bmz.physics.phantom import KINDS, phantom
+from deepcontrast_bmz.physics.phantoms import KINDS, phantom
 from deepcontrast_bmz.physics.scatter import scatter
 
 if TYPE_CHECKING:

@@ -42,8 +42,8 @@ import tifffile
 import torch
 
 from deepcontrast_bmz.image import open_image
-from deepcontrast_bmz.model import Model, open_model
-from deepcontrast_bmz.physics.phantom import phantom
+from deepcontrast_bmz.model.open import Model, open_model
+from deepcontrast_bmz.physics.phantoms import phantom
 
 _CHILD = """
 import json, psutil, resource, sys, threading
@@ -186,7 +186,7 @@ def same(one: Path, other: Path) -> bool:
 
 def outside_the_network(model: Model, image: Path, out: Path, iterations: int) -> float:
     """Return the share of the processor time that is not the model's, at blocks of 512."""
-    from deepcontrast_bmz import predict as room
+    from deepcontrast_bmz.predict import files as room
 
     room.STREAMED_BYTES = 0
     inside: list[float] = []

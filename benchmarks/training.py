@@ -24,12 +24,12 @@ import tifffile
 import torch
 from torch.utils.data import DataLoader
 
-from deepcontrast_bmz.data import PairDataset, RawPlane
-from deepcontrast_bmz.loop import Loop
-from deepcontrast_bmz.network import build_network
-from deepcontrast_bmz.physics.phantom import phantom
+from deepcontrast_bmz.model.loop import Loop
+from deepcontrast_bmz.model.network import build_network
+from deepcontrast_bmz.physics.phantoms import phantom
 from deepcontrast_bmz.settings import Recipe
-from deepcontrast_bmz.train import TrainingProgress, train_run
+from deepcontrast_bmz.train.pairs import PairDataset, RawPlane
+from deepcontrast_bmz.train.run import TrainingProgress, train_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

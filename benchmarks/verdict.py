@@ -18,17 +18,17 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import baselines
 import numpy as np
 import torch
 import xarray as xr
 from phantoms import KINDS, OPTICAL_DEPTHS, PHOTONS, WIDTHS_PX, Case, draw_case
 from records import Table, print_tables, save, write_json
 
-from deepcontrast_bmz import baselines
-from deepcontrast_bmz.evaluate import evaluate
-from deepcontrast_bmz.loop import blend, extend_symmetric
-from deepcontrast_bmz.model import Model, open_model
-from deepcontrast_bmz.stop import choose_dial
+from deepcontrast_bmz.dial.automatic import choose_dial
+from deepcontrast_bmz.evaluate.sweep import evaluate
+from deepcontrast_bmz.model.loop import blend, extend_symmetric
+from deepcontrast_bmz.model.open import Model, open_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

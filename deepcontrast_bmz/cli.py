@@ -22,9 +22,9 @@ from deepcontrast_bmz.errors import InputError, Unfinished, finite
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from deepcontrast_bmz.evaluate import Evaluation
-    from deepcontrast_bmz.predict import Enhanced
-    from deepcontrast_bmz.train import TrainingProgress
+    from deepcontrast_bmz.evaluate.records import Evaluation
+    from deepcontrast_bmz.predict.enhance import Enhanced
+    from deepcontrast_bmz.train.run import TrainingProgress
 
 app = typer.Typer(
     name="dcbmz",
@@ -133,7 +133,7 @@ def degrade(
         select_channel,
         write_image,
     )
-    from deepcontrast_bmz.simulate import (
+    from deepcontrast_bmz.physics.simulate import (
         make_degradation,
         read_degradation,
         refuse_overwriting,
@@ -198,9 +198,9 @@ def train(
     precision: Annotated[str, typer.Option(help="auto, 32 or bf16.")] = "auto",
 ) -> None:
     """Train on raw images alone and write a run folder."""
-    from deepcontrast_bmz.parallel import Spread
     from deepcontrast_bmz.settings import Recipe, read_recipe
-    from deepcontrast_bmz.train import train_run
+    from deepcontrast_bmz.train.distributed import Spread
+    from deepcontrast_bmz.train.run import train_run
 
     settings = read_recipe(recipe) if recipe is not None else None
     if channel is not None or steps is not None or seed is not None:
@@ -270,8 +270,8 @@ def predict(
     ] = False,
 ) -> None:
     """Enhance images of any size; axes, pixel size and channel names are kept."""
-    from deepcontrast_bmz.model import open_model
-    from deepcontrast_bmz.predict import predict_files
+    from deepcontrast_bmz.model.open import open_model
+    from deepcontrast_bmz.predict.files import predict_files
 
     chosen, side = _dial(dial), _side(block)
     opened = open_model(model, weights=weights, device=device)
@@ -295,7 +295,7 @@ def predict(
 
 def _say_enhanced(path: Path, result: Enhanced) -> None:
     """Print where the result is, its dial, and why that one."""
-    from deepcontrast_bmz.dials import LOCAL
+    from deepcontrast_bmz.dial.per_plane import LOCAL
 
     low, high = min(result.dials), max(result.dials)
     dial = f"dial {low:g}" if low == high else f"dials {low:g} to {high:g}"
@@ -342,8 +342,8 @@ def evaluate(
 
     Exit code 1 if the verdict refuses an image at the automatic dial.
     """
-    from deepcontrast_bmz.model import open_model
-    from deepcontrast_bmz.report import REFUSED, evaluate_files
+    from deepcontrast_bmz.evaluate.report import REFUSED, evaluate_files
+    from deepcontrast_bmz.model.open import open_model
 
     opened = open_model(model, device=device)
     done: list[Evaluation] = []
@@ -384,7 +384,7 @@ def export(
     ] = False,
 ) -> None:
     """Export a run as a BioImage Model Zoo package."""
-    from deepcontrast_bmz.package import DEFAULT_NAME, export_run, write_repository_model
+    from deepcontrast_bmz.export.package import DEFAULT_NAME, export_run, write_repository_model
 
     write = write_repository_model if repository else export_run
     print(
@@ -417,7 +417,7 @@ def check(
     ] = False,
 ) -> None:
     """Check that a package opens and runs in every program; exit code 1 if a row fails."""
-    from deepcontrast_bmz.consumers import check_package
+    from deepcontrast_bmz.check.check import check_package
 
     engines = None if run is None else [part for part in run.split(",") if part]
     result = check_package(package, run=engines, run_code=run_code)
@@ -440,7 +440,7 @@ def port(
     ] = False,
 ) -> None:
     """Rewrite somebody else's package so that it opens in every program."""
-    from deepcontrast_bmz.port import port_package
+    from deepcontrast_bmz.port.port import port_package
 
     done = port_package(package, out, run_code=run_code)
     print(f"{out}: written")

@@ -20,20 +20,20 @@ from matplotlib.figure import Figure
 from skimage import data as skimage_data
 from skimage.color import rgb2hed
 
-from deepcontrast_bmz import metrics
-from deepcontrast_bmz.consumers import check_package
+from deepcontrast_bmz.check.check import check_package
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.evaluate import evaluate
+from deepcontrast_bmz.evaluate import metrics
+from deepcontrast_bmz.evaluate.report import write_evaluation
+from deepcontrast_bmz.evaluate.sweep import evaluate
+from deepcontrast_bmz.export.package import export_run
 from deepcontrast_bmz.image import replace_whole, write_image
-from deepcontrast_bmz.model import open_model
-from deepcontrast_bmz.package import export_run
+from deepcontrast_bmz.model.open import open_model
 from deepcontrast_bmz.physics.camera import Camera
 from deepcontrast_bmz.physics.degrade import Degradation
-from deepcontrast_bmz.predict import enhance
-from deepcontrast_bmz.report import write_evaluation
+from deepcontrast_bmz.physics.simulate import simulate
+from deepcontrast_bmz.predict.enhance import enhance
 from deepcontrast_bmz.settings import Recipe
-from deepcontrast_bmz.simulate import simulate
-from deepcontrast_bmz.train import train_run
+from deepcontrast_bmz.train.run import train_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from deepcontrast_bmz.train import TrainingProgress
+    from deepcontrast_bmz.train.run import TrainingProgress
 
 MARK = ".dcbmz_demo"
 """A folder with this file in it was written by the demo and may be replaced by it."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pytest
     from torch import Tensor
 
-    from deepcontrast_bmz.settings import LoopDescription
+    from deepcontrast_bmz.records import LoopDescription
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 

@@ -10,12 +10,13 @@ import torch
 import xarray as xr
 
 from deepcontrast_bmz.image import write_image
-from deepcontrast_bmz.model import build_loop
+from deepcontrast_bmz.model.open import build_loop
 from deepcontrast_bmz.physics.camera import Camera, expose
-from deepcontrast_bmz.physics.phantom import phantom
+from deepcontrast_bmz.physics.phantoms import phantom
 from deepcontrast_bmz.physics.scatter import scatter
-from deepcontrast_bmz.settings import LocalDial, NetworkSettings, Recipe, RunRecord
-from deepcontrast_bmz.train import train_run
+from deepcontrast_bmz.records import LocalDial, RunRecord
+from deepcontrast_bmz.settings import NetworkSettings, Recipe
+from deepcontrast_bmz.train.run import train_run
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from deepcontrast_bmz.loop import Loop
+    from deepcontrast_bmz.model.loop import Loop
 
 
 def raw_stack(planes: int = 4, size: int = 72, seed: int = 0) -> xr.DataArray:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepcontrast_bmz.settings import LoopDescription, NetworkSettings, PhysicsSettings, Scatter
+from deepcontrast_bmz.records import LoopDescription
+from deepcontrast_bmz.settings import NetworkSettings, PhysicsSettings, Scatter
 
 
 def described(iterations: int = 2, **changes: Any) -> LoopDescription:

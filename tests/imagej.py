@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from needed import require
 
-from deepcontrast_bmz.cache import cache_folder
-from deepcontrast_bmz.consumers.java import java, java_missing, maven
+from deepcontrast_bmz.check.engines.cache import cache_folder
+from deepcontrast_bmz.check.engines.java import java, java_missing, maven
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,15 +13,15 @@ import xarray as xr
 from conftest import raw_stack
 
 from deepcontrast_bmz.cli import main
+from deepcontrast_bmz.dial.verdict import Finding
 from deepcontrast_bmz.evaluate import scorer
 from deepcontrast_bmz.image import read_image, write_image
-from deepcontrast_bmz.verdict import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from deepcontrast_bmz.verdict import Verdict
+    from deepcontrast_bmz.dial.verdict import Verdict
 
 
 def run(*arguments: object) -> int:

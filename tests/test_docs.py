@@ -14,8 +14,8 @@ import tifffile
 from conftest import raw_stack
 
 from deepcontrast_bmz.cli import main
+from deepcontrast_bmz.export.package import export_run
 from deepcontrast_bmz.image import read_image, write_image
-from deepcontrast_bmz.package import export_run
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

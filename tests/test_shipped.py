@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 
-from deepcontrast_bmz.model import open_model
-from deepcontrast_bmz.package import package_from_rdf, write_repository_model
+from deepcontrast_bmz.export.package import package_from_rdf, write_repository_model
+from deepcontrast_bmz.model.open import open_model
 from deepcontrast_bmz.settings import read_recipe
 
 ROOT = Path(__file__).parent.parent

@@ -18,10 +18,10 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from deepcontrast_bmz.data import as_float32
+from deepcontrast_bmz.dial.window import content_window
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import check_pixels
-from deepcontrast_bmz.windows import content_window
+from deepcontrast_bmz.image.labels import as_float32
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepcontrast_bmz.evaluate.found import Preview
+from deepcontrast_bmz.evaluate.records import Preview
 
 if TYPE_CHECKING:
-    from deepcontrast_bmz.metrics import Array
+    from deepcontrast_bmz.evaluate.metrics import Array
 
 PREVIEW_SIDE = 1024
 """Largest side of a preview, in pixels."""

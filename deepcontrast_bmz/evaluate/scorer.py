@@ -12,9 +12,7 @@ import torch
 from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 
-from deepcontrast_bmz import metrics
-from deepcontrast_bmz.evaluate.found import DialScores
-from deepcontrast_bmz.evidence import (
+from deepcontrast_bmz.dial.consistency import (
     COARSE,
     CUT_OFF,
     comparable,
@@ -23,15 +21,17 @@ from deepcontrast_bmz.evidence import (
     measurable,
     model_error,
 )
+from deepcontrast_bmz.dial.verdict import LIMITS, darkness, judge
+from deepcontrast_bmz.evaluate import metrics
+from deepcontrast_bmz.evaluate.records import DialScores
 from deepcontrast_bmz.physics.scatter import scatter
-from deepcontrast_bmz.verdict import LIMITS, darkness, judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from deepcontrast_bmz.physics.camera import NoiseModel
+    from deepcontrast_bmz.physics.noise import NoiseModel
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]

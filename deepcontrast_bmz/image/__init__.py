@@ -1,14 +1,4 @@
-"""Files to labelled images and back.
-
-What is written has the axes of what was read. An axis of length one therefore stays only where
-the file states it: OME-Zarr always does, tifffile's own header does, an OME-TIFF does if its one
-channel has a name (or a note of ours names the axis). ImageJ and OME headers cannot tell "one
-plane" from "no such axis", so there an axis of length one is none.
-
-Images up to `IN_MEMORY_BYTES` are read at once, larger ones only when they are looked at; `planes`
-and `write_image` then hold one plane at a time. `open_image` reads nothing but the labels: parts
-are read by whoever asks for them.
-"""
+"""Files to labelled images and back; how an image is cut into blocks."""
 
 from __future__ import annotations
 
@@ -30,16 +20,9 @@ __all__ = [
     "write_image",
 ]
 
-import tempfile
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.image.folder import read_folder
-from deepcontrast_bmz.image.installed import read_with_bioio
-from deepcontrast_bmz.image.labelled import (
+from deepcontrast_bmz.image.atomic import image_sha256, replace_whole, take_place
+from deepcontrast_bmz.image.files import check_output, open_image, read_image, write_image
+from deepcontrast_bmz.image.labels import (
     DIMS,
     channel_names,
     check_pixels,
@@ -47,137 +30,5 @@ from deepcontrast_bmz.image.labelled import (
     planes,
     select_channel,
 )
-from deepcontrast_bmz.image.ome_zarr import ZARR_SUFFIXES, is_zarr, read_zarr
-from deepcontrast_bmz.image.opened import OpenImage, labelled_image, open_found
-from deepcontrast_bmz.image.pyramid import level_count
-from deepcontrast_bmz.image.reading import IN_MEMORY_BYTES, Found
-from deepcontrast_bmz.image.tiff import TIFF_SUFFIXES, read_tiff
-from deepcontrast_bmz.image.tiff_write import check_tiff, in_tiles, write_levels, write_tiff
-from deepcontrast_bmz.image.whole import image_sha256, replace_whole, take_place
-from deepcontrast_bmz.image.zarr_write import check_zarr, fill_zarr, level_of, write_zarr
-
-if TYPE_CHECKING:
-    import xarray as xr
-
-
-def read_image(path: Path) -> xr.DataArray:
-    """Read one image with its axes, channel names and pixel size.
-
-    TIFF (.tif, .tiff; plain, ImageJ, OME), OME-Zarr (.zarr; a folder of format 0.1 to 0.5, or an
-    image inside one), a folder of TIFFs with one plane each, and whatever further readers of
-    `bioio` are installed. A stack that says nothing about its third axis is z, y, x; colour
-    samples become channels.
-
-    Parameters
-    ----------
-    path : Path
-        A file, the folder of an OME-Zarr, or a folder of planes.
-
-    Returns
-    -------
-    DataArray, dims a subset of (t, c, z, y, x)
-        Pixels as in the file, in native byte order; large images are dask arrays.
-
-    Raises
-    ------
-    InputError
-        If the path is missing or of an unknown kind, the file is damaged or cut short, its axes
-        are unknown, or its pixels are no real numbers.
-    """
-    path = Path(path)
-    return labelled_image(_found(path, None), path)
-
-
-def open_image(path: Path) -> OpenImage:
-    """Open an image whose pixels are read in parts, when they are asked for.
-
-    Parameters
-    ----------
-    path : Path
-        As for `read_image`.
-
-    Raises
-    ------
-    InputError
-        As for `read_image`.
-    """
-    path = Path(path)
-    return open_found(_found(path, True), path)
-
-
-def _found(path: Path, lazily: bool | None) -> Found:
-    if not path.exists():
-        raise InputError(
-            f"an image must exist, but there is nothing at '{path}': check the spelling"
-        )
-    if path.is_dir():
-        if is_zarr(path) or path.name.lower().endswith(ZARR_SUFFIXES):
-            return read_zarr(path, lazily=lazily)
-        return read_folder(path, lazily=lazily)
-    if path.stat().st_size == 0:
-        raise InputError(f"an image file has content, but '{path}' is empty: copy or save it again")
-    if path.name.lower().endswith(TIFF_SUFFIXES):
-        return read_tiff(path, lazily=lazily)
-    return read_with_bioio(path, lazily=lazily)
-
-
-def write_image(image: xr.DataArray, path: Path) -> None:
-    """Write an image as OME-TIFF or as OME-Zarr (format 0.4), by the suffix; whole or not at all.
-
-    An OME-TIFF also carries ImageJ's own header, so that ImageJ without Bio-Formats shows the
-    same axes and pixel size. One resolution is written, uncompressed in TIFF. Pixel sizes of
-    axes that the image does not have are left out.
-
-    Parameters
-    ----------
-    image : DataArray, dims a subset of (t, c, z, y, x), in that order
-        Integers or floating point numbers; dask arrays are written piece by piece.
-    path : Path
-        Ends in .tif, .tiff (also .ome.tif) or .zarr (also .ome.zarr).
-
-    Raises
-    ------
-    InputError
-        If the suffix is unknown, the folder is missing or cannot be written, a folder lies where
-        a file is wanted or the reverse, or the format cannot hold pixels of that kind.
-    ValueError
-        If the dims are not a subset of (t, c, z, y, x) in that order with y and x, or there are
-        no pixels, or they are not real numbers.
-    """
-    path = Path(path)
-    dims = [str(dim) for dim in image.dims]
-    if dims != [dim for dim in DIMS if dim in dims] or dims[-2:] != ["y", "x"]:
-        raise ValueError(f"the dims of an image are a subset of {DIMS} in order, not {dims}")
-    if image.dtype.kind not in "iuf" or image.size == 0:
-        raise ValueError(f"an image has real pixels, not {image.dtype} of shape {image.shape}")
-    name = path.name.lower()
-    if name.endswith(ZARR_SUFFIXES):
-        write_zarr(image, path)
-    elif not name.endswith(TIFF_SUFFIXES):
-        raise InputError(
-            "an image is written to .tif, .tiff, .ome.tif (OME-TIFF) or .zarr, .ome.zarr "
-            f"(OME-Zarr), but '{path}' ends otherwise: change the suffix"
-        )
-    elif image.chunks is not None and in_tiles(image.shape):
-        # What is computed when it is looked at is looked at once, for all resolutions.
-        check_tiff(path, image.dtype)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
-            fill_zarr(image, Path(folder))
-            count = level_count(image.shape)
-            write_levels(image, [level_of(Path(folder), level) for level in range(count)], path)
-    else:
-        write_tiff(image, path)
-
-
-def check_output(path: Path) -> None:
-    """Raise `InputError` if an output of this name could not be put in its place.
-
-    Parameters
-    ----------
-    path : Path
-        Ends in .tif, .tiff or .zarr.
-    """
-    if path.name.lower().endswith(ZARR_SUFFIXES):
-        check_zarr(path)
-    else:
-        check_tiff(path, np.dtype(np.float32))
+from deepcontrast_bmz.image.lazy_image import OpenImage
+from deepcontrast_bmz.image.reader import IN_MEMORY_BYTES

@@ -13,7 +13,7 @@ __all__ = ["AXES_NOTE", "Header", "main_file", "tiff_header"]
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from xml.etree import ElementTree
 
-from deepcontrast_bmz.image.reading import complete_names
+from deepcontrast_bmz.image.reader import complete_names
 from deepcontrast_bmz.image.units import length_um, number, unit_um
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.image.labelled import channel_names, known_sizes, lazy_planes, planes
+from deepcontrast_bmz.image.atomic import replace_whole
+from deepcontrast_bmz.image.labels import channel_names, known_sizes, lazy_planes, planes
 from deepcontrast_bmz.image.pyramid import halved, level_count
 from deepcontrast_bmz.image.tiff_header import AXES_NOTE
-from deepcontrast_bmz.image.whole import replace_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from deepcontrast_bmz.blocks import Box, chunk_of, cut
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.image.labelled import channel_names, known_sizes, lazy_planes
-from deepcontrast_bmz.image.ome_zarr import is_zarr
+from deepcontrast_bmz.image.atomic import flush, replace_whole
+from deepcontrast_bmz.image.blocks import Box, chunk_of, cut
+from deepcontrast_bmz.image.labels import channel_names, known_sizes, lazy_planes
 from deepcontrast_bmz.image.pyramid import halved, level_count, level_shape
-from deepcontrast_bmz.image.whole import flush, replace_whole
+from deepcontrast_bmz.image.zarr_read import is_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

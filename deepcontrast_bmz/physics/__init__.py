@@ -1,1 +1,1 @@
-"""The tissue, the detector, and both together; all of it our own model, not the paper's."""
+"""The tissue, the camera and its noise, phantoms, simulated recordings."""

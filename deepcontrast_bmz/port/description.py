@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepcontrast_bmz.consumers.description import DEFAULT_IDS, as_list, as_map, integer, text
 from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.export.rdf import FORMAT_VERSION
+from deepcontrast_bmz.package.description import DEFAULT_IDS, as_list, as_map, integer, text
 from deepcontrast_bmz.port.draft import CONFIG_KEY
 from deepcontrast_bmz.port.processing import mend_processing
-from deepcontrast_bmz.rdf import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from pathlib import Path

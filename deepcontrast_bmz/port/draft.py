@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
 
-from deepcontrast_bmz.consumers.description import as_list, as_map, text
-from deepcontrast_bmz.consumers.package_files import sha256_of
-from deepcontrast_bmz.consumers.quiet import quiet
-from deepcontrast_bmz.consumers.trials import offline_description
+from deepcontrast_bmz.check.engines.quiet import quiet
 from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.package.description import as_list, as_map, text
+from deepcontrast_bmz.package.files import offline_description, sha256_of
 
 if TYPE_CHECKING:
-    from deepcontrast_bmz.consumers.package_files import Package
+    from deepcontrast_bmz.package.files import Package
 
 CONFIG_KEY = "dcbmz_port"
 """Where in `config` stands what the dialect has no place for."""

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepcontrast_bmz.consumers.description import as_map, text
-from deepcontrast_bmz.consumers.quiet import quiet
-from deepcontrast_bmz.rdf import LARGEST_HALO, shortest_side
+from deepcontrast_bmz.check.engines.quiet import quiet
+from deepcontrast_bmz.export.rdf import LARGEST_HALO, shortest_side
+from deepcontrast_bmz.package.description import as_map, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
-    from deepcontrast_bmz.consumers.description import Axis
-    from deepcontrast_bmz.consumers.parity import Bench
+    from deepcontrast_bmz.check.compare import Bench
+    from deepcontrast_bmz.package.description import Axis
     from deepcontrast_bmz.port.draft import Draft
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ __all__ = ["mend_processing"]
 
 from typing import TYPE_CHECKING, Any, cast
 
-from deepcontrast_bmz.consumers.description import as_list, as_map, text
+from deepcontrast_bmz.package.description import as_list, as_map, text
 
 if TYPE_CHECKING:
     from deepcontrast_bmz.port.draft import Draft

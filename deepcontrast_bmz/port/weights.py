@@ -15,17 +15,10 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import torch
 
-from deepcontrast_bmz.consumers.description import as_map, text
-from deepcontrast_bmz.consumers.quiet import quiet
-from deepcontrast_bmz.consumers.weights_files import (
-    local_paths,
-    onnx_facts,
-    script_defines_interpolate,
-)
+from deepcontrast_bmz.check.engines.quiet import quiet
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.export import plain_archive
-from deepcontrast_bmz.jdll_order import VERSION_KEYS, loads_first, shares_slot
-from deepcontrast_bmz.onnx_lower import (
+from deepcontrast_bmz.export.fiji_order import VERSION_KEYS, loads_first, shares_slot
+from deepcontrast_bmz.export.onnx_lower import (
     IR_VERSION,
     OPSET_VERSION,
     NotLowerableError,
@@ -33,7 +26,10 @@ from deepcontrast_bmz.onnx_lower import (
     opset_of,
     strip_debug,
 )
-from deepcontrast_bmz.onnx_write import write_onnx
+from deepcontrast_bmz.export.onnx_write import write_onnx
+from deepcontrast_bmz.export.weights import plain_archive
+from deepcontrast_bmz.package.description import as_map, text
+from deepcontrast_bmz.package.weights import local_paths, onnx_facts, script_defines_interpolate
 from deepcontrast_bmz.port.draft import short
 
 if TYPE_CHECKING:

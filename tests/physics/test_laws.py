@@ -10,20 +10,15 @@ import torch
 import torch.nn.functional as F
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.physics.camera import (
-    Camera,
-    estimate_camera,
-    estimate_noise,
-    expose,
-    to_photons,
-)
+from deepcontrast_bmz.physics.camera import Camera, estimate_camera, expose, to_photons
 from deepcontrast_bmz.physics.degrade import (
     Degradation,
     degrade,
     draw_degradation,
     remove_known_part,
 )
-from deepcontrast_bmz.physics.phantom import KINDS, phantom
+from deepcontrast_bmz.physics.noise import estimate_noise
+from deepcontrast_bmz.physics.phantoms import KINDS, phantom
 from deepcontrast_bmz.physics.scatter import (
     ballistic_fraction,
     scatter,

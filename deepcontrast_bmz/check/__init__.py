@@ -1,0 +1,1 @@
+"""Checks whether a package opens and runs in every program."""

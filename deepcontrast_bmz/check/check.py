@@ -1,0 +1,133 @@
+"""Checks a model package against the programs that will open it: one row per program.
+
+The rules of each program are data in its own file and read the files only; values are then
+compared by running the weights: in this process, as the other programs pad and tile, or in those
+programs' own engines. What was not run is said to be `skipped`, never `passed`.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ENGINES",
+    "PROGRAMS",
+    "Engine",
+    "Finding",
+    "Report",
+    "Row",
+    "Rule",
+    "Verdict",
+    "check_package",
+]
+
+from typing import TYPE_CHECKING
+
+from deepcontrast_bmz.check.engines.engine import Engine
+from deepcontrast_bmz.check.findings import (
+    Finding,
+    Measured,
+    Report,
+    Row,
+    Rule,
+    Verdict,
+    apply_rules,
+    build_row,
+    refused_row,
+)
+from deepcontrast_bmz.check.programs import bioengine, core, fiji, ilastik, qupath
+from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.package.files import open_package
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from deepcontrast_bmz.check.findings import Program
+    from deepcontrast_bmz.package.files import Package
+
+PROGRAMS = (core.PROGRAM, bioengine.PROGRAM, fiji.PROGRAM, qupath.PROGRAM, ilastik.PROGRAM)
+ENGINES: dict[str, Engine] = {e.name: e for program in PROGRAMS for e in program.engines}
+"""What `run` may name."""
+
+
+def _chosen(run: Sequence[str] | None) -> tuple[str, ...]:
+    """Return names of engines in the order of `ENGINES`."""
+    asked = ["all"] if run is None else list(run)
+    if asked == ["none"]:
+        return ()
+    for name in asked:
+        if name not in ENGINES and name not in ("all", "real"):
+            raise InputError(
+                f"engines are {', '.join(ENGINES)}, all (those of this process), real (every one) "
+                f"or none, not {name!r}: name those to run"
+            )
+    here = [name for name, engine in ENGINES.items() if not engine.real]
+    wanted = {*asked, *(here if "all" in asked else ()), *(ENGINES if "real" in asked else ())}
+    return tuple(name for name in ENGINES if name in wanted)
+
+
+def _measure(
+    programs: Sequence[Program], package: Package, engines: Sequence[str], run_code: bool
+) -> dict[str, Measured]:
+    """Run what was chosen; the results by program."""
+    found = {program.name: Measured() for program in programs}
+    if not engines:
+        return found
+    from deepcontrast_bmz.check.measure import Session, attempt
+
+    session = Session(package, run_code)
+    try:
+        for program in programs:
+            for engine in program.engines:
+                if engine.name in engines:
+                    with attempt(found[program.name], engine.columns, engine.name):
+                        program.measure(session, engine, found[program.name])
+    finally:
+        session.close()
+    return found
+
+
+def check_package(
+    path: Path, *, run: Sequence[str] | None = None, run_code: bool = False
+) -> Report:
+    """Check a model package against every program.
+
+    Parameters
+    ----------
+    path : Path
+        Zip, folder, or the description in a folder.
+    run : sequence of str or None
+        What to run beside reading the files: names of `ENGINES`, ``"all"`` for those of this
+        process, ``"real"`` for every one, or ``["none"]``; None is all. Without running, torch is
+        not imported. Engines of other programs are fetched the first time and kept.
+    run_code : bool
+        Whether weights that need Python code from the package are run. It is somebody's code:
+        allow it for packages you trust.
+
+    Returns
+    -------
+    Report
+        One row per program.
+
+    Raises
+    ------
+    InputError
+        If the path is no package, or `run` names something unknown.
+    """
+    engines = _chosen(run)
+    with open_package(path) as package:
+        refused = {
+            program.name: program.refuses(package) if program.refuses is not None else ""
+            for program in PROGRAMS
+        }
+        taking = [program for program in PROGRAMS if not refused[program.name]]
+        measured = _measure(taking, package, engines, run_code)
+        rows: list[Row] = []
+        for program in PROGRAMS:
+            if refused[program.name]:
+                rows.append(refused_row(program, refused[program.name]))
+                continue
+            findings = apply_rules(program.rules, package)
+            if program.inspect is not None:
+                findings += program.inspect(package)
+            rows.append(build_row(program, findings, measured[program.name]))
+    return Report(package=path.name, engines=engines, rows=tuple(rows))

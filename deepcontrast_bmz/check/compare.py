@@ -1,0 +1,390 @@
+"""Values: whether weights formats agree at every size, and tiles with the whole image.
+
+What programs do with borders and tiles is done here, whoever runs the network: the torch or
+onnxruntime of this process, or the program's own engine.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Batch", "Bench", "Comparison", "Difference"]
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepcontrast_bmz.check.engines.networks import is_foreign_code, load_network, reads_itself
+from deepcontrast_bmz.check.engines.quiet import quiet
+from deepcontrast_bmz.check.processing import apply_operations
+from deepcontrast_bmz.check.tiling import (
+    Handling,
+    Mode,
+    NotPossibleError,
+    cut,
+    join,
+    mirror_indices,
+    relative_difference,
+    take,
+)
+from deepcontrast_bmz.package.files import load_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from deepcontrast_bmz.package.files import Package
+
+Array = NDArray[Any]
+Batch = Callable[[Sequence[Array]], list[Array]]
+"""Runs a model on raw arrays, all handed over at once: starting some engines takes seconds."""
+
+FORMAT_TOLERANCE = 1e-4
+"""Largest difference between weights formats, over the range of the channel."""
+TILE_TOLERANCE = 1e-3
+"""Largest difference between tiles and the whole image, over the range of the channel."""
+BORDER_TOLERANCE = 1e-2
+"""Difference at the border of the image from which it is worth a warning."""
+LEAST_MARGIN = 32
+"""Pixels at the border where tiles and whole image may differ, since programs pad differently."""
+MOST_TILES = 3
+"""Tiles along an axis that are run: a large halo would make hundreds of small ones."""
+LARGEST_IMAGE = 2**21
+"""Pixels, or voxels."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far an image is from what it should be, over the range of the worst channel."""
+
+    sizes: tuple[int, ...]
+    """Of the image, along (z,) y, x."""
+    within: float
+    """Inside."""
+    border: float
+    """Within the halo of the border."""
+
+    @property
+    def words(self) -> str:
+        """The size."""
+        return " x ".join(map(str, self.sizes))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What an engine made of the test input and of larger and smaller images."""
+
+    test: Difference
+    """From the test output."""
+    sizes: tuple[Difference, ...]
+    """From the whole image, run here with the same weights."""
+    too_rigid: str
+    """Why other sizes were not compared; empty if they were."""
+
+
+@dataclass
+class Bench:
+    """Runs the weights of one package on images of many sizes; keeps what it loaded."""
+
+    package: Package
+    run_code: bool = False
+    _graphs: dict[str, Callable[[Array], Array]] = field(
+        default_factory=dict[str, "Callable[[Array], Array]"]
+    )
+    _whole: dict[tuple[str, tuple[int, ...]], Array] = field(
+        default_factory=dict[tuple[str, tuple[int, ...]], "Array"]
+    )
+
+    def __post_init__(self) -> None:
+        """Look at the tensors once.
+
+        Raises
+        ------
+        NotPossibleError
+            If there is not one input and one output with readable test tensors.
+        """
+        view = self.package.view
+        if len(view.inputs) != 1 or len(view.outputs) != 1:
+            raise NotPossibleError(f"{len(view.inputs)} inputs and {len(view.outputs)} outputs")
+        self.input, self.output = view.inputs[0], view.outputs[0]
+        test_input = load_tensor(self.package, self.input.test_source)
+        test_output = load_tensor(self.package, self.output.test_source)
+        if test_input is None or test_output is None:
+            raise NotPossibleError("the test tensors cannot be read")
+        if test_input.ndim != len(self.input.axes) or test_output.ndim != len(self.output.axes):
+            raise NotPossibleError("the test tensors have other axes than declared")
+        self.test_input, self.test_output = test_input, test_output
+        self.in_names = [axis.name for axis in self.input.axes]
+        self.out_names = [axis.name for axis in self.output.axes]
+
+    @property
+    def channel(self) -> int | None:
+        """Position of the output's channel axis."""
+        return next((i for i, a in enumerate(self.output.axes) if a.kind == "channel"), None)
+
+    def positions(self) -> tuple[int, ...]:
+        """Return the positions of (z,) y and x, the same in input and output."""
+        names = [axis.name for axis in self.input.spatial]
+        if names not in (["y", "x"], ["z", "y", "x"]):
+            raise NotPossibleError(
+                f"only images with the axes (z,) y, x are compared, not {', '.join(names)}"
+            )
+        found = tuple(self.in_names.index(name) for name in names)
+        if [n for n in self.out_names if n in names] != names or found != tuple(
+            self.out_names.index(name) for name in names
+        ):
+            raise NotPossibleError("the axes of input and output are in another order")
+        return found
+
+    @property
+    def halo(self) -> tuple[int, ...]:
+        """Declared halo along (z,) y, x; none where only one size is taken."""
+        declared = self.package.view.halo
+        return tuple(
+            0 if axis.size is not None else declared.get(axis.name, 0)
+            for axis in self.input.spatial
+        )
+
+    # ------------------------------------------------------------------------ running
+
+    def graph(self, weights_format: str) -> Callable[[Array], Array]:
+        """Return the network of one weights format as a function of arrays."""
+        if weights_format not in self._graphs:
+            foreign = is_foreign_code(self.package, weights_format)
+            own = weights_format == "pytorch_state_dict" and reads_itself(self.package)
+            if foreign and not self.run_code and not own:
+                raise NotPossibleError(f"{weights_format} was not run: {foreign}")
+            self._graphs[weights_format] = load_network(
+                self.package, weights_format, run_code=self.run_code and not own
+            )
+        return self._graphs[weights_format]
+
+    def prepared(self, x: Array) -> Array:
+        """Return an array after the declared preprocessing."""
+        return apply_operations(self.input.operations, x, self.in_names)
+
+    def finished(self, out: Array) -> Array:
+        """Return the network's result after the declared postprocessing."""
+        return apply_operations(self.output.operations, out, self.out_names)
+
+    def here(self, weights_format: str) -> Batch:
+        """Return preprocessing, network and postprocessing in this process."""
+        graph = self.graph(weights_format)
+
+        def run(arrays: Sequence[Array]) -> list[Array]:
+            with quiet():
+                return [self.finished(graph(self.prepared(x))) for x in arrays]
+
+        return run
+
+    def around(self, run: Callable[[Sequence[Array]], list[Array]]) -> Batch:
+        """Return a network that runs elsewhere, with pre- and postprocessing done here."""
+
+        def whole(arrays: Sequence[Array]) -> list[Array]:
+            return [self.finished(out) for out in run([self.prepared(x) for x in arrays])]
+
+        return whole
+
+    # ------------------------------------------------------------------------- images
+
+    def image(self, sizes: Mapping[str, int], *, shift: int = 0) -> Array:
+        """Return the raw test input, mirrored or cropped to these sizes by axis id.
+
+        It begins `shift` thirds of the test input further on.
+        """
+        x = self.test_input
+        for index, name in enumerate(self.in_names):
+            if name in sizes:
+                size = x.shape[index]
+                start = shift * (size // 3 + 1)
+                indices = mirror_indices(start, start + sizes[name], size, "symmetric")
+                x = x.take(indices, axis=index)
+        return np.ascontiguousarray(x)
+
+    def scene(self, sizes: Mapping[str, int]) -> Array:
+        """Return an image of these sizes that is nowhere its own mirror image.
+
+        Where it was, a tile that ends there would go on as the image does, and hide its seam.
+        """
+        return (self.image(sizes) + self.image(sizes, shift=1)) / 2
+
+    def _of_sizes(self, wanted: Sequence[Sequence[int]]) -> list[dict[str, int]]:
+        """Return legal sizes by axis id, each once, without those that are too large."""
+        found: list[dict[str, int]] = []
+        for sizes in wanted:
+            legal = {
+                axis.name: axis.legal(size)
+                for axis, size in zip(self.input.spatial, sizes, strict=True)
+            }
+            if legal not in found and np.prod(list(legal.values())) <= LARGEST_IMAGE:
+                found.append(legal)
+        return found
+
+    def sizes(self) -> list[dict[str, int]]:
+        """Return the smallest legal size and some odd ones."""
+        smallest = [axis.smallest or 1 for axis in self.input.spatial]
+        if len(smallest) > 3:
+            return self._of_sizes([smallest])
+        extra = ((0, 0, 0), (3, 1, 16), (1, 37, 54), (2, 64, 5))
+        return self._of_sizes(
+            [
+                [s + e for s, e in zip(smallest, more[-len(smallest) :], strict=True)]
+                for more in extra
+            ]
+        )
+
+    def tiled_sizes(self, handling: Handling) -> list[dict[str, int]]:
+        """Return sizes larger than two tiles, and smaller than one, with edge tiles off the grid.
+
+        Raises
+        ------
+        NotPossibleError
+            If the model takes one size only, or these images are too large to run.
+        """
+        if handling.tile is None:
+            return self.sizes()
+        if any(axis.size is not None for axis in self.input.spatial):
+            raise NotPossibleError(
+                "the model takes one size only: there is no whole image to compare"
+            )
+        inner = [max(t - 2 * h, 1) for t, h in zip(handling.tile, handling.halo, strict=True)]
+        *_, high, _ = handling.tile
+        *deep, tall, wide = inner
+        wanted = [
+            [*deep, 2 * high + 41, (3 * wide // 4) | 1],
+            [*(3 * d // 2 for d in deep), (7 * tall // 8) | 1, wide + 49],
+        ]
+        found = self._of_sizes(wanted)
+        if not found:
+            raise NotPossibleError("images of more than one tile are too large to run here")
+        return found
+
+    def whole(self, *, padded: bool) -> Handling:
+        """Return the handling of programs that run images whole.
+
+        Parameters
+        ----------
+        padded : bool
+            Whether they mirror them by the halo before and crop it after, as JDLL does.
+        """
+        return Handling(self.halo if padded else (0,) * len(self.halo), "symmetric")
+
+    def tiles(self, sides: Sequence[int], halo: Sequence[int], mode: Mode) -> Handling:
+        """Return the handling of programs that run tiles."""
+        return Handling(tuple(halo), mode, tuple(sides), MOST_TILES)
+
+    # --------------------------------------------------------------------- comparing
+
+    def margins(self, array: Array, margin: Sequence[int]) -> list[slice]:
+        """Return the region beyond `margin` from every border; at least the middle is left."""
+        region = [slice(0, size) for size in array.shape]
+        names = [axis.name for axis in self.input.spatial]
+        for name, wide in zip(names, margin, strict=True):
+            if name in self.out_names:
+                index = self.out_names.index(name)
+                lost = min(wide, (array.shape[index] - 1) // 2)
+                region[index] = slice(lost, array.shape[index] - lost)
+        return region
+
+    def difference(self, actual: Array, expected: Array, margin: Sequence[int]) -> Difference:
+        """Compare two results; `margin` along (z,) y, x parts inside and border."""
+        if actual.shape != expected.shape:
+            raise NotPossibleError(
+                f"the result has shape {actual.shape} where {expected.shape} was expected"
+            )
+        inside = self.margins(expected, margin)
+        names = [axis.name for axis in self.input.spatial]
+        sizes = tuple(n for a, n in zip(self.out_names, expected.shape, strict=True) if a in names)
+        return Difference(sizes, *relative_difference(actual, expected, self.channel, inside))
+
+    def expected(self, weights_format: str, sizes: Mapping[str, int]) -> Array:
+        """Return the result of the scene of these sizes, whole, in this process."""
+        key = (weights_format, tuple(sizes.values()))
+        if key not in self._whole:
+            (self._whole[key],) = self.here(weights_format)([self.scene(sizes)])
+        return self._whole[key]
+
+    def compare(self, batch: Batch, weights_format: str, handling: Handling) -> Comparison:
+        """Run test input and images of several sizes as a program handles them.
+
+        Parameters
+        ----------
+        batch : callable
+            The engine.
+        weights_format : str
+            What it runs; whole images are run here with the same.
+        handling : Handling
+            How the program pads and cuts.
+
+        Returns
+        -------
+        Comparison
+
+        Raises
+        ------
+        NotPossibleError
+            If the package leaves nothing to compare.
+        """
+        positions = self.positions()
+        too_rigid = ""
+        try:
+            several = self.tiled_sizes(handling)
+        except NotPossibleError as error:
+            several, too_rigid = [], str(error)
+        images = [np.asarray(self.test_input), *(self.scene(sizes) for sizes in several)]
+        legal = [axis.legal for axis in self.input.spatial]
+        plans = [cut([x.shape[p] for p in positions], handling, legal) for x in images]
+        given = [
+            take(x, positions, block, handling.mode)
+            for x, blocks in zip(images, plans, strict=True)
+            for block in blocks
+        ]
+        outputs = iter(batch(given))
+        joined: list[Array] = []
+        for index, (x, blocks) in enumerate(zip(images, plans, strict=True)):
+            whole = (
+                self.test_output
+                if index == 0
+                else self.expected(weights_format, several[index - 1])
+            )
+            if whole.ndim != x.ndim or any(whole.shape[p] != x.shape[p] for p in positions):
+                raise NotPossibleError("the output has another size than the input")
+            parts = [next(outputs) for _ in blocks]
+            joined.append(
+                join(parts, blocks, positions, [x.shape[p] for p in positions], rest=whole)
+            )
+        least = LEAST_MARGIN if handling.tile is not None else 0
+        margin = [max(a, b, least) for a, b in zip(handling.halo, self.halo, strict=True)]
+        return Comparison(
+            test=self.difference(joined[0], self.test_output, margin),
+            sizes=tuple(
+                self.difference(done, self.expected(weights_format, sizes), margin)
+                for done, sizes in zip(joined[1:], several, strict=True)
+            ),
+            too_rigid=too_rigid,
+        )
+
+    def compare_formats(self, formats: Sequence[str]) -> list[tuple[str, Difference]]:
+        """Compare weights formats with the first, at several sizes.
+
+        Returns
+        -------
+        list of tuple
+            Format and its difference.
+        """
+        reference, *others = formats
+        found: list[tuple[str, Difference]] = []
+        for sizes in self.sizes():
+            x = self.prepared(self.image(sizes))
+            with quiet():
+                expected = self.graph(reference)(x)
+                for name in others:
+                    actual = self.graph(name)(x)
+                    if actual.shape != expected.shape:
+                        words = " x ".join(map(str, sizes.values()))
+                        raise NotPossibleError(
+                            f"{name} returns {actual.shape} and {reference} {expected.shape} "
+                            f"at {words}"
+                        )
+                    found.append((name, self.difference(actual, expected, self.halo)))
+        return found

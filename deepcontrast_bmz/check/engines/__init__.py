@@ -1,0 +1,1 @@
+"""The programs' own engines, run here: environments of Python, libtorch and ONNX in Java."""

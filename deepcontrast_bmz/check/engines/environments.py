@@ -1,0 +1,563 @@
+"""Older and newer engines of Python, each in an environment of its own.
+
+An environment is made on demand in the cache folder and kept: from then on no network is needed.
+It holds the packages that are pinned here and, as links, torch with what torch needs from the
+environment of this process, since a wheel of torch brings gigabytes; nothing else of this process
+is seen from inside. What is run there is `environment_job.py`, which lies beside this file.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ENVIRONMENTS",
+    "Environment",
+    "Pin",
+    "Remark",
+    "check_in_environment",
+    "environment_missing",
+    "prepare_environment",
+    "run_in_environment",
+]
+
+import importlib.util
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepcontrast_bmz.check.engines.cache import cache_folder
+from deepcontrast_bmz.check.engines.engine import EngineError, EngineMissingError, EngineRun
+from deepcontrast_bmz.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+JOB = Path(__file__).with_name("environment_job.py")
+LINKS = "linked"
+STAMP = "ready.json"
+INSTALL_SECONDS = 1800.0
+START_SECONDS = 300.0
+LONGEST_MESSAGE = 400
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One requirement of an environment."""
+
+    requirement: str
+    """As pip reads it."""
+    reason: str
+    """Why this one."""
+    alone: bool = False
+    """Whether it is installed without what it asks for: what of that it needs is there."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An engine of Python at one version."""
+
+    name: str
+    """As ``--run`` names it."""
+    used_by: str
+    """Whose engine it is."""
+    pins: tuple[Pin, ...]
+    """What is installed."""
+    torch: bool
+    """Whether torch is linked in."""
+
+
+_PYDANTIC = Pin(
+    "pydantic>=2.11,<2.14",
+    "with pydantic 2.14 every release of bioimageio.spec up to 0.5.12 calls every model invalid",
+)
+
+
+def _onnxruntime(version: str, reason: str) -> Pin:
+    # It asks for sympy, protobuf and others, which only its tools import.
+    return Pin(f"onnxruntime{version}", reason, alone=True)
+
+
+_BEFORE_NUMPY_2 = Pin("numpy>=1.26,<2", "onnxruntime 1.15 was built for numpy 1")
+_NUMPY_2 = Pin("numpy>=2.1", "what its users get today")
+
+ENVIRONMENTS: dict[str, Environment] = {
+    e.name: e
+    for e in (
+        Environment(
+            "core-0.9.6",
+            "BioEngine and scripts of two years ago",
+            (
+                Pin("bioimageio.core==0.9.6", "brings bioimageio.spec 0.5.7.4, the oldest known"),
+                _PYDANTIC,
+                _BEFORE_NUMPY_2,
+                _onnxruntime("==1.15.1", "of the same time, and the oldest for Python 3.11"),
+            ),
+            torch=True,
+        ),
+        Environment(
+            "core-0.10.2",
+            "ilastik through tiktorch 26.5",
+            (
+                Pin("bioimageio.core==0.10.2", "that of tiktorch 26.5; bioimageio.spec 0.5.9.1"),
+                _PYDANTIC,
+                _NUMPY_2,
+                _onnxruntime("==1.20.1", "of the same time; tiktorch itself never runs ONNX"),
+            ),
+            torch=True,
+        ),
+        Environment(
+            "core-0.10.4",
+            "BioEngine",
+            (
+                Pin("bioimageio.core==0.10.4", "that of BioEngine; bioimageio.spec 0.5.10.2"),
+                _PYDANTIC,
+                _NUMPY_2,
+                _onnxruntime("==1.20.1", "that of BioEngine"),
+            ),
+            torch=True,
+        ),
+        Environment(
+            "core-0.11.0",
+            "bioimageio test and bioimageio predict",
+            (
+                Pin("bioimageio.core==0.11.0", "the reference, apart from what is installed here"),
+                _PYDANTIC,
+                _NUMPY_2,
+                _onnxruntime(">=1.25", "what its users get today"),
+            ),
+            torch=True,
+        ),
+        Environment(
+            "onnxruntime-1.15",
+            "programs of two years ago",
+            (
+                _BEFORE_NUMPY_2,
+                _onnxruntime("==1.15.1", "the oldest that is there for Python 3.11"),
+            ),
+            torch=False,
+        ),
+        Environment(
+            "onnxruntime-newest",
+            "programs to come",
+            (
+                _NUMPY_2,
+                _onnxruntime(">=1.25", "the newest on the day the environment is made"),
+            ),
+            torch=False,
+        ),
+    )
+}
+"""By name. What a package of these asks for beyond the pins is the newest that fits."""
+
+
+def _environment(name: str) -> Environment:
+    if name not in ENVIRONMENTS:
+        raise InputError(
+            f"environments are {', '.join(ENVIRONMENTS)}, not {name!r}: name one of these"
+        )
+    return ENVIRONMENTS[name]
+
+
+# ------------------------------------------------------------------------------ torch
+
+
+def _torch_and_needs() -> dict[str, metadata.Distribution]:
+    """Return torch and what it asks for, as far as it is installed here."""
+    found: dict[str, metadata.Distribution] = {}
+
+    def follow(name: str) -> None:
+        key = re.sub(r"[-_.]+", "-", name).lower()
+        # setuptools is for compiling extensions of torch, and would change how pip works there.
+        if key in found or key == "setuptools":
+            return
+        try:
+            distribution = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            return
+        found[key] = distribution
+        for line in distribution.requires or []:
+            named = re.match(r"[\w.-]+", line)
+            if named is not None and "extra ==" not in line:
+                follow(named.group())
+
+    follow("torch")
+    return found
+
+
+def _link_torch(python: Path, folder: Path) -> None:
+    """Make the folder that shows an environment torch and what torch needs, and nothing else."""
+    folder.mkdir()
+    for distribution in _torch_and_needs().values():
+        tops = {Path(str(file)).parts[0] for file in distribution.files or []}
+        for top in sorted(tops - {"..", "__pycache__"}):
+            source = Path(str(distribution.locate_file(top)))
+            link = folder / top
+            if source.exists() and not link.is_symlink() and not top.endswith(".pth"):
+                link.symlink_to(source, target_is_directory=source.is_dir())
+    # Behind the packages of the environment: what is pinned there comes first.
+    site = subprocess.run(
+        [str(python), "-I", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=START_SECONDS,
+    ).stdout.strip()
+    back = os.path.relpath(folder, site)
+    # A line of a .pth file that begins with import is run; relative to it, so that it can move.
+    (Path(site) / f"{LINKS}.pth").write_text(f"{back}\n", encoding="utf-8")
+
+
+# ----------------------------------------------------------------------------- making
+
+
+def _python(folder: Path) -> Path:
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def _stamp(environment: Environment) -> dict[str, Any]:
+    """Say what an environment is made of: another stamp, another environment."""
+    stamp: dict[str, Any] = {
+        "pins": [pin.requirement for pin in environment.pins],
+        "python": platform.python_version(),
+        "base": sys.base_prefix,
+    }
+    if environment.torch:
+        stamp["torch"] = {name: d.version for name, d in _torch_and_needs().items()}
+        stamp["torch_at"] = str(metadata.distribution("torch").locate_file(""))
+    return stamp
+
+
+def _ready(environment: Environment) -> Path | None:
+    """Return the python of an environment that is there and made of what it should be."""
+    folder = cache_folder("environments") / environment.name
+    try:
+        stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    python = _python(folder)
+    return python if stamp == _stamp(environment) and python.exists() else None
+
+
+def _installer(python: Path) -> list[str] | None:
+    """Return the command that installs into an environment, None if there is none."""
+    if importlib.util.find_spec("pip") is not None:
+        pip = [sys.executable, "-m", "pip", "--python", str(python), "install"]
+        return [*pip, "--disable-pip-version-check", "--no-input", "--no-compile", "--quiet"]
+    uv = shutil.which("uv")
+    return None if uv is None else [uv, "pip", "install", "--python", str(python), "--quiet"]
+
+
+def environment_missing(name: str) -> str | None:
+    """Say why an environment is not there and cannot be made; None if it may be.
+
+    Parameters
+    ----------
+    name : str
+        A name of `ENVIRONMENTS`.
+
+    Returns
+    -------
+    str or None
+        The reason in words. That a download fails shows only when it is tried.
+    """
+    environment = _environment(name)
+    if _ready(environment) is not None:
+        return None
+    if _installer(Path("python")) is None:
+        return "there is neither pip nor uv, which make environments: install pip"
+    return None
+
+
+def _installed(command: list[str], name: str) -> None:
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=INSTALL_SECONDS,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EngineMissingError(
+            f"{name} could not be made: not done after {INSTALL_SECONDS:.0f} s"
+        ) from error
+    if done.returncode != 0:
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no reason"]
+        errors = [line for line in lines if line.startswith("ERROR:")] or lines[-1:]
+        words = " ".join(errors[-1].removeprefix("ERROR:").split())[:LONGEST_MESSAGE]
+        raise EngineMissingError(f"{name} could not be made, the installer says: {words}")
+
+
+def _make(environment: Environment, folder: Path) -> None:
+    """Make an environment in a folder that does not exist yet."""
+    import venv
+
+    try:
+        venv.EnvBuilder(symlinks=os.name != "nt", with_pip=False).create(folder)
+        python = _python(folder)
+        installer = _installer(python)
+        if installer is None:
+            raise EngineMissingError(str(environment_missing(environment.name)))
+        together = [pin.requirement for pin in environment.pins if not pin.alone]
+        _installed([*installer, *together], environment.name)
+        for pin in environment.pins:
+            if pin.alone:
+                _installed([*installer, "--no-deps", pin.requirement], environment.name)
+        if environment.torch:
+            _link_torch(python, folder / LINKS)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise EngineMissingError(f"{environment.name} could not be made: {error}") from error
+    try:
+        started = _run(environment.name, python, {"task": "start"}, [], START_SECONDS)
+    except EngineError as error:
+        raise EngineMissingError(f"{environment.name} does not start here: {error}") from error
+    log.info("%s is made of %s", environment.name, started["versions"])
+    (folder / STAMP).write_text(json.dumps(_stamp(environment), indent=1), encoding="utf-8")
+
+
+def prepare_environment(name: str) -> Path:
+    """Make an environment, unless it is there already.
+
+    It appears whole or not at all; processes that want the same one at the same time wait.
+
+    Parameters
+    ----------
+    name : str
+        A name of `ENVIRONMENTS`.
+
+    Returns
+    -------
+    Path
+        Its python.
+
+    Raises
+    ------
+    EngineMissingError
+        If it cannot be made: no network, no installer, no wheel for this Python.
+    """
+    from filelock import FileLock
+
+    environment = _environment(name)
+    ready = _ready(environment)
+    if ready is not None:
+        return ready
+    parent = cache_folder("environments")
+    with FileLock(parent / f"{name}.lock"):
+        ready = _ready(environment)
+        if ready is not None:
+            return ready
+        log.info("making the environment %s, up to 150 MB; this happens once", name)
+        with tempfile.TemporaryDirectory(prefix="unfinished-", dir=parent) as temporary:
+            fresh = Path(temporary) / name
+            _make(environment, fresh)
+            if (parent / name).exists():
+                (parent / name).rename(Path(temporary) / "old")
+            fresh.rename(parent / name)
+        ready = _ready(environment)
+    if ready is None:
+        raise EngineMissingError(f"{name} was made, but is gone again")
+    return ready
+
+
+# ---------------------------------------------------------------------------- running
+
+
+def _variables() -> dict[str, str]:
+    """Return the variables of this process without those that would change an engine."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "BIOIMAGEIO_"))}
+    kept["BIOIMAGEIO_PERFORM_IO_CHECKS"] = "false"
+    return kept
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process with all its children."""
+    if os.name == "nt":
+        process.kill()
+        return
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        log.debug("it ended by itself")
+
+
+def _run(
+    name: str,
+    python: Path,
+    job: dict[str, Any],
+    inputs: Sequence[NDArray[np.float32]],
+    timeout: float,
+) -> dict[str, Any]:
+    """Run one job in an environment; return its answer, arrays under ``outputs``."""
+    with tempfile.TemporaryDirectory(prefix="dcbmz-env-", ignore_cleanup_errors=True) as temporary:
+        folder = Path(temporary)
+        for index, array in enumerate(inputs):
+            np.save(folder / f"input_{index}.npy", np.asarray(array, np.float32))
+        request = {**job, "inputs": len(inputs)}
+        (folder / "job.json").write_text(json.dumps(request), encoding="utf-8")
+        with (folder / "said.txt").open("wb") as said:
+            process = subprocess.Popen(
+                # Isolated: neither this folder nor the user's packages are seen.
+                [str(python), "-I", str(JOB), str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                env=_variables(),
+                cwd=folder,
+                start_new_session=True,
+            )
+            with process:
+                try:
+                    code = process.wait(timeout)
+                except subprocess.TimeoutExpired as error:
+                    _end(process)
+                    raise EngineError(f"{name} was not done after {timeout:g} s") from error
+                except BaseException:
+                    _end(process)
+                    raise
+        try:
+            answer = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            words = (folder / "said.txt").read_text(encoding="utf-8", errors="replace")
+            last = " ".join(" ".join(words.strip().splitlines()[-5:]).split())[-LONGEST_MESSAGE:]
+            said_it = last or "it said nothing"
+            raise EngineError(f"{name} ended with code {code}: {said_it}") from None
+        if "error" in answer:
+            raise EngineError(_short(answer["error"]))
+        answer["outputs"] = [
+            np.load(folder / f"output_{index}.npy", allow_pickle=False)
+            for index in range(int(answer.get("outputs", 0)))
+        ]
+        return answer
+
+
+def _short(words: object) -> str:
+    text = " ".join(str(words).split())
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[: LONGEST_MESSAGE - 3]}..."
+
+
+def run_in_environment(
+    name: str,
+    source: Path,
+    inputs: Sequence[NDArray[np.float32]],
+    *,
+    weights_format: str = "onnx",
+    repeats: int = 1,
+    timeout: float = 1800.0,
+) -> list[EngineRun]:
+    """Run a model on arrays in an environment.
+
+    Parameters
+    ----------
+    name : str
+        A name of `ENVIRONMENTS`.
+    source : Path
+        For ``core-...`` the description, whose pre- and postprocessing are run too, on whole
+        arrays; for ``onnxruntime-...`` the ONNX file.
+    inputs : sequence of array, float32
+        With all the axes of the input tensor.
+    weights_format : str
+        Which weights a core runs. State dicts run Python code of the package: the caller decides.
+    repeats : int
+        Runs of every input, at least 1.
+    timeout : float
+        Seconds for everything.
+
+    Returns
+    -------
+    list of EngineRun
+        One for each input.
+
+    Raises
+    ------
+    EngineMissingError
+        If the environment cannot be made.
+    EngineError
+        If the engine refuses, crashes or takes too long; in its own words.
+    """
+    python = prepare_environment(name)
+    job = {
+        "task": "onnx" if name.startswith("onnxruntime") else "predict",
+        "source": str(source.resolve()),
+        "weights_format": weights_format,
+        "repeats": repeats,
+    }
+    answer = _run(name, python, job, inputs, timeout)
+    return [
+        EngineRun(output, tuple(seconds))
+        for output, seconds in zip(answer["outputs"], answer["seconds"], strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What a core's own test says of one weights format."""
+
+    where: str
+    """The core's name for the step."""
+    words: str
+    """Its own."""
+    error: bool
+    """Whether the test fails for it; else it is a warning."""
+    crash: bool
+    """Whether the engine stopped, as against wrong values."""
+
+
+def check_in_environment(
+    name: str, description: Path, formats: Sequence[str], *, timeout: float = 1800.0
+) -> dict[str, tuple[str, tuple[Remark, ...]]]:
+    """Run the test of an older or newer core on the weights of a description.
+
+    Parameters
+    ----------
+    name : str
+        A ``core-...`` of `ENVIRONMENTS`.
+    description : Path
+        In a folder with its files; nothing in it may have to be looked up on the internet.
+    formats : sequence of str
+        Weights formats to test.
+    timeout : float
+        Seconds for everything.
+
+    Returns
+    -------
+    dict
+        By weights format: the status in the core's word, and its remarks.
+
+    Raises
+    ------
+    EngineMissingError
+        If the environment cannot be made.
+    EngineError
+        If it crashes or takes too long.
+    """
+    python = prepare_environment(name)
+    job = {"task": "test", "source": str(description.resolve()), "formats": list(formats)}
+    answer = _run(name, python, job, [], timeout)
+    return {
+        weights_format: (
+            str(tested["status"]),
+            tuple(
+                Remark(r["where"], _short(r["words"]), r["error"], r["crash"])
+                for r in tested["remarks"]
+            ),
+        )
+        for weights_format, tested in answer["tests"].items()
+    }

@@ -1,0 +1,301 @@
+"""Turns what engines did into the cells of the table."""
+
+from __future__ import annotations
+
+__all__ = ["Session", "attempt", "emulated", "judge", "run_real", "whole_image"]
+
+import logging
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from deepcontrast_bmz.check.compare import BORDER_TOLERANCE, TILE_TOLERANCE, Bench
+from deepcontrast_bmz.check.engines.engine import EngineError, EngineMissingError
+from deepcontrast_bmz.check.engines.networks import is_foreign_code, reads_itself
+from deepcontrast_bmz.check.findings import Finding
+from deepcontrast_bmz.check.processing import UnsupportedError
+from deepcontrast_bmz.check.tiling import NotPossibleError
+from deepcontrast_bmz.package.files import offline_description
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from deepcontrast_bmz.check.compare import Batch, Comparison
+    from deepcontrast_bmz.check.engines.engine import Engine, EngineRun
+    from deepcontrast_bmz.check.findings import Column, Measured
+    from deepcontrast_bmz.check.tiling import Handling
+    from deepcontrast_bmz.package.files import Package
+
+log = logging.getLogger(__name__)
+
+STALL = 1.5
+"""A later run may take so many times the first at the same size."""
+STALL_SECONDS = 1.0
+"""And so much more, since other work on the machine takes time too."""
+
+
+@dataclass
+class Session:
+    """One package while it is run, and what its engines share."""
+
+    package: Package
+    run_code: bool
+    _temporary: list[tempfile.TemporaryDirectory[str]] = field(
+        default_factory=list[tempfile.TemporaryDirectory[str]]
+    )
+
+    @cached_property
+    def bench(self) -> Bench:
+        """The images and comparisons.
+
+        Raises
+        ------
+        NotPossibleError
+            If the package leaves nothing to compare.
+        """
+        return Bench(self.package, self.run_code)
+
+    @cached_property
+    def offline_copy(self) -> Path:
+        """A copy of the files that are named, with a description that needs no internet."""
+        self._temporary.append(tempfile.TemporaryDirectory(prefix="dcbmz-check-"))
+        folder = Path(self._temporary[-1].name)
+        for reference in self.package.references:
+            source = self.package.file(reference.source)
+            if source is not None:
+                target = folder / reference.source
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+        description = folder / "rdf.yaml"
+        plain = offline_description(self.package.rdf)
+        description.write_text(
+            yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
+        return description
+
+    def close(self) -> None:
+        """Remove the copy."""
+        for temporary in self._temporary:
+            temporary.cleanup()
+
+
+@contextmanager
+def attempt(measured: Measured, columns: Sequence[Column], who: str) -> Generator[None]:
+    """Do the work; what the package makes impossible is skipped, what breaks has failed."""
+    try:
+        yield
+    except NotPossibleError as error:
+        for column in columns:
+            measured.note(column, "skipped", f"{who}: not compared: {error}")
+    except UnsupportedError as error:
+        for column in columns:
+            measured.note(column, "skipped", f"{who}: not emulated: the operation {error}")
+    except EngineMissingError as error:
+        for column in columns:
+            measured.note(column, "skipped", f"{who} was not run: {error}")
+    except EngineError as error:
+        measured.note("runs", "failed", f"{who}: {error}")
+    except Exception as error:
+        log.debug("the package broke its engine", exc_info=True)
+        words = " ".join(str(error).split())[:300]
+        measured.note(columns[0], "failed", f"{who}: the engine stopped: {words}")
+
+
+def judge(
+    measured: Measured, compared: Comparison, *, who: str, program: str, handling: Handling
+) -> None:
+    """Note what a comparison says: right values, any size, and seams where there are tiles."""
+    test = compared.test
+    if handling.tile is not None:
+        sides, halo = (" x ".join(map(str, n)) for n in (handling.tile, handling.halo))
+        how = f"tiles of {sides}, halo {halo}, mirrored ({handling.mode})"
+    elif any(handling.halo):
+        how = f"whole image mirrored by the halo ({handling.mode})"
+    else:
+        how = "whole image"
+    said = (
+        f"{who}, {how}: {test.within:.2g} of the range from the test output inside, "
+        f"{test.border:.2g} at the border"
+    )
+    if test.within > TILE_TOLERANCE:
+        measured.note("right_values", "failed", f"{said}; {TILE_TOLERANCE:g} is allowed inside")
+    else:
+        measured.note("right_values", "passed", said)
+    border = max(d.border for d in (test, *compared.sizes))
+    # Nothing in a package changes how a program mirrors that leaves the edge pixel out.
+    if border > BORDER_TOLERANCE and handling.mode == "symmetric":
+        met = f"{border:.2g} of the range within the halo of the border ({who})"
+        measured.findings.append(_border_finding(program, met))
+    column: Column = "any_size" if handling.tile is None else "seams"
+    if compared.too_rigid:
+        measured.note(column, "skipped", f"{who}: not compared: {compared.too_rigid}")
+        return
+    wrong = [found for found in compared.sizes if found.within > TILE_TOLERANCE]
+    for found in wrong:
+        words = (
+            f"{who}, image of {found.words}: {found.within:.2g} of the range from the whole image"
+        )
+        measured.note(column, "failed", f"{words} inside; {TILE_TOLERANCE:g} is allowed")
+    if not wrong:
+        within = max(found.within for found in compared.sizes)
+        border = max(found.border for found in compared.sizes)
+        words = ", ".join(found.words for found in compared.sizes)
+        said = f"{within:.2g} of the range from the whole image inside, {border:.2g} at the border"
+        measured.note(column, "passed", f"{who}, images of {words}: {said}")
+    if handling.tile is not None:
+        sizes = ", ".join(found.words for found in compared.sizes)
+        measured.note("any_size", "passed", f"{who}: {sizes} went through")
+
+
+def _border_finding(program: str, met: str) -> Finding:
+    return Finding(
+        rule=f"{program}.border",
+        severity="warning",
+        column="right_values",
+        met=met,
+        checks="the border of an image is right",
+        sees="Values at the border differ from those in other programs.",
+        mend="pad symmetrically by the halo inside the graph and crop",
+        source="measured",
+    )
+
+
+def whole_image(*, padded: bool) -> Callable[[Bench], Handling]:
+    """Return what programs do that run images whole; `padded`: mirrored by the halo before."""
+    return lambda bench: bench.whole(padded=padded)
+
+
+def _first_allowed(session: Session, formats: Sequence[str], *, own: bool) -> str:
+    """Return the first weights format that the package has and that may be run.
+
+    `own`: whether a state dict of this project, which needs none of the package's code, will do.
+    """
+    present = [f for f in formats if f in session.package.view.weights]
+    if not present:
+        raise NotPossibleError(f"there are no {' or '.join(formats)} weights")
+    reason = ""
+    for name in present:
+        reason = is_foreign_code(session.package, name)
+        itself = own and name == "pytorch_state_dict" and reads_itself(session.package)
+        if not reason or session.run_code or itself:
+            return name
+    raise NotPossibleError(f"{present[-1]} was not run: {reason}")
+
+
+def emulated(
+    session: Session,
+    measured: Measured,
+    engine: Engine,
+    formats: Sequence[str],
+    handle: Callable[[Bench], Handling],
+    *,
+    program: str,
+) -> None:
+    """Run weights in this process, handled as the program does.
+
+    Parameters
+    ----------
+    session : Session
+    measured : Measured
+        Receives the results.
+    engine : Engine
+        The emulation.
+    formats : sequence of str
+        What the program loads; the first that is there is run.
+    handle : callable
+        Returns how the program pads and cuts.
+    program : str
+        Name of the row.
+    """
+    with attempt(measured, engine.columns, "emulation"):
+        name = _first_allowed(session, formats, own=True)
+        who = f"emulated ({name})"
+        bench = session.bench
+        handling = handle(bench)
+        compared = bench.compare(bench.here(name), name, handling)
+        judge(measured, compared, who=who, program=program, handling=handling)
+
+
+def run_real(
+    session: Session,
+    measured: Measured,
+    engine: Engine,
+    formats: Sequence[str],
+    handle: Callable[[Bench], Handling],
+    *,
+    program: str,
+) -> None:
+    """Run weights in a real engine, handled as the program does; parameters as for `emulated`."""
+    with attempt(measured, engine.columns, engine.name):
+        name = _first_allowed(session, formats, own=False)
+        who = f"{engine.name} ({name})"
+        path = session.package.weights_file(name)
+        if path is None:
+            raise NotPossibleError(f"there is no file with {name} weights")
+        bench = session.bench
+        smallest: list[NDArray[np.float32]] = []
+
+        def network(arrays: Sequence[Any]) -> list[Any]:
+            smallest.append(min(arrays, key=lambda x: int(x.size)))
+            return [run.output for run in _run(engine, path, arrays)]
+
+        def whole_model(arrays: Sequence[Any]) -> list[Any]:
+            runs = _run_core(engine, session.offline_copy, arrays, name)
+            return [run.output for run in runs]
+
+        core = engine.name.startswith("core-")
+        batch: Batch = whole_model if core else bench.around(network)
+        handling = handle(bench)
+        compared = bench.compare(batch, name, handling)
+        measured.note("runs", "passed", f"{who} ran it")
+        judge(measured, compared, who=who, program=program, handling=handling)
+        if smallest:
+            (run,) = _run(engine, path, smallest[:1], repeats=3)
+            _note_stall(measured, program, who, run)
+
+
+def _run(
+    engine: Engine, path: Path, arrays: Sequence[NDArray[np.float32]], *, repeats: int = 1
+) -> list[EngineRun]:
+    if engine.where == "java":
+        from deepcontrast_bmz.check.engines.java import run_java
+
+        return run_java(engine.name, path, arrays, repeats=repeats)
+    from deepcontrast_bmz.check.engines.environments import run_in_environment
+
+    return run_in_environment(engine.name, path, arrays, repeats=repeats)
+
+
+def _run_core(
+    engine: Engine, description: Path, arrays: Sequence[Any], weights_format: str
+) -> list[EngineRun]:
+    from deepcontrast_bmz.check.engines.environments import run_in_environment
+
+    return run_in_environment(engine.name, description, arrays, weights_format=weights_format)
+
+
+def _note_stall(measured: Measured, program: str, who: str, run: EngineRun) -> None:
+    first, *later = run.seconds
+    if later and max(later) > STALL * first + STALL_SECONDS:
+        shown = ", ".join(f"{s:.1f} s" for s in run.seconds)
+        measured.findings.append(
+            Finding(
+                rule=f"{program}.stall",
+                severity="warning",
+                column="runs",
+                met=f"{shown} for the same image ({who})",
+                checks="later images of a size take no longer than the first",
+                sees="A pause of many seconds at the second image of every new size.",
+                mend="fold elementwise factors into convolutions, so that no fuser compiles them",
+                source="measured",
+            )
+        )

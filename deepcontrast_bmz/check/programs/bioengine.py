@@ -1,0 +1,133 @@
+"""BioEngine and other homes of older cores (bioimageio.core 0.9.6 to 0.10.4)."""
+
+from __future__ import annotations
+
+__all__ = ["PROGRAM"]
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from deepcontrast_bmz.check import faults as breaches
+from deepcontrast_bmz.check.engines.engine import Engine
+from deepcontrast_bmz.check.findings import Program, Rule
+from deepcontrast_bmz.package.description import as_list, as_map
+from deepcontrast_bmz.package.weights import onnx_facts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from deepcontrast_bmz.check.findings import Measured
+    from deepcontrast_bmz.check.measure import Session
+    from deepcontrast_bmz.package.files import Package
+
+NEW_INPUT_KEYS = ("pad", "output_of")
+
+
+def _new_input_keys(package: Package) -> Iterator[str]:
+    for index, tensor in enumerate(as_list(package.rdf.get("inputs"))):
+        for key in NEW_INPUT_KEYS:
+            if key in as_map(tensor):
+                yield f"inputs[{index}].{key}"
+
+
+def _shared_node_names(package: Package) -> Iterator[str]:
+    path = package.weights_file("onnx")
+    facts = onnx_facts(path) if path is not None else None
+    if facts is not None and facts.shared_names > 1:
+        yield f"{facts.shared_names} Slice and Gather nodes without a name of their own"
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "bioengine.plain-text",
+        "documentation and covers are plain file names",
+        "error",
+        "opens",
+        "The model is refused as invalid.",
+        "write the file name alone, as RDF 0.5.4 does",
+        "bioimageio.core 0.9.6 to 0.10.4, observed",
+        breaches.maps_for_text,
+    ),
+    Rule(
+        "bioengine.format-version",
+        "format_version is at most 0.5.4",
+        "warning",
+        "opens",
+        "What is new in the version is refused.",
+        "write format_version 0.5.4",
+        "bioimageio.core 0.9.6 to 0.10.4, read",
+        breaches.new_patch_version,
+    ),
+    Rule(
+        "bioengine.new-input-keys",
+        "inputs use no key that is newer than 0.5.4",
+        "error",
+        "opens",
+        "The model is refused as invalid: an unknown key.",
+        "leave the key out",
+        "bioimageio.core 0.9.6 to 0.10.4, read",
+        _new_input_keys,
+    ),
+    Rule(
+        "bioengine.script-frozen",
+        "TorchScript carries no function newer than torch 2.5",
+        "error",
+        "runs",
+        "Unknown builtin op when the model is loaded.",
+        "trace, or script and torch.jit.freeze",
+        "torch 2.5.1, observed",
+        breaches.unfrozen_interpolate,
+    ),
+    Rule(
+        "bioengine.onnx-version",
+        "the ONNX file has opset 21 or lower, IR version 10 or lower, and both as declared",
+        "error",
+        "runs",
+        "onnxruntime 1.20.1 refuses the file.",
+        "export with opset 17 and IR version 8",
+        "onnxruntime 1.20.1, read",
+        partial(breaches.onnx_too_new, opset=21, ir_version=10),
+    ),
+    Rule(
+        "bioengine.onnx-node-names",
+        "the Slice and Gather nodes of the ONNX file have names of their own",
+        "warning",
+        "runs",
+        "onnxruntime 1.20.1, which names what it fuses after the first node, may refuse the file.",
+        "name the nodes, each differently",
+        "onnxruntime 1.20.1, observed",
+        _shared_node_names,
+    ),
+)
+
+ENGINES = (
+    Engine(
+        "core-0.10.4",
+        "environment",
+        "BioEngine's bioimageio.core with its onnxruntime 1.20.1: its test and its values",
+        ("runs", "right_values", "any_size"),
+    ),
+)
+
+
+def measure(session: Session, engine: Engine, measured: Measured) -> None:
+    """Run BioEngine's core."""
+    from deepcontrast_bmz.check.measure import run_real, whole_image
+    from deepcontrast_bmz.check.programs.running_core import run_old_core
+
+    run_old_core(session, engine, measured)
+    formats = ("torchscript", "onnx", "pytorch_state_dict")
+    handling = whole_image(padded=False)
+    run_real(session, measured, engine, formats, handling, program="bioengine")
+    if measured.passed.get("any_size"):
+        measured.note("seams", "passed", "by its default, read: whole images")
+
+
+PROGRAM = Program(
+    "bioengine",
+    "BioEngine and older cores (bioimageio.core 0.9.6 to 0.10.4, torch 2.5.1)",
+    RULES,
+    "no older bioimageio.core was run (--run core-0.10.4 does)",
+    ENGINES,
+    measure,
+)

@@ -1,0 +1,468 @@
+"""bioimageio.core 0.11, the reference: its validator, its runner, and rules of its own."""
+
+from __future__ import annotations
+
+__all__ = ["PROGRAM", "offline_description"]
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepcontrast_bmz.check import faults as breaches
+from deepcontrast_bmz.check.engines.engine import Engine
+from deepcontrast_bmz.check.findings import Program, Rule
+from deepcontrast_bmz.check.programs import running_core
+from deepcontrast_bmz.package.description import as_list, as_map, text
+from deepcontrast_bmz.package.files import load_tensor, offline_description, sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from deepcontrast_bmz.check.findings import Measured
+    from deepcontrast_bmz.check.measure import Session
+    from deepcontrast_bmz.package.files import Package
+
+STATISTICS = ("scale_range", "zero_mean_unit_variance", "scale_mean_variance")
+
+
+def _missing_files(package: Package) -> Iterator[str]:
+    for reference in package.references:
+        if reference.remote:
+            if not reference.where.startswith(("documentation", "covers", "attachments")):
+                yield f"{reference.where} at an address, {reference.source}"
+        elif package.file(reference.source) is None:
+            yield f"{reference.where}: no file {reference.source!r}"
+
+
+def _wrong_sha256(package: Package) -> Iterator[str]:
+    for reference in package.references:
+        path = package.file(reference.source)
+        if path is None or reference.sha256 is None:
+            continue
+        actual = sha256_of(path)
+        if actual != reference.sha256.lower():
+            yield f"{reference.where}: {reference.sha256[:12]}... for a file of {actual[:12]}..."
+
+
+def _no_sha256(package: Package) -> Iterator[str]:
+    for reference in package.references:
+        demanded = reference.where.startswith(("weights", "inputs", "outputs"))
+        if demanded and reference.sha256 is None and ".dependencies" not in reference.where:
+            yield f"{reference.where} ({reference.source})"
+
+
+def _small_minimum(package: Package) -> Iterator[str]:
+    halo = package.view.halo
+    for tensor in package.view.inputs:
+        for axis in tensor.spatial:
+            margin, smallest = halo.get(axis.name, 0), axis.smallest
+            if margin and smallest is not None and smallest <= 2 * margin:
+                yield f"size from {smallest} and halo {margin} on axis {axis.name}"
+
+
+def _halo_off_step(package: Package) -> Iterator[str]:
+    halo = package.view.halo
+    for tensor in package.view.inputs:
+        for axis in tensor.spatial:
+            if axis.step and (2 * halo.get(axis.name, 0)) % axis.step:
+                yield f"step {axis.step} and halo {halo[axis.name]} on axis {axis.name}"
+
+
+def _some_sizes_only(package: Package) -> Iterator[str]:
+    for tensor in package.view.inputs:
+        for axis in tensor.spatial:
+            if axis.size is not None:
+                yield f"size {axis.size} only, on axis {axis.name} of {tensor.name}"
+            elif axis.step is not None and axis.step > 1:
+                yield f"step {axis.step} on axis {axis.name} of {tensor.name}"
+
+
+def _post_statistics(package: Package) -> Iterator[str]:
+    for tensor in package.view.outputs:
+        for operation in tensor.operations:
+            if operation.name not in STATISTICS or operation.kwargs.get("mode") == "fixed":
+                continue
+            own_range = operation.name == "scale_range" and not operation.kwargs.get(
+                "reference_tensor"
+            )
+            if own_range or operation.name == "scale_mean_variance":
+                yield f"{operation.name} on {tensor.name}"
+
+
+def _dataset_statistics(package: Package) -> Iterator[str]:
+    if package.view.is_04:
+        return
+    for tensor in package.view.inputs:
+        for operation in tensor.operations:
+            if operation.name not in STATISTICS:
+                continue
+            axes = as_list(operation.kwargs.get("axes"))
+            if not axes or "batch" in axes:
+                yield f"{operation.name} with axes {axes or 'missing'} on {tensor.name}"
+
+
+def _statistics_of_raw(package: Package) -> Iterator[str]:
+    for tensor in package.view.inputs:
+        changed = ""
+        for operation in tensor.operations:
+            if operation.name in STATISTICS and changed:
+                yield f"{operation.name} after {changed} on {tensor.name}"
+            if operation.name not in ("ensure_dtype", ""):
+                changed = operation.name
+
+
+def _integer_input(package: Package) -> Iterator[str]:
+    for tensor in package.view.inputs:
+        last = tensor.operations[-1] if tensor.operations else None
+        ensured = last is not None and last.name == "ensure_dtype"
+        if not tensor.data_type.startswith("float") and not ensured:
+            yield f"{tensor.data_type} in {tensor.name} without a last ensure_dtype: float32"
+
+
+def _no_channel_out(package: Package) -> Iterator[str]:
+    for tensor in package.view.outputs:
+        if tensor.axes and tensor.axis("channel") is None:
+            yield f"axes {', '.join(a.name for a in tensor.axes)} of {tensor.name}"
+
+
+def _no_cover(package: Package) -> Iterator[str]:
+    if not as_list(package.rdf.get("covers")):
+        yield "no covers"
+
+
+def _no_validation(package: Package) -> Iterator[str]:
+    value = package.rdf.get("documentation")
+    source = text(as_map(value).get("source")) if isinstance(value, dict) else text(value)
+    path = package.file(source)
+    if path is None:
+        return
+    words = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    if not any(line.startswith("#") and "validation" in line.lower() for line in words):
+        yield f"none in {source}"
+
+
+def _unreadable_tensor(package: Package) -> Iterator[str]:
+    for tensor in package.view.tensors:
+        array = load_tensor(package, tensor.test_source)
+        if array is None:
+            yield f"{tensor.test_source or 'no test tensor'} for {tensor.name}"
+        elif array.ndim != len(tensor.axes):
+            yield f"{array.ndim} axes in {tensor.test_source}, {len(tensor.axes)} declared"
+
+
+def _normalised_input(package: Package) -> Iterator[str]:
+    for tensor in package.view.inputs:
+        normalises = any(op.name in STATISTICS for op in tensor.operations)
+        array = load_tensor(package, tensor.test_source) if normalises else None
+        if array is None or array.size == 0 or not np.issubdtype(array.dtype, np.floating):
+            continue
+        centred = abs(float(array.mean())) < 0.05 and 0.9 < float(array.std()) < 1.1
+        unit = -0.5 <= float(array.min()) < 0.05 and 0.9 < float(array.max()) <= 2.0
+        if centred or unit:
+            yield f"{tensor.test_source} with values from {array.min():.3g} to {array.max():.3g}"
+
+
+def _tight_tolerance(package: Package) -> Iterator[str]:
+    zoo = as_map(as_map(package.rdf.get("config")).get("bioimageio"))
+    entries = [as_map(e) for e in as_list(zoo.get("reproducibility_tolerance"))]
+    absolute = [e.get("absolute_tolerance") for e in entries]
+    known = [float(a) for a in absolute if isinstance(a, int | float)]
+    limit = max(known, default=1e-3)
+    for tensor in package.view.outputs:
+        array = load_tensor(package, tensor.test_source)
+        if array is None or array.size == 0 or array.dtype.kind not in "fiu":
+            continue
+        scale = float(array.max()) - float(array.min())
+        # float32 in another order of summation differs by about 1e-6 of the range.
+        if scale > 0 and limit < 2e-6 * scale:
+            yield f"absolute_tolerance {limit:g} for values over a range of {scale:.4g}"
+
+
+def _channels_disagree(package: Package) -> Iterator[str]:
+    for tensor in package.view.tensors:
+        array = load_tensor(package, tensor.test_source)
+        if array is None or array.ndim != len(tensor.axes):
+            continue
+        for axis, size in zip(tensor.axes, array.shape, strict=True):
+            if axis.kind == "channel" and axis.size is not None and axis.size != size:
+                yield f"{axis.size} channels declared, {size} in {tensor.test_source}"
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "core.format-version",
+        "format_version is 0.4 or 0.5",
+        "error",
+        "opens",
+        "The description is read as another format and refused.",
+        "write format_version 0.5.4",
+        "bioimageio.spec, observed",
+        partial(breaches.unlike_versions, accepted=("0.4", "0.5")),
+    ),
+    Rule(
+        "core.files",
+        "every file that is named is in the package",
+        "error",
+        "opens",
+        "File not found; a mistyped name is looked up on the internet.",
+        "add the file or correct its name",
+        "bioimageio.spec, observed",
+        _missing_files,
+    ),
+    Rule(
+        "core.sha256",
+        "the sha256 is that of the file",
+        "error",
+        "opens",
+        "Sha256 mismatch: the model is refused.",
+        "write the sha256 of the file, or restore the file",
+        "bioimageio.spec, observed",
+        _wrong_sha256,
+    ),
+    Rule(
+        "core.sha256-given",
+        "weights and test tensors have a sha256",
+        "warning",
+        "opens",
+        "A damaged file goes unnoticed.",
+        "add sha256",
+        "bioimageio.spec, read",
+        _no_sha256,
+    ),
+    Rule(
+        "core.test-tensors",
+        "test tensors are .npy files with the declared axes",
+        "error",
+        "opens",
+        "The model cannot be tested.",
+        "save the test tensors with numpy.save",
+        "bioimageio.spec, observed",
+        _unreadable_tensor,
+    ),
+    Rule(
+        "core.channel-count",
+        "the channels are as many as declared",
+        "error",
+        "opens",
+        "The model is refused: the test tensor has another shape.",
+        "declare as many channel_names as there are channels",
+        "bioimageio.spec, observed",
+        _channels_disagree,
+    ),
+    Rule(
+        "core.min-halo",
+        "the smallest size is more than twice the halo",
+        "error",
+        "runs",
+        "The model is refused, or its smallest blocks are empty.",
+        "raise min or lower the halo",
+        "bioimageio.spec ModelDescr, observed",
+        _small_minimum,
+    ),
+    Rule(
+        "core.halo-step",
+        "twice the halo is a multiple of step",
+        "error",
+        "runs",
+        "Padding by the halo gives a size that the model refuses.",
+        "choose the halo as a multiple of step",
+        "bioimageio.core 0.11 predict, observed",
+        _halo_off_step,
+    ),
+    Rule(
+        "core.post-statistics",
+        "postprocessing needs no statistics of the output",
+        "error",
+        "runs",
+        "A KeyError.",
+        "compute it inside the graph",
+        "bioimageio.core 0.11 proc_ops, observed",
+        _post_statistics,
+    ),
+    Rule(
+        "core.integer-input",
+        "an integer input ends its preprocessing with ensure_dtype: float32",
+        "error",
+        "runs",
+        "The network gets integers and fails.",
+        "declare float32",
+        "bioimageio.core 0.11 proc_setup, observed",
+        _integer_input,
+    ),
+    Rule(
+        "core.dataset-statistics",
+        "statistics name their axes, batch not among them",
+        "warning",
+        "right_values",
+        "Statistics of all images together: a result depends on what else is in the folder.",
+        "write axes: [channel, y, x]",
+        "bioimageio.core 0.11 proc_ops, observed",
+        _dataset_statistics,
+    ),
+    Rule(
+        "core.statistics-first",
+        "statistics are taken before anything else changes the image",
+        "warning",
+        "right_values",
+        "They are those of the raw image, not of what the step is given.",
+        "put the step first",
+        "bioimageio.core 0.11 proc_setup, observed",
+        _statistics_of_raw,
+    ),
+    Rule(
+        "core.raw-test-input",
+        "the test input is as raw as what users have",
+        "warning",
+        "right_values",
+        "It is normalised twice, so the test proves nothing about raw images.",
+        "save the raw image and compute the output through the declared pipeline",
+        "bioimageio.core, reported by users",
+        _normalised_input,
+    ),
+    Rule(
+        "core.tolerance",
+        "the absolute tolerance fits the range of the output",
+        "warning",
+        "right_values",
+        "The test fails on another machine for rounding alone.",
+        "declare reproducibility_tolerance with an absolute part of about 1e-4 of the range",
+        "bioimageio.core 0.11 _get_tolerance, observed",
+        _tight_tolerance,
+    ),
+    Rule(
+        "core.any-size",
+        "images of any size are accepted",
+        "error",
+        "any_size",
+        "bioimageio predict refuses an image of another size.",
+        "extend and crop inside the graph and declare step 1",
+        "bioimageio.core 0.11 predict, observed",
+        _some_sizes_only,
+    ),
+    Rule(
+        "core.onnx-dynamic",
+        "the ONNX graph takes every size that is declared",
+        "error",
+        "any_size",
+        "onnxruntime refuses an image of another size.",
+        "export with dynamic batch, y and x",
+        "onnxruntime, reported by users",
+        breaches.onnx_static,
+    ),
+    Rule(
+        "core.blockwise-channel",
+        "the output has an axis called channel",
+        "warning",
+        "seams",
+        "bioimageio predict --blockwise fails.",
+        "add a channel axis",
+        "bioimageio.core 0.11 predict, observed",
+        _no_channel_out,
+    ),
+    Rule(
+        "core.cover",
+        "there is a cover",
+        "warning",
+        "opens",
+        "The zoo shows no picture.",
+        "add covers: [cover.png], 2:1 or 1:1, below 500 kB",
+        "bioimageio.spec, observed",
+        _no_cover,
+    ),
+    Rule(
+        "core.validation-heading",
+        "the documentation has a heading with the word Validation",
+        "warning",
+        "opens",
+        "bioimageio test warns.",
+        "say how the model was validated, under # Validation",
+        "bioimageio.spec ModelDescr, observed",
+        _no_validation,
+    ),
+    Rule(
+        "core.local-paths",
+        "weights hold no path of the machine that wrote them",
+        "warning",
+        "opens",
+        "Nothing; your folders are published.",
+        "strip the debug files (TorchScript) or the doc strings (ONNX)",
+        "TorchScript debug_pkl and ONNX metadata, observed",
+        breaches.debug_paths,
+    ),
+)
+
+
+def measure(session: Session, engine: Engine, measured: Measured) -> None:
+    """Run one of the engines."""
+    from deepcontrast_bmz.check.measure import run_real, whole_image
+
+    if engine.name == "core":
+        running_core.run_test(session, measured)
+    elif engine.name == "parity":
+        running_core.compare_formats(session, measured)
+    elif engine.name == "blockwise":
+        running_core.compare_blocks(session, engine, measured)
+    elif engine.name.startswith("core-"):
+        running_core.run_old_core(session, engine, measured)
+        handling = whole_image(padded=False)
+        run_real(session, measured, engine, ("torchscript", "onnx"), handling, program="core")
+    else:
+        handling = whole_image(padded=False)
+        run_real(session, measured, engine, ("onnx",), handling, program="core")
+
+
+ENGINES = (
+    Engine(
+        "core",
+        "this process",
+        "the reference test of bioimageio.core, on every weights format",
+        ("runs", "right_values"),
+    ),
+    Engine(
+        "parity",
+        "this process",
+        "the weights formats against each other, at several sizes",
+        ("any_size",),
+    ),
+    Engine(
+        "blockwise",
+        "this process",
+        "bioimageio predict --blockwise=N against the whole image",
+        ("seams",),
+    ),
+    Engine(
+        "core-0.9.6",
+        "environment",
+        "the test and the values of an old bioimageio.core with onnxruntime 1.15",
+        ("runs", "right_values", "any_size"),
+    ),
+    Engine(
+        "core-0.11.0",
+        "environment",
+        "the same with the reference, apart from what is installed here",
+        ("runs", "right_values", "any_size"),
+    ),
+    Engine(
+        "onnxruntime-1.15",
+        "environment",
+        "the ONNX file in an old onnxruntime",
+        ("runs", "right_values", "any_size"),
+    ),
+    Engine(
+        "onnxruntime-newest",
+        "environment",
+        "the ONNX file in the newest onnxruntime",
+        ("runs", "right_values", "any_size"),
+    ),
+)
+
+PROGRAM = Program(
+    "core",
+    "bioimageio.core 0.11 (bioimageio predict)",
+    RULES,
+    "bioimageio.core was not run (it was not asked for)",
+    ENGINES,
+    measure,
+    inspect=running_core.validate,
+)

@@ -1,0 +1,290 @@
+"""ilastik, which runs models through tiktorch 26.5 (bioimageio.core 0.10.2, torch 2.7)."""
+
+from __future__ import annotations
+
+__all__ = ["PROGRAM", "tile_size"]
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from deepcontrast_bmz.check import faults as breaches
+from deepcontrast_bmz.check.engines.engine import Engine
+from deepcontrast_bmz.check.findings import Program, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from deepcontrast_bmz.check.compare import Bench
+    from deepcontrast_bmz.check.findings import Measured
+    from deepcontrast_bmz.check.measure import Session
+    from deepcontrast_bmz.check.tiling import Handling
+    from deepcontrast_bmz.package.description import Axis, TensorView
+    from deepcontrast_bmz.package.files import Package
+
+FORMATS = ("torchscript", "pytorch_state_dict")
+AXES = ("batch", "time", "x", "y", "z", "channel")
+GRID = 16
+
+
+def tile_size(tensor: TensorView) -> dict[str, int]:
+    """Return the tile by axis id: the smallest n for which any axis reaches 512 (3-D: 64)."""
+    target = 64 if len(tensor.spatial) == 3 else 512
+    counts = [
+        max(0, -(-(target - axis.minimum) // axis.step))
+        for axis in tensor.spatial
+        if axis.minimum is not None and axis.step
+    ]
+    n = min(counts, default=0)
+
+    def side(axis: Axis) -> int:
+        if axis.minimum is None:
+            return axis.size or target
+        return axis.minimum + n * (axis.step or 0)
+
+    return {axis.name: side(axis) for axis in tensor.spatial}
+
+
+def _axis_names(package: Package) -> Iterator[str]:
+    for tensor in package.view.tensors:
+        for axis in tensor.axes:
+            if axis.name not in AXES:
+                yield f"axis {axis.name or axis.kind} of {tensor.name}"
+
+
+def _axis_order(package: Package) -> Iterator[str]:
+    if not package.view.inputs:
+        return
+    order = [axis.name for axis in package.view.inputs[0].axes]
+    for tensor in package.view.outputs:
+        names = [axis.name for axis in tensor.axes]
+        if "channel" not in names:
+            yield f"no channel axis in {tensor.name}"
+        elif [n for n in names if n in order] != [n for n in order if n in names]:
+            yield f"axes {', '.join(order)} in and {', '.join(names)} out"
+
+
+def _halo_on_tiles(package: Package) -> Iterator[tuple[str, int, int]]:
+    halo = package.view.halo
+    for tensor in package.view.inputs[:1]:
+        for name, side in tile_size(tensor).items():
+            yield name, side, halo.get(name, 0)
+
+
+def _nothing_left(package: Package) -> Iterator[str]:
+    for name, side, halo in _halo_on_tiles(package):
+        if side - 2 * halo <= 0:
+            yield f"halo {halo} on axis {name}, whose tiles have {side} pixels"
+
+
+def _no_halo(package: Package) -> Iterator[str]:
+    found = [halo for _, _, halo in _halo_on_tiles(package)]
+    if found and max(found) == 0:
+        yield "no halo on any axis of the outputs"
+
+
+def _off_grid(package: Package) -> Iterator[str]:
+    for name, side, halo in _halo_on_tiles(package):
+        if halo and name in ("y", "x") and (side - 2 * halo) % GRID:
+            yield f"{side} - 2 x {halo} = {side - 2 * halo} on axis {name}"
+
+
+def _small_volumes(package: Package) -> Iterator[str]:
+    if not package.view.inputs or len(package.view.inputs[0].spatial) != 3:
+        return
+    halo = package.view.halo
+    for axis in package.view.inputs[0].spatial:
+        if axis.name in ("y", "x") and halo.get(axis.name, 0) and (axis.smallest or 0) < 128:
+            yield f"min {axis.smallest} on axis {axis.name}"
+
+
+def _not_float(package: Package) -> Iterator[str]:
+    for tensor in package.view.inputs:
+        if tensor.data_type != "float32":
+            yield f"{tensor.data_type} in {tensor.name}"
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "ilastik.plain-text",
+        "documentation and covers are plain file names",
+        "error",
+        "opens",
+        "The model is refused as invalid.",
+        "write the file name alone, as RDF 0.5.4 does",
+        "bioimageio.core 0.10.2, observed",
+        breaches.maps_for_text,
+    ),
+    Rule(
+        "ilastik.format-version",
+        "format_version is at most 0.5.4",
+        "warning",
+        "opens",
+        "What is new in the version is refused.",
+        "write format_version 0.5.4",
+        "bioimageio.core 0.10.2, read",
+        breaches.new_patch_version,
+    ),
+    Rule(
+        "ilastik.one-tensor",
+        "the model has one input and one output",
+        "error",
+        "opens",
+        "The model is refused.",
+        "return one tensor with several channels",
+        "tiktorch, read",
+        partial(breaches.more_than_one_tensor, outputs=True),
+    ),
+    Rule(
+        "ilastik.axis-names",
+        f"axes are called {', '.join(AXES)}",
+        "error",
+        "opens",
+        "The model is refused.",
+        "rename the axes",
+        "tiktorch, read",
+        _axis_names,
+    ),
+    Rule(
+        "ilastik.axis-order",
+        "the output has a channel axis, and its axes are in the order of the input's",
+        "error",
+        "runs",
+        "The result cannot be placed into the image.",
+        "return batch, channel, y, x",
+        "tiktorch, read",
+        _axis_order,
+    ),
+    Rule(
+        "ilastik.weights-format",
+        "there are TorchScript weights or a state dict",
+        "error",
+        "runs",
+        "The model cannot be loaded; ONNX is never used.",
+        "add TorchScript weights",
+        "tiktorch, read",
+        partial(breaches.no_such_weights, accepted=FORMATS),
+    ),
+    Rule(
+        "ilastik.script-frozen",
+        "TorchScript carries no function newer than torch 2.7",
+        "error",
+        "runs",
+        "Unknown builtin op when the model is loaded.",
+        "trace, or script and torch.jit.freeze",
+        "torch 2.7, observed",
+        breaches.unfrozen_interpolate,
+    ),
+    Rule(
+        "ilastik.halo-fits",
+        "the halo leaves something of a tile",
+        "error",
+        "runs",
+        "Tiles of size zero.",
+        "declare a smaller halo or a larger min",
+        "ilastik's tile rule, executed",
+        _nothing_left,
+    ),
+    Rule(
+        "ilastik.data-type",
+        "the input is float32",
+        "warning",
+        "right_values",
+        "The input is cast to float32 whatever is declared.",
+        "declare float32",
+        "ilastik, read",
+        _not_float,
+    ),
+    Rule(
+        "ilastik.small-volumes",
+        "a 3-D model with a halo has a min of 128 or more in y and x",
+        "warning",
+        "any_size",
+        "Up to sixteen times the work, since hardly anything is left of a tile.",
+        "declare min 128 for y and x",
+        "ilastik's tile rule, executed",
+        _small_volumes,
+    ),
+    Rule(
+        "ilastik.halo",
+        "the output declares a halo",
+        "error",
+        "seams",
+        "Tiles are joined without overlap: seams.",
+        "declare the measured halo on y and x of the output",
+        "tiktorch, observed",
+        _no_halo,
+    ),
+    Rule(
+        "ilastik.mean-std",
+        "no normalisation by the mean and deviation of the image",
+        "error",
+        "seams",
+        "Every tile is normalised by itself: tiles of different brightness.",
+        "normalise by fixed numbers, or inside a graph that needs none",
+        "tiktorch: predict_sample_without_blocking per tile, observed",
+        partial(breaches.image_statistics, operations=("zero_mean_unit_variance",)),
+    ),
+    Rule(
+        "ilastik.percentiles-per-tile",
+        "no normalisation by percentiles of the image",
+        "warning",
+        "seams",
+        "Every tile is normalised by itself: tiles of different brightness.",
+        "normalise by fixed numbers, or use a graph that needs none",
+        "tiktorch: predict_sample_without_blocking per tile, observed",
+        partial(breaches.image_statistics, operations=("scale_range",)),
+    ),
+    Rule(
+        "ilastik.grid",
+        f"what is left of a tile without its halo is a multiple of {GRID}",
+        "warning",
+        "seams",
+        "A network that pools sees every tile at another position of its grid.",
+        "choose the halo so that 512 - 2 halo is a multiple of 16, for example 64",
+        "ilastik's tile rule, observed",
+        _off_grid,
+    ),
+)
+
+ENGINES = (
+    Engine(
+        "ilastik",
+        "this process",
+        "emulation: TorchScript, or else the state dict, in ilastik's tiles",
+        ("right_values", "any_size", "seams"),
+    ),
+    Engine(
+        "core-0.10.2",
+        "environment",
+        "the bioimageio.core of tiktorch in ilastik's tiles",
+        ("runs", "right_values", "any_size", "seams"),
+    ),
+)
+
+
+def handling(bench: Bench) -> Handling:
+    """Return how ilastik cuts images: tiles of 512 (3-D: 64), mirrored without the edge pixel."""
+    named = tile_size(bench.input)
+    return bench.tiles([named[a.name] for a in bench.input.spatial], bench.halo, "reflect")
+
+
+def measure(session: Session, engine: Engine, measured: Measured) -> None:
+    """Run tiktorch's core, or the weights here, in ilastik's tiles."""
+    from deepcontrast_bmz.check.measure import emulated, run_real
+    from deepcontrast_bmz.check.programs.running_core import run_old_core
+
+    if engine.real:
+        run_old_core(session, engine, measured, FORMATS)
+        run_real(session, measured, engine, FORMATS, handling, program="ilastik")
+    else:
+        emulated(session, measured, engine, FORMATS, handling, program="ilastik")
+
+
+PROGRAM = Program(
+    "ilastik",
+    "ilastik through tiktorch 26.5 (bioimageio.core 0.10.2, torch 2.7)",
+    RULES,
+    "tiktorch's core was not run (--run core-0.10.2 does)",
+    ENGINES,
+    measure,
+)

@@ -1,0 +1,358 @@
+"""bioimageio.core at work: its validator, its test, its blocks; this release and older ones."""
+
+from __future__ import annotations
+
+__all__ = ["compare_blocks", "compare_formats", "run_old_core", "run_test", "validate"]
+
+import copy
+import io
+from contextlib import redirect_stderr
+from typing import TYPE_CHECKING, Any, cast
+
+from deepcontrast_bmz.check.engines.networks import RUNNABLE, is_foreign_code, reads_itself
+from deepcontrast_bmz.check.engines.quiet import quiet
+from deepcontrast_bmz.check.findings import Finding
+from deepcontrast_bmz.package.description import as_list, as_map
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from deepcontrast_bmz.check.compare import Bench
+    from deepcontrast_bmz.check.engines.engine import Engine
+    from deepcontrast_bmz.check.engines.environments import Remark
+    from deepcontrast_bmz.check.findings import Column, Measured
+    from deepcontrast_bmz.check.measure import Session
+    from deepcontrast_bmz.package.files import Package
+
+# Severity of bioimageio.spec from which a remark is a warning.
+WARNING = 30
+LARGEST_BLOCKED = 2**20
+"""Pixels of the image that is run in blocks, which overlap by two halos."""
+
+
+def _located(entry: Any) -> str:
+    where = ".".join(str(part) for part in entry.loc)
+    return f"{where}: {entry.msg}" if where else str(entry.msg)
+
+
+def _entries(details: Any) -> Iterator[tuple[Any, str, bool]]:
+    """Yield (detail, words, is_error) for every error and every remark worth a warning."""
+    for detail in details:
+        for error in detail.errors:
+            yield detail, _located(error), True
+        for warning in detail.warnings:
+            if warning.severity >= WARNING:
+                yield detail, _located(warning), False
+
+
+def _short(words: str) -> str:
+    return " ".join(words.split())[:300]
+
+
+def _judged(message: str, error: bool, where: str) -> Finding:
+    return Finding(
+        rule="core.validator" if error else "core.validator-warning",
+        severity="error" if error else "warning",
+        column="opens",
+        met=_short(message),
+        checks="the reference validator accepts the description"
+        if error
+        else "the reference validator has nothing to remark",
+        sees="The model is refused as invalid." if error else "A warning.",
+        mend="correct the key it names",
+        source=where,
+    )
+
+
+def _has_github_user(rdf: dict[str, Any]) -> bool:
+    people = [*as_list(rdf.get("authors")), *as_list(rdf.get("maintainers"))]
+    return any(as_map(person).get("github_user") for person in people)
+
+
+def validate(package: Package) -> list[Finding]:
+    """Return what the reference validator says of the description, without looking at files."""
+    with quiet():
+        from bioimageio.spec import ValidationContext, validate_format
+
+        context = ValidationContext(
+            root=package.root, file_name=package.rdf_name, perform_io_checks=False
+        )
+        try:
+            summary = validate_format(copy.deepcopy(package.rdf), context=context)
+        except Exception as error:
+            where = "bioimageio.spec validate_format, stopped by the description"
+            return [_judged(f"{type(error).__name__}: {error}", True, where)]
+    found: list[Finding] = []
+    for _, words, is_error in _entries(summary.details):
+        finding = _judged(words, is_error, "bioimageio.spec validate_format")
+        if finding not in found:
+            found.append(finding)
+    return found
+
+
+# ----------------------------------------------------------------------------- its test
+
+
+def _testable(
+    session: Session, measured: Measured, who: str, formats: Sequence[str] = RUNNABLE
+) -> list[str]:
+    """Return the weights formats that may be run; note why others are not."""
+    wanted: list[str] = []
+    for name in session.package.view.weights:
+        if name not in formats:
+            if name not in RUNNABLE:
+                words = f"{who}{name}: its engine is not among {', '.join(RUNNABLE)}"
+                measured.note("runs", "skipped", words)
+            continue
+        foreign = is_foreign_code(session.package, name)
+        if foreign and not session.run_code:
+            for column in ("runs", "right_values"):
+                measured.note(column, "skipped", f"{who}{name} was not run: {foreign}")
+        else:
+            wanted.append(name)
+    named = session.package.references
+    if any(reference.remote for reference in named if "weights" in reference.where):
+        words = f"{who}weights lie at an address and are not downloaded"
+        measured.note("runs", "skipped", words)
+        return []
+    return wanted
+
+
+def run_test(session: Session, measured: Measured) -> None:
+    """Run the reference test on every weights format and note what it says."""
+    for name in _testable(session, measured, ""):
+        _test(session.package, session.offline_copy, name, measured)
+
+
+def _test(package: Package, description: Path, name: str, measured: Measured) -> None:
+    with quiet():
+        import bioimageio.core
+
+        try:
+            summary = bioimageio.core.test_model(
+                description,
+                weight_format=cast("Any", name),
+                devices=["cpu"] if name != "onnx" else ["CPUExecutionProvider"],
+            )
+        except Exception as error:
+            measured.note("runs", "failed", f"{name}: {_short(str(error))}")
+            return
+    broken: set[str] = set()
+    known = {(f.rule, f.met) for f in measured.findings}
+    for detail, words, is_error in _entries(summary.details):
+        if is_error and detail.name.startswith(("Reproduce", "Run ")):
+            crash = any(error.with_traceback for error in detail.errors)
+            reproduce = detail.name.startswith("Reproduce") and not crash
+            column: Column = "right_values" if reproduce else "runs"
+            broken.add(column)
+            measured.note(column, "failed", f"{name}: {_short(words)}")
+            continue
+        # The copy that is tested has no github_user, so this one remark is ours.
+        if not is_error and "github_user" in words and _has_github_user(package.rdf):
+            continue
+        if is_error:
+            broken.add("opens")
+        finding = _judged(words, is_error, "bioimageio.core 0.11 test_model")
+        if (finding.rule, finding.met) not in known:
+            known.add((finding.rule, finding.met))
+            measured.findings.append(finding)
+    # The status of a failed inference is `valid-format`, which is no praise.
+    if summary.status != "passed" and not broken:
+        broken.add("runs")
+        measured.note("runs", "failed", f"{name}: the test ended as {summary.status}")
+    if not broken & {"opens", "runs"}:
+        measured.note("runs", "passed", f"{name}: bioimageio.core ran it at several sizes")
+        if "right_values" not in broken:
+            words = f"{name}: bioimageio.core reproduced the test output"
+            measured.note("right_values", "passed", words)
+
+
+def run_old_core(
+    session: Session, engine: Engine, measured: Measured, formats: Sequence[str] = RUNNABLE
+) -> None:
+    """Run the test of a core that has an environment of its own.
+
+    Parameters
+    ----------
+    session : Session
+    engine : Engine
+        A ``core-...``.
+    measured : Measured
+        Receives the results.
+    formats : sequence of str
+        Weights formats that the program runs.
+    """
+    from deepcontrast_bmz.check.engines.environments import check_in_environment
+    from deepcontrast_bmz.check.measure import attempt
+
+    with attempt(measured, engine.columns, engine.name):
+        wanted = _testable(session, measured, f"{engine.name}: ", formats)
+        tested = check_in_environment(engine.name, session.offline_copy, wanted)
+        for name, (status, remarks) in tested.items():
+            _note_old(measured, f"{engine.name} ({name})", status, remarks)
+
+
+def _note_old(measured: Measured, who: str, status: str, remarks: Sequence[Remark]) -> None:
+    broken: set[Column] = set()
+    for remark in remarks:
+        if not remark.error:
+            continue
+        if remark.where.startswith("Reproduce") and not remark.crash:
+            column: Column = "right_values"
+        elif remark.where.startswith(("Reproduce", "Run ", "test")):
+            column = "runs"
+        else:
+            column = "opens"
+        broken.add(column)
+        measured.note(column, "failed", f"{who}: {remark.words}")
+    if status != "passed" and not broken:
+        broken.add("runs")
+        measured.note("runs", "failed", f"{who}: the test ended as {status}")
+    if not broken & {"opens", "runs"}:
+        measured.note("runs", "passed", f"{who} ran its own test at several sizes")
+        if "right_values" not in broken:
+            measured.note("right_values", "passed", f"{who} reproduced the test output")
+
+
+# ------------------------------------------------------------------- formats and blocks
+
+
+def compare_formats(session: Session, measured: Measured) -> None:
+    """Run all weights formats at several sizes and compare them with the first."""
+    from deepcontrast_bmz.check.compare import FORMAT_TOLERANCE
+    from deepcontrast_bmz.check.measure import attempt
+    from deepcontrast_bmz.check.tiling import NotPossibleError
+
+    with attempt(measured, ("any_size",), "formats"):
+        bench = session.bench
+        present = [f for f in RUNNABLE if f in session.package.view.weights]
+        formats: list[str] = []
+        for name in present:
+            reason = is_foreign_code(session.package, name)
+            own = name == "pytorch_state_dict" and reads_itself(session.package)
+            if reason and not session.run_code and not own:
+                measured.note("any_size", "skipped", f"{name} was not run: {reason}")
+            else:
+                formats.append(name)
+        if not formats:
+            raise NotPossibleError("there are no weights that may be run")
+        worst: dict[str, tuple[float, str]] = {}
+        for name, found in bench.compare_formats(formats):
+            larger = max(found.within, found.border)
+            if name not in worst or larger > worst[name][0]:
+                place = "inside" if found.within >= found.border else "at the border"
+                worst[name] = (larger, f"{larger:.2g} of the range, {place}, at {found.words}")
+        for name, (larger, words) in worst.items():
+            if larger > FORMAT_TOLERANCE:
+                said = (
+                    f"{name} differs from {formats[0]} by {words}; {FORMAT_TOLERANCE:g} is allowed"
+                )
+                measured.note("right_values", "failed", said)
+            else:
+                said = f"{name} and {formats[0]} agree to {larger:.1g} of the range"
+                measured.note("right_values", "passed", said)
+        sizes = ", ".join(" x ".join(map(str, s.values())) for s in bench.sizes())
+        measured.note("any_size", "passed", f"{', '.join(formats)} ran at {sizes}")
+
+
+def _block_parameter(bench: Bench) -> tuple[int, dict[str, int]]:
+    """Return N of ``--blockwise=N``, and sizes of an image of several such blocks.
+
+    One N goes for all axes: that with which blocks are about twice as large as their two halos.
+    """
+    from deepcontrast_bmz.check.tiling import NotPossibleError
+
+    n = 0
+    for axis, halo in zip(bench.input.spatial, bench.halo, strict=True):
+        if axis.step and axis.minimum is not None:
+            n = max(n, -(-(4 * halo - axis.minimum) // axis.step))
+    n = max(n, 1)
+    sizes: dict[str, int] = {}
+    for axis, halo in zip(bench.input.spatial, bench.halo, strict=True):
+        if axis.size is not None or axis.minimum is None:
+            raise NotPossibleError("the model takes one size only, which is its only block")
+        block = axis.minimum + n * max(axis.step or 0, 0)
+        # Off the grid of the blocks, by an odd number.
+        sizes[axis.name] = axis.legal(block + max((block - 2 * halo) // 2, 1) | 1)
+    voxels = 1
+    for size in sizes.values():
+        voxels *= size
+    if voxels > LARGEST_BLOCKED:
+        raise NotPossibleError(f"an image of several blocks has {voxels} pixels")
+    return n, sizes
+
+
+def compare_blocks(session: Session, engine: Engine, measured: Measured) -> None:
+    """Compare ``bioimageio predict --blockwise=N`` with the whole image."""
+    from deepcontrast_bmz.check.compare import BORDER_TOLERANCE, TILE_TOLERANCE
+    from deepcontrast_bmz.check.measure import attempt
+    from deepcontrast_bmz.check.tiling import NotPossibleError
+
+    with attempt(measured, engine.columns, "--blockwise"):
+        bench = session.bench
+        if session.package.view.is_04:
+            raise NotPossibleError("bioimageio.core cuts no image for a 0.4 description")
+        weights = session.package.view.weights
+        formats = [f for f in RUNNABLE if f in weights]
+        allowed = [
+            f for f in formats if session.run_code or not is_foreign_code(session.package, f)
+        ]
+        if not allowed:
+            raise NotPossibleError("there are no weights that may be run")
+        bench.positions()
+        n, sizes = _block_parameter(bench)
+        whole, blocks = _both_ways(session, allowed[0], n, bench.scene(sizes))
+        found = bench.difference(blocks, whole, bench.halo)
+        said = (
+            f"{allowed[0]}, {found.words} with --blockwise={n}: {found.within:.2g} of the range "
+            f"from the whole image inside, {found.border:.2g} at the border"
+        )
+        if found.within > TILE_TOLERANCE:
+            measured.note("seams", "failed", f"{said}; {TILE_TOLERANCE:g} is allowed inside")
+        else:
+            measured.note("seams", "passed", said)
+        if found.border > BORDER_TOLERANCE:
+            measured.findings.append(
+                Finding(
+                    rule="core.blockwise-border",
+                    severity="warning",
+                    column="seams",
+                    met=f"{found.border:.2g} of the range within the halo of the border",
+                    checks="blocks at the border are those of the whole image",
+                    sees="bioimageio predict gives other values there with --blockwise.",
+                    mend="use no statistics of the image, and pad symmetrically inside the graph",
+                    source="measured",
+                )
+            )
+
+
+def _both_ways(session: Session, weights_format: str, n: int, image: Any) -> tuple[Any, Any]:
+    """Run an image whole and in blocks through bioimageio.core."""
+    import torch
+    from bioimageio.core import create_prediction_pipeline
+    from bioimageio.core.digest_spec import create_sample_for_model, get_member_id
+    from bioimageio.spec import load_model_description
+
+    unoptimised = torch.jit.optimized_execution(  # pyright: ignore[reportPrivateImportUsage]
+        False
+    )
+    # Its progress bars are for people who asked for them.
+    with quiet(), unoptimised, redirect_stderr(io.StringIO()):
+        description: Any = load_model_description(session.offline_copy, perform_io_checks=False)
+        entry = get_member_id(description.inputs[0])
+        leaves = get_member_id(description.outputs[0])
+        devices = ["cpu"] if weights_format != "onnx" else ["CPUExecutionProvider"]
+        pipeline = create_prediction_pipeline(
+            description, weights_format=cast("Any", weights_format), devices=devices
+        )
+        results: list[Any] = []
+        with pipeline:
+            for blockwise in (False, True):
+                sample = create_sample_for_model(description, inputs={entry: image})
+                if blockwise:
+                    done = pipeline.predict_sample_with_blocking(sample, ns=n)
+                else:
+                    done = pipeline.predict_sample_without_blocking(sample)
+                results.append(done.members[leaves].data.values)
+    return results[0], results[1]

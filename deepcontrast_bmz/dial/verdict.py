@@ -1,0 +1,158 @@
+"""The verdict on an enhanced image: whether the recording supports its contrast.
+
+Contrast alone proves nothing: gamma, subtraction and sharpening gain it, too. An image is refused
+if it has more contrast than a reference, if it shows less than no light, if degraded again it is
+not the recording, or if it is noise that was amplified. Where nothing of that can be measured, it
+says so.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CONSISTENT",
+    "HIGHEST_RECOVERY",
+    "LIMITS",
+    "Finding",
+    "Verdict",
+    "darkness",
+    "judge",
+    "too_dark",
+]
+
+import math
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+if TYPE_CHECKING:
+    from deepcontrast_bmz.physics.noise import Array, NoiseModel
+
+Verdict = Literal["ok", "over-enhanced", "inconsistent", "unmeasurable"]
+
+HIGHEST_RECOVERY = 1.15
+"""Contrast beyond this share of the reference's is over-enhanced."""
+CONSISTENT = (0.9, 1.1)
+"""Forward consistency of an image that explains the recording up to its noise. Above, contrast is
+wrong, which the misfit tells, or detail was lost; below, the image has kept some of the noise, as
+every small dial does. Neither alone is a reason to refuse it."""
+
+
+class _Limits(NamedTuple):
+    misfit: float = 0.2
+    """Largest systematic misfit of structure coarser than noise hides, in noise variances."""
+    darkness_sd: float = 4.0
+    """How far the dark parts may sink below the offset, in noise deviations..."""
+    darkness_share: float = 0.05
+    """... and in shares of the brightness: the offset itself is only known so well."""
+    noise: float = 1.25
+    """How much more the noise may grow than the contrast."""
+
+
+LIMITS = _Limits()
+
+
+class Finding(NamedTuple):
+    """A verdict and its reason."""
+
+    verdict: Verdict
+    why: str
+    """What speaks against it, or what could not be measured, in plain words."""
+
+
+def darkness(image: Array, offset: float, noise: NoiseModel) -> tuple[float, float]:
+    """Return how far the darkest percent lies below the camera offset: there is no negative light.
+
+    The image is smoothed first, so that single noisy pixels do not count.
+
+    Parameters
+    ----------
+    image : ndarray, (Y, X)
+        Counts.
+    offset : float
+        Counts in the dark.
+    noise : NoiseModel
+        Of the recording.
+
+    Returns
+    -------
+    deviations, share : float
+        In deviations of the recording's noise there, and in shares of the brightness; negative
+        where all is lighter than the offset.
+    """
+    smooth = ndimage.gaussian_filter(np.asarray(image, dtype=np.float64), 2.0)
+    low, high = (float(v) for v in np.quantile(smooth, (0.01, 0.99)))
+    deviation = math.sqrt(float(noise.variance(torch.tensor(offset))))
+    return (offset - low) / deviation, (offset - low) / max(high - offset, 1e-30)
+
+
+def too_dark(below_offset: tuple[float, float]) -> bool:
+    """Return whether dark parts lie so far below the offset that it is no accident.
+
+    Parameters
+    ----------
+    below_offset : (float, float)
+        From `darkness`.
+    """
+    deviations, share = below_offset
+    return deviations > LIMITS.darkness_sd and share > LIMITS.darkness_share
+
+
+def judge(
+    recovery: float | None,
+    misfit: float | None,
+    *,
+    below_offset: tuple[float, float] | None = None,
+    noise_gain: float | None = None,
+    contrast_gain: float | None = None,
+    model_error: float = 0.0,
+) -> Finding:
+    """Return the verdict on one image.
+
+    Parameters
+    ----------
+    recovery : float or None
+        Contrast recovery; None without a reference.
+    misfit : float or None
+        Systematic misfit; None where the recording has no measurable noise off masks.
+    below_offset : (float, float) or None
+        From `darkness`; None where the offset cannot be known.
+    noise_gain, contrast_gain : float or None
+        How many times the deviation of the noise, and the contrast, are the recording's.
+    model_error : float
+        What the limit of the misfit is widened by, see `evidence.model_error`.
+
+    Returns
+    -------
+    Finding
+        *Over-enhanced* above a recovery of 1.15, with dark parts more than 4 deviations and 5 %
+        below the offset, or where noise grew 1.25 times as much as contrast and at all;
+        *inconsistent* above a misfit of 0.2, widened by the error of the tissue model;
+        *unmeasurable* if neither recovery nor misfit is known.
+    """
+    if recovery is not None and recovery > HIGHEST_RECOVERY:
+        return Finding("over-enhanced", f"its contrast is {recovery:.2f} times the reference's")
+    if misfit is not None and misfit > LIMITS.misfit + model_error:
+        return Finding(
+            "inconsistent",
+            f"degraded again it misses the recording by a systematic {misfit:.2f} of its noise",
+        )
+    if below_offset is not None and too_dark(below_offset):
+        return Finding(
+            "over-enhanced",
+            f"its dark parts lie {below_offset[1]:.0%} of the brightness below no light at all",
+        )
+    if noise_gain is not None and contrast_gain is not None:
+        growth = max(contrast_gain, 1.0)
+        if noise_gain > LIMITS.noise * growth:
+            return Finding(
+                "over-enhanced",
+                f"its noise grew {noise_gain:.1f} times, its contrast {contrast_gain:.1f} times",
+            )
+    if recovery is None and misfit is None:
+        return Finding(
+            "unmeasurable",
+            "there is neither a reference nor measurable noise off masks to judge by",
+        )
+    return Finding("ok", "nothing measured speaks against it")

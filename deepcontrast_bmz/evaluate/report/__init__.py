@@ -1,0 +1,25 @@
+"""The report: one HTML file that needs nothing else, and the tables and plots beside it.
+
+The page is made to be sent by mail and opened years later: images are data URIs, plots are drawn
+here as SVG, nothing is fetched, and without scripts it still shows the raw image, the automatic
+dial and every number.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "REFUSED",
+    "Section",
+    "data_uri",
+    "evaluate_files",
+    "render_report",
+    "scores_csv",
+    "summary",
+    "write_evaluation",
+]
+
+from deepcontrast_bmz.evaluate.report.files import evaluate_files, write_evaluation
+from deepcontrast_bmz.evaluate.report.page import Section, render_report
+from deepcontrast_bmz.evaluate.report.pictures import data_uri
+from deepcontrast_bmz.evaluate.report.tables import scores_csv
+from deepcontrast_bmz.evaluate.report.words import REFUSED, summary

@@ -1,0 +1,162 @@
+"""From image files to a folder of results."""
+
+from __future__ import annotations
+
+__all__ = ["evaluate_files", "write_evaluation"]
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.evaluate.report.curve import curve_png
+from deepcontrast_bmz.evaluate.report.page import render_report
+from deepcontrast_bmz.evaluate.report.tables import scores_csv
+from deepcontrast_bmz.evaluate.report.words import place, summary
+from deepcontrast_bmz.evaluate.sweep import evaluate
+from deepcontrast_bmz.image import read_image, replace_whole, select_channel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from deepcontrast_bmz.evaluate.records import Evaluation
+    from deepcontrast_bmz.evaluate.report.page import Section
+    from deepcontrast_bmz.model.open import Model
+
+
+def write_evaluation(
+    evaluation: Evaluation,
+    folder: Path,
+    *,
+    title: str | None = None,
+    command: str | None = None,
+    sections: Sequence[Section] = (),
+) -> list[Path]:
+    """Write ``scores.csv``, ``scores.json``, ``curve.png`` and ``report.html``.
+
+    Everything is made before anything is written, and each file appears whole or not at all.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    folder : Path
+        Created if missing; other files in it stay.
+    title, command, sections
+        See `render_report`.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+
+    Raises
+    ------
+    InputError
+        If the folder is a file, or cannot be made.
+    """
+    _check_folder(folder)
+    page = render_report(evaluation, title=title, command=command, sections=sections)
+    contents = {
+        "scores.csv": scores_csv(evaluation).encode(),
+        "scores.json": (evaluation.model_dump_json(indent=2) + "\n").encode(),
+        "curve.png": curve_png(evaluation),
+        "report.html": page.encode(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"results need a folder that can be made, but {folder} cannot ({error.strerror}): "
+            "give another place"
+        ) from error
+    for name, content in contents.items():
+        with replace_whole(folder / name) as temporary:
+            temporary.write_bytes(content)
+    return [folder / name for name in contents]
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise `InputError` if the folder, or one above it, is a file."""
+    for one in (folder, *folder.parents):
+        if one.exists() and not one.is_dir():
+            raise InputError(f"results go into a folder, but {one} is a file: choose another name")
+
+
+def evaluate_files(
+    model: Model,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    reference: Path | None = None,
+    channel: str | int | None = None,
+    progress: Callable[[float], None] | None = None,
+    finished: Callable[[Evaluation], None] | None = None,
+) -> Iterator[str]:
+    """Evaluate images from files, write each result, and yield what to tell the user.
+
+    Parameters
+    ----------
+    model : Model
+    images : sequence of Path
+    out : Path
+        Results folder; with several images each has its own folder in it.
+    reference : Path, optional
+        Image without haze, for a single image.
+    channel : str or int, optional
+        Name or index of the channel.
+    progress : callable, optional
+        Called with the share of all images that is done.
+    finished : callable, optional
+        Called with every evaluation that was written.
+
+    Yields
+    ------
+    str
+        One line for people per image, and one per folder written.
+
+    Raises
+    ------
+    InputError
+        If a reference is given for several images, or names of images collide.
+    """
+    if reference is not None and len(images) != 1:
+        raise InputError(
+            f"a reference belongs to one image, but {len(images)} are given: evaluate them one by "
+            "one"
+        )
+    stems = [re.sub(r"(\.ome)?\.\w+$", "", path.name) for path in images]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise InputError(
+                f"each image gets a folder of its name, but {stems.count(stem)} are called "
+                f"'{stem}': evaluate them one by one"
+            )
+    _check_folder(out)
+    truth = None
+    if reference is not None:
+        truth = read_image(reference)
+        if truth.sizes.get("c", 1) > 1:
+            truth = select_channel(truth, channel)
+        truth.name = reference.name
+    for done, (path, stem) in enumerate(zip(images, stems, strict=True)):
+
+        def tell(share: float, done: int = done) -> None:
+            if progress is not None:
+                progress((done + share) / len(images))
+
+        image = select_channel(read_image(path), channel)
+        image.name = path.name
+        result = evaluate(model, image, reference=truth, progress=tell)
+        folder = out if len(images) == 1 else out / stem
+        words = ["dcbmz", "evaluate", model.name, path.name, "-o", folder.name]
+        words += [] if reference is None else ["--reference", reference.name]
+        words += [] if channel is None else ["--channel", str(channel)]
+        written = write_evaluation(result, folder, command=shlex.join(words))
+        if finished is not None:
+            finished(result)
+        where = place(result)
+        yield f"{path.name}{f' ({where})' if where else ''}: {summary(result)}"
+        if result.warning is not None:
+            yield f"{path.name}: {result.warning}"
+        yield f"{path.name}: see {written[-1]}"

@@ -1,0 +1,190 @@
+"""TIFF read: whole or not at all, at once or in parts."""
+
+from __future__ import annotations
+
+__all__ = ["TIFF_SUFFIXES", "read_tiff"]
+
+import weakref
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.image.labels import DIMS
+from deepcontrast_bmz.image.lazy_arrays import Arranged, MappedPixels, Pixels, Stacked, ZarrPixels
+from deepcontrast_bmz.image.reader import Found, fits_in_memory, named_axes, reading
+from deepcontrast_bmz.image.tiff_header import main_file, tiff_header
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import tifffile
+
+    from deepcontrast_bmz.image.lazy_arrays import Part
+
+TIFF_SUFFIXES = (".tif", ".tiff")
+
+
+def read_tiff(path: Path, *, lazily: bool | None = None) -> Found:
+    """Read the one image of a TIFF; of a pyramid the largest resolution.
+
+    Parameters
+    ----------
+    path : Path
+        A plain TIFF, or one of ImageJ, OME or tifffile; of several OME files the main one.
+    lazily : bool, optional
+        Whether pixels are read only when they are asked for; large ones are, if left out.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, cut short or only a part, holds another number of images than
+        one, or its axes are unknown.
+    """
+    import tifffile
+
+    with reading(path, "TIFF"):
+        # As OME-TIFF, files of Micro-Manager tell their pixel size.
+        tif = tifffile.TiffFile(path, is_mmstack=False)
+        try:
+            series = _only_series(tif, path)
+            _check_whole(tif, series, path)
+            dims, picks = named_axes(series.axes, series.shape, path)
+            sizes, names, stated = tiff_header(tif, series)
+            data: Any
+            if fits_in_memory(series.nbytes, lazily):
+                data = series.asarray()
+            else:
+                data = _lazy_tiff(path, tif, series)
+        except BaseException:
+            tif.close()
+            raise
+        if not isinstance(data, ZarrPixels):
+            tif.close()
+    axes: list[int | None] = [i for i, pick in enumerate(picks) if isinstance(pick, slice)]
+    if names is not None and len(names) == 1:
+        stated = (*stated, "c")
+    for dim in stated:
+        if dim in DIMS and dim not in dims:
+            dims.insert(0, dim)
+            axes.insert(0, None)
+    if isinstance(data, np.ndarray):
+        data = data[picks]
+        return Found(data[(np.newaxis,) * axes.count(None)], dims, names, sizes)
+    return Found(Arranged(data, axes), dims, names, sizes)
+
+
+def _only_series(tif: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
+    """Return the one image of a TIFF; refuse none, several, and a header that does not fit."""
+    if tif.is_ome:
+        main = main_file(tif.ome_metadata or "")
+        if main is not None:
+            raise InputError(
+                f"an OME-TIFF of several files is opened by its main file, but '{path}' is only "
+                f"a part of one: give '{main}' instead"
+            )
+    count = len(tif.series)
+    if count == 0:
+        raise InputError(
+            f"a TIFF must hold an image, but '{path}' holds none: copy or save it again"
+        )
+    if count > 1:
+        raise InputError(
+            f"an image file must hold one image, but '{path}' holds {count}: "
+            "save the one you want as a file of its own"
+        )
+    series = tif.series[0]
+    if tif.is_ome and series.kind in ("generic", "uniform", "shaped") and len(series.shape) > 2:
+        raise InputError(
+            f"the OME header of a TIFF must describe its pixels, but that of '{path}' "
+            f"does not fit a stack of shape {series.shape}: export it again as OME-TIFF"
+        )
+    return series
+
+
+def _check_whole(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> None:
+    """Refuse a file that ends too early; tifffile would log it and fill the rest with zeros."""
+    end = tif.filehandle.size
+    cut = InputError(
+        f"a TIFF must hold all the planes it announces, but '{path}' ends too early: "
+        "copy or save it again"
+    )
+    if any(page is None for page in series.pages):
+        raise InputError(
+            f"a TIFF must hold all the planes it announces, but some of '{path}' are missing: "
+            "copy or save it again, with all its files if it has several"
+        )
+    if series.dataoffset is not None and series.dataoffset + series.nbytes > end:
+        raise cut
+    for page in series.pages:
+        if page is None or page.parent is not tif:
+            continue
+        segments = zip(page.dataoffsets, page.databytecounts, strict=False)
+        if any(offset + count > end for offset, count in segments):
+            raise cut
+    if not _chain_ends(tif):
+        raise cut
+
+
+def _chain_ends(tif: tifffile.TiffFile) -> bool:
+    """Follow the chain of pages, and say whether it comes to its proper end."""
+    layout, fh = tif.tiff, tif.filehandle
+    order = "little" if tif.byteorder == "<" else "big"
+    # The offset of the first page is the last thing in the header.
+    place = 8 if layout.is_bigtiff else 4
+    seen: set[int] = set()
+    while True:
+        fh.seek(place)
+        link = fh.read(layout.offsetsize)
+        offset = int.from_bytes(link, order)
+        if len(link) < layout.offsetsize or offset in seen:
+            return False
+        if offset == 0:
+            return True
+        seen.add(offset)
+        fh.seek(offset)
+        count = fh.read(layout.tagnosize)
+        if len(count) < layout.tagnosize:
+            return False
+        place = offset + layout.tagnosize + int.from_bytes(count, order) * layout.tagsize
+
+
+def _lazy_tiff(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Pixels:
+    """Return the pixels of a TIFF: mapped where they lie as they are, else decoded in parts."""
+    import zarr
+
+    page, shape = series.keyframe, series.shape
+    dtype = np.dtype(series.dtype).newbyteorder(cast("Any", tif.byteorder))
+    if series.dataoffset is not None:
+        return MappedPixels(path, dtype, series.dataoffset, shape)
+    offsets = _mapped_pages(tif, series)
+    if offsets is not None:
+
+        def read(number: int, part: Part) -> np.ndarray:
+            return MappedPixels(path, dtype, offsets[number], page.shape)[part]
+
+        return Stacked(read, shape[: len(shape) - len(page.shape)], page.shape, dtype)
+    array = zarr.open_array(series.aszarr(level=0), mode="r")
+    pixels = ZarrPixels(array, path, "TIFF")
+    # The file stays open as long as somebody may read.
+    weakref.finalize(pixels, tif.close)
+    return pixels
+
+
+def _mapped_pages(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> list[int] | None:
+    """Return where every plane begins, if all lie in this file as they are."""
+    page = series.keyframe
+    if not page.is_memmappable or series.shape[series.ndim - len(page.shape) :] != page.shape:
+        return None
+    offsets: list[int] = []
+    for found in series.pages:
+        if found is None or found.parent is not tif:
+            return None
+        starts, counts = found.dataoffsets, found.databytecounts
+        ends = [start + count for start, count in zip(starts, counts, strict=True)]
+        if any(end != start for end, start in zip(ends, starts[1:], strict=False)):
+            return None
+        if ends[-1] - starts[0] != page.nbytes:
+            return None
+        offsets.append(starts[0])
+    return offsets if len(offsets) * page.size == series.size else None

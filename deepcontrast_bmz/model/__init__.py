@@ -1,0 +1,1 @@
+"""A trained loop, ready to run: networks, the loop, devices, opening a MODEL."""

@@ -1,0 +1,225 @@
+"""What comes out of training and export, as frozen records: a run, and a loop's description."""
+
+from __future__ import annotations
+
+__all__ = [
+    "BALANCED_CHANNEL",
+    "CHANNEL_PREFIX",
+    "DepthEstimator",
+    "ImageRecord",
+    "LocalDial",
+    "LoopDescription",
+    "OodStatistics",
+    "RunRecord",
+    "StopRule",
+]
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from deepcontrast_bmz.settings import (
+    Fraction,
+    NetworkSettings,
+    NonNegative,
+    PhysicsSettings,
+    Positive,
+    Record,
+    Scatter,
+)
+
+CHANNEL_PREFIX = "iteration_"
+"""Output channel k (from 1) of an exported model is called ``iteration_k``."""
+
+
+BALANCED_CHANNEL = "balanced"
+"""Name of the channel behind the iterations, where a model has a local dial."""
+
+
+class StopRule(Record):
+    """Limits of the two rules that choose the dial when it is `auto`."""
+
+    residual: Positive = 0.8
+    """Largest forward residual, mean((raw - H_D x_D)^2 / var), that is still noise."""
+    background_sd: Positive = 1.5
+    """How far the first percentile may sink below the camera offset, in noise deviations."""
+
+
+class DepthEstimator(Record):
+    """Optical depth read off the features of an image: a quadratic form fitted on specimens."""
+
+    schema_version: Literal[1] = 1
+    """Version of this record, and of the features that it takes."""
+    iterations: Annotated[int, Field(ge=1)]
+    """Iterations that the features are taken from."""
+    deepest: Positive
+    """Largest optical depth that is read; the automatic dial goes no further."""
+    recordings: Annotated[int, Field(ge=1)]
+    """Recordings in the fit: specimens, and patches of raw images degraded by known amounts."""
+    within: Fraction
+    """Share of the specimens no deeper than that whose depth was met within 0.25 of a step by a fit
+    without them, where their noise could be measured."""
+    within_without_noise: Fraction
+    """The same where it could not: resampled, denoised, or black cut off."""
+    numbers: str
+    """The fit: base64 of half-precision numbers, see `depth`."""
+
+
+class OodStatistics(Record):
+    """How the images that a model was trained for are spread, for an out-of-distribution score."""
+
+    schema_version: Literal[1] = 1
+    """Version of this record, and of the features that it takes."""
+    iterations: Annotated[int, Field(ge=1)]
+    """Iterations that the features are taken from."""
+    samples: Annotated[int, Field(ge=1)]
+    """Training patches and specimens within the trained range that the statistics come from."""
+    beyond: Annotated[int, Field(ge=1)]
+    """Specimens beyond the trained range that it learned to tell from them."""
+    limits: tuple[Positive, float, Positive]
+    """Distance that three in a hundred of the former exceed; the form's usual value for them, and
+    how far beyond it three in a hundred lie."""
+    numbers: str
+    """Means, scales and directions: base64 of half-precision numbers, see `ood`."""
+    form: str
+    """The quadratic form, likewise."""
+
+
+class LocalDial(Record):
+    """The local dial, whose weights lie with those of the network; see `balance`."""
+
+    schema_version: Literal[1] = 1
+    """Version of this record, and of the features that it reads."""
+    hidden: Annotated[int, Field(ge=1, le=256)]
+    """Channels of its two hidden layers."""
+    recordings: Annotated[int, Field(ge=1)]
+    """Specimens recorded for the fit, in tissue of even and of uneven depth."""
+    error: NonNegative
+    """Mean absolute error of a pixel's optical depth on specimens left out of the fit, in steps."""
+    gain_even_db: float
+    """PSNR after fit of the balanced image less that at the automatic dial on specimens left out,
+    in dB, where all pixels lie equally deep."""
+    gain_uneven_db: float
+    """The same where they do not."""
+
+
+class LoopDescription(Record):
+    """The loop of an exported model: ``config.dcbmz`` of its RDF."""
+
+    schema_version: Literal[1] = 1
+    """Version of this record."""
+    step_optical_depth: Positive
+    """Optical depth removed by one iteration."""
+    iterations: Annotated[int, Field(ge=1)]
+    """How many iterations are output channels."""
+    channels: tuple[str, ...]
+    """Names of the output channels, in order: the iterations, and the balanced image if there is
+    a local dial."""
+    channel_meaning: str = (
+        "Channel k is the input after k iterations, with k * step_optical_depth removed."
+    )
+    dial_formula: str = (
+        "For a dial D between channels k and k + 1 (channel 0 is the input): "
+        "b = D - k * step; alpha = (exp(b) - 1) / (exp(step) - 1); "
+        "x_D = x_k + alpha * (x_(k+1) - x_k)."
+    )
+    reinjection: Fraction = 0.0
+    """Share of the one-step residual fed back after every iteration."""
+    dims: Literal[2, 3] = 2
+    """Spatial axes of input and output: 2 for planes (y, x), 3 for stacks (z, y, x)."""
+    network: NetworkSettings
+    """The network that is iterated."""
+    radius_px: Annotated[int, Field(ge=0)]
+    """Pixels around an output pixel that one iteration can see, within the plane."""
+    radius_planes: Annotated[int, Field(ge=0)] | None = None
+    """Planes above and below an output pixel that one iteration can see; only for stacks."""
+    halo_px: Annotated[int, Field(ge=0)]
+    """Measured radius beyond which all iterations together change by less than
+    `halo_tolerance`; the halo declared in the RDF."""
+    halo_planes: Annotated[int, Field(ge=0)] | None = None
+    """The same along z, in planes; only for stacks."""
+    halo_tolerance: Positive
+    """Largest change of an output pixel, over the output's range, when it is seen with only
+    `halo_px` pixels around it."""
+    scatter: Scatter
+    """The scattering kernel that one step undoes, in the middle of the trained range."""
+    recommended_dial: NonNegative | None = None
+    """Dial to begin with; None where only the image can say (`auto`)."""
+    recommended_dial_reason: str = ""
+    """How the recommended dial was found."""
+    stop_rule: StopRule = StopRule()
+    """Calibrated limits of the automatic dial."""
+    depth: DepthEstimator | None = None
+    """Reads the optical depth off an image; None: the stop rule decides."""
+    ood: OodStatistics | None = None
+    """What the images trained for look like; None: nothing warns of others."""
+    local_dial: LocalDial | None = None
+    """Balances every pixel by itself in one more channel; None: there is no such channel."""
+    training_ranges: PhysicsSettings
+    """Ranges of the degradations seen in training."""
+    training_pixel_size_um: Positive | None = None
+    """Pixel size of the training images, where they agree."""
+    seed: int
+    """Seed of the training run."""
+    torch_version: str
+    """The torch that wrote the weights."""
+
+    @model_validator(mode="after")
+    def _check(self) -> LoopDescription:
+        expected = self.iterations + (self.local_dial is not None)
+        if len(self.channels) != expected:
+            dial = " and a local dial" if self.local_dial is not None else ""
+            raise ValueError(
+                f"there are {len(self.channels)} channels for {self.iterations} iterations{dial}"
+            )
+        return self
+
+    @property
+    def halo(self) -> tuple[int, ...]:
+        """Halo to declare, along (z,) y, x."""
+        return (*((self.halo_planes or 0,) * (self.dims - 2)), self.halo_px, self.halo_px)
+
+
+class ImageRecord(Record):
+    """One image a model was trained on; the file's name only, never its folder."""
+
+    name: str
+    sha256: str
+    dims: str
+    shape: tuple[int, ...]
+    pixel_size_um: Positive | None = None
+    used_for: Literal["training", "validation", "both"] = "training"
+
+
+class RunRecord(Record):
+    """What a finished training run says of itself: ``run.json`` in the run folder."""
+
+    schema_version: Literal[1] = 1
+    version: str
+    """Version of this project."""
+    torch_version: str
+    """The torch that trained."""
+    finished_utc: str
+    """When training ended, ISO 8601 in UTC, whole seconds."""
+    device: str
+    """``cpu`` or ``cuda``."""
+    training_seconds: NonNegative
+    """Wall time of the training, in seconds, over all resumes."""
+    steps: Annotated[int, Field(ge=0)]
+    """Optimiser steps done."""
+    parameters: Annotated[int, Field(ge=1)]
+    """Trained numbers in the network."""
+    images: tuple[ImageRecord, ...]
+    """The raw images."""
+    phantoms: Annotated[int, Field(ge=0)] = 0
+    """Procedural specimens trained on beside them."""
+    validation: dict[str, float]
+    """Scores on held-out patches: ``loss``, and in dB ``psnr_degraded`` and ``psnr_restored``."""
+    stop_rule: StopRule = StopRule()
+    """Limits of the automatic dial, calibrated on re-degraded raw images."""
+    depth: DepthEstimator | None = None
+    """Reads the optical depth off an image; fitted on specimens of known depth."""
+    ood: OodStatistics | None = None
+    """What the images trained for look like."""
+    local_dial: LocalDial | None = None
+    """The local dial, if one was wanted and it was better than the automatic one."""

@@ -1,0 +1,1 @@
+"""Raw images to a run folder: pairs, the Lightning module, what is fitted afterwards."""

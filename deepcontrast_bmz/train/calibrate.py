@@ -1,0 +1,428 @@
+"""What makes the automatic dial right and the warnings just, found where the truth is known.
+
+After training, procedural specimens are recorded at known optical depths by cameras drawn at
+random, enhanced, and the pair of limits is taken whose dials come closest to the truth. What no
+real recording can tell, the depth it was made at, is known here; no clean image is used. Of real
+images, degraded further by known amounts, at least that amount is known.
+
+The rules judge planes. A network that takes stacks is given a stack, exactly as many planes as it
+sees, and the plane in the middle is judged.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Statistics", "calibrate_stop_rule", "fit_statistics"]
+
+import itertools
+import logging
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from deepcontrast_bmz.dial.automatic import choose_dial
+from deepcontrast_bmz.dial.consistency import (
+    background_level,
+    dial_grid,
+    forward_residual,
+    last_kept,
+)
+from deepcontrast_bmz.dial.features import FeatureVector, image_features
+from deepcontrast_bmz.dial.ood import fit_ood
+from deepcontrast_bmz.dial.optical_depth import Example, fit_depth
+from deepcontrast_bmz.model.devices import fast_loop
+from deepcontrast_bmz.model.loop import blend, extend_symmetric, extend_volume
+from deepcontrast_bmz.physics.camera import Camera, estimate_camera
+from deepcontrast_bmz.physics.degrade import (
+    Degradation,
+    degrade,
+    draw_degradation,
+    remove_known_part,
+)
+from deepcontrast_bmz.physics.noise import estimate_noise
+from deepcontrast_bmz.physics.phantoms import phantom, phantom_stack
+from deepcontrast_bmz.physics.recordings import (
+    BEYOND,
+    beyond_range,
+    draw_light,
+    processed,
+    record,
+    varied,
+)
+from deepcontrast_bmz.records import (
+    CHANNEL_PREFIX,
+    DepthEstimator,
+    LoopDescription,
+    OodStatistics,
+    StopRule,
+)
+from deepcontrast_bmz.train.balance_fit import FEWEST_FOR_LOCAL, fit_balance
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from deepcontrast_bmz.model.balance import LocalBalance
+    from deepcontrast_bmz.model.loop import Loop
+    from deepcontrast_bmz.physics.phantoms import Kind
+    from deepcontrast_bmz.physics.recordings import Light, Processing
+    from deepcontrast_bmz.records import LocalDial
+    from deepcontrast_bmz.settings import Recipe
+    from deepcontrast_bmz.train.pairs import RawPlane
+
+logger = logging.getLogger(__name__)
+
+KINDS: tuple[Kind, ...] = ("membranes", "tubes", "nuclei")
+DEPTHS = (0.75, 1.5, 2.25, 3.0)
+"""Optical depths of the recordings, as far as the iterations reach."""
+SIDE = 160
+"""Side of a recording, in pixels."""
+STACK_SIDE = 112
+"""Side of a recorded stack: its planes together cost more than one large plane."""
+RESIDUALS = tuple(float(x) for x in np.round(np.arange(0.5, 1.31, 0.05), 2))
+BACKGROUNDS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+"""Limits that are tried."""
+OVERSHOOT = 2.0
+"""How much worse it is to remove too much than too little."""
+
+OOD_ITERATIONS = 1
+"""Iterations that the out-of-distribution score looks at: more told no more apart."""
+FEWEST, MOST = 24, 600
+"""Recordings of known depth, after the shortest and the longest training."""
+MOST_OOD = 400
+"""Recordings that the out-of-distribution score is fitted to, at most."""
+BEYOND_DEEPEST = 1.3
+"""How far beyond the depth that all iterations undo these recordings go: a fit is weak where its
+examples end."""
+FEWEST_IMAGES = 5
+"""Fewer raw images say too little of what is usual to learn depths from."""
+VARIED = 0.25
+"""Share of these recordings whose specimen is unlike the procedural kinds."""
+SMALL_SIDE = 96
+"""Side of a recording after the shortest training, in pixels."""
+SMALLEST = 48
+"""Smaller patches of raw images are left out."""
+NEAREST = 0.5
+"""Depths nearer than this to either end of the range, in steps, do not count as familiar."""
+MATCHED_PHOTONS = (40.0, 2000.0)
+"""Mean photons of a degraded patch, where training matches the noise of each image."""
+PROCESSINGS: tuple[Processing | None, ...] = (
+    None,
+    None,
+    None,
+    "smoothed",
+    None,
+    "black cut off",
+    None,
+    "smoothed, black cut off",
+)
+"""What is done to the recordings, in turn."""
+
+
+class _Recording(NamedTuple):
+    """What the two rules see at every dial, and the right dial."""
+
+    truth: float
+    residual: dict[float, float]
+    background: dict[float, float]
+
+
+def calibrate_stop_rule(loop: Loop, recipe: Recipe) -> StopRule:
+    """Return the limits whose dials are right on specimens of known optical depth.
+
+    Parameters
+    ----------
+    loop : Loop
+        Trained, on the CPU.
+    recipe : Recipe
+        Of the run; its seed draws specimens and cameras. With a kernel in micrometres its
+        numbers are taken as pixels here: only ratios to the specimen would differ.
+
+    Returns
+    -------
+    StopRule
+        Ties go to the stricter limits.
+    """
+    step = recipe.physics.step_optical_depth
+    dials = dial_grid(loop.iterations, step)
+    recordings = [
+        _record(loop, recipe, kind, depth, number)
+        for number, (kind, depth) in enumerate(itertools.product(KINDS, DEPTHS))
+        if depth <= dials[-1]
+    ]
+
+    def cost(limits: tuple[float, float]) -> float:
+        residual, background = limits
+        total = 0.0
+        for recording in recordings:
+            by_residual = last_kept(
+                lambda dial, seen=recording.residual: seen[dial] <= residual, dials, step
+            )
+            by_background = last_kept(
+                lambda dial, seen=recording.background: seen[dial] >= -background, dials, step
+            )
+            error = min(by_residual, by_background) - recording.truth
+            total += error * OVERSHOOT if error > 0 else -error
+        return total
+
+    best = min(itertools.product(RESIDUALS, BACKGROUNDS), key=cost)
+    return StopRule(residual=best[0], background_sd=best[1])
+
+
+def _record(loop: Loop, recipe: Recipe, kind: Kind, depth: float, number: int) -> _Recording:
+    """Record a specimen at a depth, run the loop and measure what both rules look at."""
+    rng = np.random.default_rng([recipe.seed, 5, number])
+    kernel = recipe.physics.scatter
+    brightness = math.exp(rng.uniform(math.log(150), math.log(1500)))
+    camera = Camera(
+        gain=math.exp(rng.uniform(math.log(0.3), math.log(3))),
+        offset=100.0,
+        read_noise_electrons=rng.uniform(0, 3),
+    )
+    tissue = Degradation(
+        optical_depth=depth,
+        widths_px=kernel.widths,
+        weights=kernel.weights,
+        camera=camera,
+        seed=int(rng.integers(2**62)),
+    )
+    # Planes that a stack loses above and below.
+    above = loop.iterations * loop.radii[0] if recipe.network.dims == 3 else 0
+    if recipe.network.dims == 3:
+        specimen = phantom_stack(kind, (1 + 2 * above, STACK_SIDE, STACK_SIDE), rng)
+    else:
+        specimen = phantom(kind, (SIDE, SIDE), rng)
+    truth = torch.from_numpy(specimen) * brightness
+    # Every second specimen glows all over: there the background never gets dark, however far
+    # one goes, and only the residual can stop.
+    veil = float(truth.mean()) * rng.uniform(0.3, 1.0) * (number % 2)
+    raw = degrade(truth, tissue.model_copy(update={"veil_photons": veil})).float()
+    with torch.inference_mode():
+        if recipe.network.dims == 3:
+            seen = extend_volume(raw[None, None], 0, loop.iterations * loop.radius)
+            iterations = loop.iterate(seen, loop.iterations)[0, :, 0]
+            raw = raw[above]
+        else:
+            iterations = loop(raw[None, None])[0]
+    noise, offset = estimate_noise(raw), estimate_camera(raw).offset
+    step = recipe.physics.step_optical_depth
+    residual: dict[float, float] = {}
+    background: dict[float, float] = {}
+    for dial in dial_grid(loop.iterations, step):
+        image = blend(raw, iterations, dial, step)
+        residual[dial] = forward_residual(
+            raw, image, dial, widths_px=kernel.widths, weights=kernel.weights, noise=noise
+        )
+        background[dial] = background_level(image, offset, noise)
+    return _Recording(depth, residual, background)
+
+
+class Statistics(NamedTuple):
+    """What is fitted after training, beside the limits."""
+
+    depth: DepthEstimator | None
+    ood: OodStatistics | None
+    local_dial: LocalDial | None
+    balance: LocalBalance | None
+    """Its weights."""
+
+
+def fit_statistics(loop: Loop, recipe: Recipe, planes: Sequence[RawPlane] = ()) -> Statistics:
+    """Fit the depth estimator, the local dial and the out-of-distribution score of a trained loop.
+
+    Parameters
+    ----------
+    loop : Loop
+        Trained, on the CPU.
+    recipe : Recipe
+        Of the run; longer training gets more recordings, 24 to 600.
+    planes : sequence of RawPlane
+        The training and validation planes; patches of them, as they are and degraded by one step,
+        count as familiar. Those of five images or more, degraded by known amounts, also teach the
+        depth.
+
+    Returns
+    -------
+    Statistics
+        Nothing for stacks: their iterations cost too much to record hundreds of them, so that the
+        two rules go on to decide, and nothing warns.
+    """
+    if recipe.network.dims == 3:
+        return Statistics(None, None, None, None)
+    loop = fast_loop(loop, "cpu")
+    count = min(max(recipe.training.steps // 5, FEWEST), MOST)
+    side = SIDE if count > FEWEST else SMALL_SIDE
+    depth = _fit_depth(loop, recipe, planes, count, side)
+    ood = _fit_ood(loop, recipe, planes, min(count, MOST_OOD), side)
+
+    if not recipe.loop.local_dial:
+        return Statistics(depth, ood, None, None)
+    description = _description(loop, recipe, depth, ood)
+
+    def automatic(raw: Tensor, iterations: Tensor) -> float:
+        found = choose_dial(raw, iterations, description, widths_px=recipe.physics.scatter.widths)
+        return found.dial
+
+    local = fit_balance(loop, recipe, 2 * count, automatic, PROCESSINGS)
+    if local is None:
+        logger.warning(
+            "no local dial: it needs at least %d recordings (two for every five steps), four "
+            "iterations of the default network, and to be better than the automatic dial",
+            FEWEST_FOR_LOCAL,
+        )
+    balance, local_dial = local or (None, None)
+    return Statistics(depth, ood, local_dial, balance)
+
+
+def _description(
+    loop: Loop, recipe: Recipe, depth: DepthEstimator, ood: OodStatistics
+) -> LoopDescription:
+    """Return what the automatic dial needs to know of a loop."""
+    count = loop.iterations
+    return LoopDescription(
+        step_optical_depth=recipe.physics.step_optical_depth,
+        iterations=count,
+        channels=tuple(f"{CHANNEL_PREFIX}{k}" for k in range(1, count + 1)),
+        network=recipe.network,
+        radius_px=loop.radius,
+        halo_px=count * loop.radius,
+        halo_tolerance=1.0,
+        scatter=recipe.physics.scatter,
+        depth=depth,
+        ood=ood,
+        training_ranges=recipe.physics,
+        seed=recipe.seed,
+        torch_version=torch.__version__,
+    )
+
+
+def _fit_depth(
+    loop: Loop, recipe: Recipe, planes: Sequence[RawPlane], count: int, side: int
+) -> DepthEstimator:
+    step = recipe.physics.step_optical_depth
+    deepest = loop.iterations * step
+    examples: list[Example] = []
+
+    def add(light: Light, rng: np.random.Generator, turn: int, image: int | None = None) -> None:
+        how = PROCESSINGS[turn % len(PROCESSINGS)]
+        raw = record(light) if how is None else processed(record(light), how, rng)
+        features = _features(loop, recipe, raw, loop.iterations)
+        depth = float(light.optical_depth)
+        examples.append(Example(features, depth, noisy=how is None, image=image))
+
+    def drawn_depth(rng: np.random.Generator, number: int, most: float) -> float:
+        # One in twelve has no tissue above it at all: the dial has an end at 0, too.
+        return rng.uniform(0, most) if number % 12 else 0.0
+
+    for number in range(count):
+        rng = np.random.default_rng([recipe.seed, 6, number])
+        depth = drawn_depth(rng, number, BEYOND_DEEPEST * deepest)
+        light = draw_light(recipe.physics, rng, number, depth, side)
+        if rng.random() < VARIED:
+            light = varied(light, rng)
+        add(light, rng, number)
+    real = [plane for plane in planes if not plane.procedural]
+    images = len({plane.image for plane in real})
+    # Of specimens only ratios to the kernel count; a real image has a pixel size.
+    if images >= FEWEST_IMAGES and recipe.physics.scatter.unit == "px":
+        for number, plane, patch, rng in _raw_patches(recipe, real, count // 2, side, 13):
+            low, high = (float(v) for v in np.quantile(plane.pixels, (0.005, 0.995)))
+            truth = ((patch - low) / max(high - low, 1e-9)).clamp_min(0).double()
+            # Every image takes its turn at all depths and processings.
+            turn = number // images + number % images
+            light = draw_light(recipe.physics, rng, number, drawn_depth(rng, turn, deepest), 16)
+            add(light._replace(truth=truth), rng, turn, plane.image)
+    return fit_depth(examples, iterations=loop.iterations, deepest=deepest, step=step)
+
+
+def _fit_ood(
+    loop: Loop, recipe: Recipe, planes: Sequence[RawPlane], count: int, side: int
+) -> OodStatistics:
+    deepest = loop.iterations * recipe.physics.step_optical_depth
+    nearest = NEAREST * recipe.physics.step_optical_depth
+
+    def drawn(stream: int, number: int, kind: int) -> tuple[Light, np.random.Generator]:
+        rng = np.random.default_rng([recipe.seed, stream, number])
+        depth = rng.uniform(nearest, deepest - nearest)
+        return draw_light(recipe.physics, rng, kind, depth, side), rng
+
+    familiar = [
+        _features(loop, recipe, record(drawn(7, number, number)[0]), OOD_ITERATIONS)
+        for number in range(count)
+    ]
+    familiar += [
+        _features(loop, recipe, raw, OOD_ITERATIONS)
+        for raw in _patches(recipe, planes, count // 2, side)
+    ]
+    beyond: list[FeatureVector] = []
+    for number in range(2 * count):
+        light, rng = drawn(8, number, number // len(BEYOND))
+        raw = beyond_range(light, BEYOND[number % len(BEYOND)], recipe.physics, deepest, rng)
+        beyond.append(_features(loop, recipe, raw, OOD_ITERATIONS))
+    order = np.random.default_rng([recipe.seed, 10]).permutation(len(familiar))
+    return fit_ood([familiar[i] for i in order], beyond, iterations=OOD_ITERATIONS)
+
+
+def _features(loop: Loop, recipe: Recipe, raw: Tensor, count: int) -> FeatureVector:
+    """Return the features of a recording from its first iterations.
+
+    They are mirrored anew before each, which saves two thirds of the work.
+    """
+    x = raw[None, None].float()
+    kept: list[Tensor] = []
+    with torch.inference_mode():
+        for _ in range(count):
+            x = loop.step(extend_symmetric(x, loop.radius))
+            kept.append(x[0, 0])
+    return image_features(
+        raw,
+        torch.stack(kept),
+        widths_px=recipe.physics.scatter.widths,
+        weights=recipe.physics.scatter.weights,
+        step=recipe.physics.step_optical_depth,
+    )
+
+
+def _patches(recipe: Recipe, planes: Sequence[RawPlane], count: int, side: int) -> Iterator[Tensor]:
+    """Yield patches of raw planes, every image as often, in turn as they are and degraded."""
+    images = len({plane.image for plane in planes})
+    for number, plane, raw, rng in _raw_patches(recipe, planes, count, side, 9):
+        if (number // images) % 2 == 0:
+            yield raw
+            continue
+        low, high = recipe.physics.photons or MATCHED_PHOTONS
+        mean_photons = math.exp(rng.uniform(math.log(low), math.log(high)))
+        draw = draw_degradation(
+            recipe.physics, rng, widths_px=plane.widths_px, mean_photons=mean_photons
+        )
+        per_count = mean_photons / max(float(plane.pixels.mean()) - plane.floor, 1e-9)
+        recorded = degrade((raw.double() - plane.floor) * per_count, draw)
+        yield (remove_known_part(recorded, draw) / per_count + plane.floor).float()
+
+
+def _raw_patches(
+    recipe: Recipe, planes: Sequence[RawPlane], count: int, side: int, stream: int
+) -> Iterator[tuple[int, RawPlane, Tensor, np.random.Generator]]:
+    """Yield (number, plane, patch, random numbers), every image as often."""
+    by_image: dict[int, list[RawPlane]] = {}
+    for plane in planes:
+        by_image.setdefault(plane.image, []).append(plane)
+    images = list(by_image.values())
+    for number in range(count if images else 0):
+        rng = np.random.default_rng([recipe.seed, stream, number])
+        members = images[number % len(images)]
+        plane = members[int(rng.integers(len(members)))]
+        # Of a few places the one with the most structure.
+        candidates = [_cut(plane.pixels, side, rng) for _ in range(4)]
+        patch = max(candidates, key=lambda part: float(part.std()))
+        if float(np.ptp(patch)) == 0 or min(patch.shape) < SMALLEST:
+            continue
+        yield number, plane, torch.from_numpy(np.ascontiguousarray(patch)), rng
+
+
+def _cut(pixels: NDArray[np.float32], side: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    top, left = (int(rng.integers(max(length - side, 0) + 1)) for length in pixels.shape)
+    return pixels[top : top + side, left : left + side]

@@ -1,0 +1,335 @@
+"""The automatic dial finds the optical depth where the inverse is known."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from descriptions import described
+from torch import Tensor
+
+from deepcontrast_bmz.dial.automatic import DialChoice, choose_dial, look_at
+from deepcontrast_bmz.dial.consistency import forward_residual
+from deepcontrast_bmz.dial.features import FeatureVector, image_features
+from deepcontrast_bmz.dial.ood import fit_ood
+from deepcontrast_bmz.dial.optical_depth import Example, fit_depth
+from deepcontrast_bmz.physics.camera import Camera, expose
+from deepcontrast_bmz.physics.noise import NoiseModel, estimate_noise
+from deepcontrast_bmz.physics.phantoms import Kind, phantom
+from deepcontrast_bmz.physics.scatter import scatter
+from deepcontrast_bmz.records import LoopDescription, OodStatistics, StopRule
+from deepcontrast_bmz.settings import Scatter
+
+WIDTHS = (4.0, 12.0)
+WEIGHTS = (0.7, 0.3)
+KINDS: tuple[Kind, ...] = ("membranes", "tubes", "nuclei")
+
+
+def description(step: float = 1.0, residual: float = 1.15) -> LoopDescription:
+    return described(
+        4,
+        step_optical_depth=step,
+        radius_px=47,
+        halo_px=188,
+        halo_tolerance=1e-6,
+        scatter=Scatter(widths=WIDTHS, weights=WEIGHTS),
+        stop_rule=StopRule(residual=residual),
+    )
+
+
+def truth(kind: Kind, size: int = 160) -> Tensor:
+    return torch.from_numpy(phantom(kind, (size, size), np.random.default_rng(3)))
+
+
+def perfect_iterations(
+    sharp: Tensor, depth: float, step: float = 1.0, *, clipped: bool = False
+) -> Tensor:
+    """Return what a perfect network gives; beyond the truth it goes on sharpening.
+
+    With `clipped` it then cuts off below zero, so that only the residual can tell.
+    """
+    kept: list[Tensor] = []
+    for k in range(1, 5):
+        left = depth - k * step
+        if left >= 0:
+            kept.append(scatter(sharp, left, WIDTHS, WEIGHTS))
+        else:
+            haze = scatter(sharp, 1.0, WIDTHS, WEIGHTS)
+            sharper = sharp + np.expm1(-left) * (sharp - haze)
+            kept.append(sharper.clamp_min(0) if clipped else sharper)
+    return torch.stack(kept)
+
+
+def recorded(sharp: Tensor, depth: float, photons: float, offset: float = 100.0) -> Tensor:
+    seen = scatter(sharp, depth, WIDTHS, WEIGHTS).clamp_min(0) * photons
+    camera = Camera(gain=0.5, offset=offset, read_noise_electrons=1.5)
+    return expose(seen, camera, torch.Generator().manual_seed(0))
+
+
+def chosen(
+    kind: Kind,
+    depth: float,
+    *,
+    step: float = 1.0,
+    photons: float = 600.0,
+    clipped: bool = False,
+    scale: float = 1.0,
+) -> DialChoice:
+    sharp = truth(kind)
+    sharp = sharp - sharp.min()
+    counts = 2 * photons * perfect_iterations(sharp, depth, step, clipped=clipped) + 100.0
+    raw = recorded(sharp, depth, photons)
+    return choose_dial(scale * raw, scale * counts, description(step), widths_px=WIDTHS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("depth", [0.0, 1.0, 2.0, 3.0])
+def test_the_dial_is_the_optical_depth(kind: Kind, depth: float) -> None:
+    choice = chosen(kind, depth)
+    assert choice.residual_dial is not None
+    assert choice.background_dial is not None
+    assert choice.dial == min(choice.residual_dial, choice.background_dial)
+    assert abs(choice.dial - depth) <= 0.25, choice
+
+
+@pytest.mark.parametrize("kind", ["tubes", "nuclei"])
+@pytest.mark.parametrize("depth", [1.0, 2.0])
+def test_the_residual_catches_what_the_background_cannot(kind: Kind, depth: float) -> None:
+    choice = chosen(kind, depth, clipped=True)
+    assert choice.residual_dial is not None
+    assert choice.background_dial is not None
+    assert choice.residual_dial < choice.background_dial
+    assert depth <= choice.dial <= depth + 0.25, choice
+    assert "no longer the raw one" in choice.reason
+
+
+def test_the_dial_counts_optical_depth_not_iterations() -> None:
+    half_steps = chosen("nuclei", 1.0, step=0.5)
+    assert abs(half_steps.dial - 1.0) <= 0.25, half_steps
+
+
+def test_the_dial_does_not_depend_on_the_unit_of_grey_values() -> None:
+    assert chosen("tubes", 2.0, scale=16.0).dial == chosen("tubes", 2.0).dial
+
+
+@pytest.mark.parametrize(("count", "step"), [(1, 1.0), (2, 1.0), (3, 0.4)])
+def test_the_dial_goes_no_further_than_the_iterations(count: int, step: float) -> None:
+    raw = recorded(truth("nuclei"), 3.0, 600.0)
+    # Nothing happens in this loop, so nothing ever looks wrong.
+    choice = choose_dial(
+        raw, raw.expand(count, -1, -1), description(step, residual=1e6), widths_px=WIDTHS
+    )
+    assert choice.dial == pytest.approx(count * step)
+    assert "neither" in choice.reason
+
+
+def test_without_noise_one_iteration_is_a_beginning_and_the_reason_says_so() -> None:
+    sharp = truth("nuclei")
+    raw = scatter(sharp, 2.0, WIDTHS, WEIGHTS) * 1000
+    choice = choose_dial(
+        raw, perfect_iterations(sharp, 2.0) * 1000, description(), widths_px=WIDTHS
+    )
+    assert choice.residual_dial is None
+    assert choice.background_dial is None
+    assert choice.dial == 1
+    assert choice.confidence == 0
+    assert "neither rule is measurable" in choice.reason
+
+
+@pytest.mark.parametrize("depth", [0.5, 2.0])
+def test_with_black_cut_off_the_residual_decides_up_to_one_iteration(depth: float) -> None:
+    sharp = truth("nuclei")
+    raw = recorded(sharp, depth, 500.0)
+    dark = raw.flatten().kthvalue(raw.numel() // 5).values
+    choice = choose_dial(
+        raw.clamp_min(float(dark)),
+        1000 * perfect_iterations(sharp, depth) + 100,
+        description(),
+        widths_px=WIDTHS,
+    )
+    assert choice.background_dial is None
+    assert choice.dial == choice.residual_dial
+    assert 0 < choice.dial <= 1
+    assert "cut off" in choice.reason
+    assert choice.confidence <= 0.25
+
+
+def test_masked_pixels_do_not_count_in_the_residual() -> None:
+    sharp = truth("nuclei", 256)
+    raw = recorded(sharp, 1.0, 500.0)
+    masked = torch.zeros_like(raw, dtype=torch.bool)
+    masked[:, 100:140] = True
+    broken = torch.where(masked, torch.zeros_like(raw), raw)
+
+    def residual(image: Tensor, used: Tensor | None) -> float:
+        return forward_residual(
+            image,
+            1000 * sharp + 100,
+            1.0,
+            widths_px=WIDTHS,
+            weights=WEIGHTS,
+            noise=estimate_noise(raw),
+            used=used,
+        )
+
+    assert residual(broken, None) > 5
+    assert residual(broken, ~masked) == pytest.approx(residual(raw, ~masked), rel=1e-4)
+    assert residual(broken, torch.zeros_like(masked)) == 0
+
+
+def test_a_constant_image_has_nothing_to_gain() -> None:
+    raw = torch.full((40, 50), 7.0)
+    choice = choose_dial(raw, raw.expand(4, -1, -1), description(), widths_px=WIDTHS)
+    assert choice.dial == 0
+    assert "constant" in choice.reason
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (2, 1), (5, 7), (30, 3)])
+def test_tiny_images_get_a_dial(shape: tuple[int, int]) -> None:
+    raw = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 50
+    choice = choose_dial(raw, raw.expand(4, -1, -1), description(), widths_px=WIDTHS)
+    assert 0 <= choice.dial <= 4
+
+
+def test_noise_alone_leaves_a_residual_of_one() -> None:
+    sharp = truth("nuclei", 256)
+    raw = recorded(sharp, 1.0, 500.0)
+    residual = forward_residual(
+        raw,
+        1000 * sharp + 100,
+        1.0,
+        widths_px=WIDTHS,
+        weights=WEIGHTS,
+        noise=NoiseModel(slope=2.0, intercept=-200.0 + 9.0, floor=1.0),
+    )
+    assert residual == pytest.approx(1.0, abs=0.03)
+
+
+def test_a_hot_pixel_is_no_misfit() -> None:
+    sharp = truth("nuclei", 256)
+    raw = recorded(sharp, 1.0, 500.0)
+    noise = NoiseModel(slope=2.0, intercept=-191.0, floor=1.0)
+    hot = raw.clone()
+    hot[128, 128] += 60000
+    residuals = [
+        forward_residual(y, 1000 * sharp + 100, 1.0, widths_px=WIDTHS, weights=WEIGHTS, noise=noise)
+        for y in (raw, hot)
+    ]
+    assert residuals[1] == pytest.approx(residuals[0], rel=0.01)
+
+
+# ---- an estimator of optical depth
+
+
+def learned(depth: float, *, cut: float = 0.0) -> tuple[Tensor, Tensor]:
+    sharp = truth("nuclei")
+    raw = recorded(sharp, depth, 500.0)
+    kept = 1000 * perfect_iterations(sharp, depth) + 100
+    return (raw - cut).clamp_min(0), kept - cut
+
+
+def with_estimator(reading: float, **changes: object) -> LoopDescription:
+    """A description whose estimator reads one depth off every image."""
+    raw, kept = learned(1.0)
+    names = image_features(raw, kept, widths_px=WIDTHS, weights=WEIGHTS, step=1.0).names
+    rng = np.random.default_rng(0)
+    examples = [
+        Example(FeatureVector(names, rng.standard_normal(len(names))), reading, number % 2 == 0)
+        for number in range(40)
+    ]
+    fit = fit_depth(examples, iterations=4, deepest=4.0, step=1.0)
+    return description().model_copy(update={"depth": fit, **changes})
+
+
+@pytest.mark.parametrize("reading", [0.0, 0.62, 1.4])
+def test_the_estimator_decides_where_there_is_one(reading: float) -> None:
+    raw, kept = learned(2.0)
+    choice = choose_dial(raw, kept, with_estimator(reading), widths_px=WIDTHS)
+    assert choice.dial == pytest.approx(reading, abs=0.03)
+    assert "looks like an optical depth of" in choice.reason
+    assert choice.confidence == 1
+    assert choice.residual_dial is None
+
+
+def test_it_goes_no_further_than_it_was_calibrated() -> None:
+    raw, kept = learned(3.0)
+    choice = choose_dial(raw, kept, with_estimator(9.0), widths_px=WIDTHS)
+    assert choice.dial >= 3.0
+    assert "optical depth of 4.00" in choice.reason
+    assert "as deep as the model was calibrated" in choice.reason
+
+
+def test_dark_parts_keep_above_the_camera_offset() -> None:
+    """As the verdict asks: a dial it would refuse is not taken."""
+    raw, kept = learned(1.0)
+    choice = choose_dial(raw, kept, with_estimator(3.5), widths_px=WIDTHS)
+    assert 1.0 <= choice.dial < 3.5
+    assert "sink below the camera offset" in choice.reason
+
+
+def test_fewer_iterations_than_it_needs_leave_it_to_the_rules() -> None:
+    raw, kept = learned(1.0)
+    choice = choose_dial(raw, kept[:2], with_estimator(1.3), widths_px=WIDTHS)
+    assert choice.residual_dial is not None
+
+
+def test_dark_parts_never_shine_less_than_not_at_all() -> None:
+    raw, kept = learned(1.0, cut=125.0)
+    choice = choose_dial(raw, kept, with_estimator(3.5), widths_px=WIDTHS)
+    assert 0.5 <= choice.dial <= 2.0
+    assert "less than not at all" in choice.reason
+
+
+def test_the_reason_says_why_it_is_less_certain() -> None:
+    raw, kept = learned(1.0)
+    black = raw.clamp_min(float(raw.quantile(0.2)))
+    choice = choose_dial(black, kept, with_estimator(1.0), widths_px=WIDTHS)
+    assert "less certain since black is cut off in 20% of it" in choice.reason
+
+
+def test_masked_parts_say_nothing_of_the_dark() -> None:
+    raw, kept = learned(1.0)
+    raw[:, :20], kept[:, :, :20] = 0, -500
+    choice = choose_dial(raw, kept, with_estimator(1.0), widths_px=WIDTHS)
+    assert choice.dial == pytest.approx(1.0, abs=0.03)
+
+
+def unusual_to(raw: Tensor, kept: Tensor) -> OodStatistics:
+    """Statistics that this image is far from."""
+    names = image_features(raw, kept[:1], widths_px=WIDTHS, weights=WEIGHTS, step=1.0).names
+    rng = np.random.default_rng(0)
+    vectors = [FeatureVector(names, 500 + rng.standard_normal(len(names))) for _ in range(60)]
+    return fit_ood(vectors[:40], vectors[40:], iterations=1)
+
+
+def test_an_unusual_image_gets_one_iteration_and_a_warning() -> None:
+    raw, kept = learned(3.0)
+    changed = with_estimator(2.6, ood=unusual_to(raw, kept))
+    choice = choose_dial(raw, kept, changed, widths_px=WIDTHS)
+    assert choice.dial == 1.0
+    assert choice.warning is not None
+    assert choice.confidence == 0.5
+    assert "stops at one iteration" in choice.reason
+
+
+def test_a_constant_window_gets_no_score() -> None:
+    raw, kept = learned(1.0)
+    model = SimpleNamespace(description=with_estimator(1.0, ood=unusual_to(raw, kept)))
+    assert look_at(model, torch.ones(64, 64), torch.ones(4, 64, 64)) is None  # pyright: ignore[reportArgumentType]
+    assert look_at(model, raw[:20], kept[:, :20]) is None  # pyright: ignore[reportArgumentType]
+    found = look_at(model, raw, kept)  # pyright: ignore[reportArgumentType]
+    assert found is not None
+    assert found.score > 1
+
+
+def test_no_dial_beyond_what_explains_the_recording() -> None:
+    """However deep the haze looks: what contradicts the recording is not taken."""
+    raw, kept = learned(1.0)
+    free = choose_dial(raw, kept, with_estimator(1.0), widths_px=WIDTHS)
+    wild = raw + 6 * (kept - raw)
+    held = choose_dial(raw, wild, with_estimator(1.0), widths_px=WIDTHS)
+    assert held.dial < free.dial - 0.2
+    assert "it would not explain the recording" in held.reason
+    assert "explain" not in free.reason

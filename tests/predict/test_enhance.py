@@ -1,0 +1,539 @@
+"""Planes, blocks, dials and files: the output is the loop's, with the input's labels."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+import dask.array as da
+import numpy as np
+import pytest
+import tifffile
+import torch
+import xarray as xr
+from conftest import NoLocalDial, run_record, untrained_loop
+
+from deepcontrast_bmz.dial import per_plane as room
+from deepcontrast_bmz.dial.automatic import DialChoice
+from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.image import read_image, write_image
+from deepcontrast_bmz.model.loop import blend
+from deepcontrast_bmz.model.open import Model, describe_run, open_model
+from deepcontrast_bmz.predict.enhance import Enhanced, enhance
+from deepcontrast_bmz.predict.files import predict_files
+from deepcontrast_bmz.settings import NetworkSettings, Recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from deepcontrast_bmz.model.loop import Loop
+
+RECORD = run_record()
+DILATED = {"width": 4, "dilations": [1, 2, 1]}
+BLURPOOL = {"kind": "blurpool_unet", "width": 4, "levels": 2}
+STEP = 0.5
+
+
+class LoopRunner(NoLocalDial):
+    """Runs a loop on the CPU, and counts."""
+
+    device = "cpu"
+    block = 1024
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.iterations: list[int] = []
+        self.pixels: list[int] = []
+
+    def __call__(self, extended: Tensor, iterations: int) -> Tensor:
+        self.iterations.append(iterations)
+        self.pixels.append(extended.numel())
+        return self.loop.iterate(extended, iterations)
+
+
+def new_model(network: dict[str, Any] | None = None, **description: object) -> Model:
+    recipe = Recipe.model_validate(
+        {
+            "network": network or DILATED,
+            "loop": {"iterations": 3},
+            "physics": {"step_optical_depth": STEP},
+        }
+    )
+    loop = untrained_loop(recipe)
+    return Model(
+        name="tiny",
+        description=describe_run(recipe, RECORD, loop).model_copy(update=description),
+        weights_format="pytorch_state_dict",
+        device="cpu",
+        max_iterations=None,
+        radius=loop.radius,
+        multiple=loop.multiple,
+        runner=LoopRunner(loop),
+    )
+
+
+def runner_of(model: Model) -> LoopRunner:
+    assert isinstance(model.runner, LoopRunner)
+    return model.runner
+
+
+def image_of(dims: str = "yx", *, dtype: str = "uint16", lazy: bool = False) -> xr.DataArray:
+    sizes = {"t": 2, "c": 2, "z": 3, "y": 21, "x": 34}
+    pixels = np.random.default_rng(0).poisson(90, [sizes[dim] for dim in dims]).astype(dtype)
+    chunks = (1,) * (len(dims) - 2) + (10, 34)
+    return xr.DataArray(
+        da.from_array(pixels, chunks=cast("Any", chunks)) if lazy else pixels,
+        dims=tuple(dims),
+        coords={"c": ["DAPI", "GFP"]} if "c" in dims else {},
+        attrs={"pixel_size_um": {"y": 0.5, "x": 0.5}},
+    )
+
+
+def whole(model: Model, plane: np.ndarray, iterations: int) -> Tensor:
+    """Return (K, Y, X) of a plane by the loop's own definition."""
+    loop = runner_of(model).loop
+    loop.iterations = iterations
+    with torch.inference_mode():
+        return loop(torch.from_numpy(plane.astype(np.float32))[None, None])[0]
+
+
+def close(one: object, other: object) -> bool:
+    one, other = np.asarray(one), np.asarray(other)
+    return one.shape == other.shape and bool(np.abs(one - other).max() <= 1e-5 * 100)
+
+
+# ---- images
+
+
+@pytest.mark.parametrize("network", [DILATED, BLURPOOL], ids=["dilated", "blurpool"])
+@pytest.mark.parametrize("block", [7, 16, 1024])
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("dial", [0.2, 0.5, 1.3])
+def test_blocks_and_dials_give_the_loops_values(
+    network: dict[str, Any], block: int, lazy: bool, dial: float
+) -> None:
+    model = new_model(network)
+    image = image_of(lazy=lazy)
+    out = enhance(model, image, dial=dial, block=block)
+    plane = torch.from_numpy(np.asarray(image.data).astype(np.float32))
+    expected = blend(plane, whole(model, np.asarray(image.data), 3), dial, STEP)
+    assert close(out.image, expected)
+    assert out.dials == (dial,)
+    assert (out.image.chunks is not None) == lazy
+
+
+@pytest.mark.parametrize("dims", ["yx", "zyx", "cyx", "czyx", "tczyx"])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_labels_are_kept(dims: str, lazy: bool) -> None:
+    model = new_model()
+    image = image_of(dims, lazy=lazy)
+    out = enhance(model, image, iterations=2).image
+    assert out.dims == image.dims
+    assert out.dtype == np.float32
+    assert out.attrs == image.attrs
+    assert list(out.coords) == list(image.coords)
+    last = tuple(n - 1 for n in image.shape[:-2])
+    assert close(out.data[last], whole(model, np.asarray(image.data[last]), 2)[-1])
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(
+    ("dims", "expected"),
+    [("yx", "cyx"), ("zyx", "czyx"), ("tzyx", "tczyx"), ("cyx", "cyx"), ("tczyx", "tczyx")],
+)
+def test_all_iterations_become_channels(dims: str, expected: str, lazy: bool) -> None:
+    model = new_model()
+    image = image_of(dims, lazy=lazy)
+    out = enhance(model, image, all_iterations=True).image
+    assert "".join(map(str, out.dims)) == expected
+    steps = ["iteration_1", "iteration_2", "iteration_3"]
+    names = [f"{n} {s}" for n in ("DAPI", "GFP") for s in steps] if "c" in dims else steps
+    assert list(out.coords["c"].values) == names
+    at = {dim: 1 for dim in dims if dim not in "yx"}
+    kept = whole(model, np.asarray(image.isel(at).data), 3)
+    for k, name in enumerate(steps):
+        label = f"GFP {name}" if "c" in dims else name
+        rest = {dim: i for dim, i in at.items() if dim != "c"}
+        assert close(out.sel(c=label).isel(rest), kept[k])
+
+
+def test_channels_without_a_name_are_numbered() -> None:
+    image = image_of("cyx").drop_vars("c")
+    out = enhance(new_model(), image, all_iterations=True, iterations=1).image
+    assert list(out.coords["c"].values) == ["channel_0 iteration_1", "channel_1 iteration_1"]
+
+
+def test_only_the_iterations_that_the_dial_needs_are_run() -> None:
+    model = new_model()
+    for dial in (0.0, 0.3, 0.5, 0.51, 1.5, 2.2):
+        enhance(model, image_of(), dial=dial)
+    assert runner_of(model).iterations == [1, 1, 2, 3, 5]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
+def test_dial_zero_is_the_raw_image(dtype: str, lazy: bool) -> None:
+    image = image_of("zyx", dtype=dtype, lazy=lazy)
+    out = enhance(new_model(), image, dial=0, block=8)
+    assert out.image.dtype == np.float32
+    assert np.array_equal(out.image, np.asarray(image.data).astype(np.float32))
+
+
+def test_signed_and_real_pixels_are_fine() -> None:
+    model = new_model()
+    image = image_of(dtype="float64") - 200.5
+    assert close(enhance(model, image, iterations=1).image, whole(model, image.values, 1)[0])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 30), (2, 3)])
+def test_tiny_images_are_fine(shape: tuple[int, int]) -> None:
+    image = xr.DataArray(np.arange(np.prod(shape), dtype=np.uint8).reshape(shape), dims=("y", "x"))
+    model = new_model()
+    assert close(enhance(model, image, iterations=3).image, whole(model, image.values, 3)[-1])
+    assert enhance(model, image, dial="auto").image.shape == shape
+
+
+def test_the_input_is_not_changed() -> None:
+    image = image_of("zyx", dtype="float32")
+    before = image.copy(deep=True)
+    enhance(new_model(), image, dial=0).image.data[...] = -1
+    enhance(new_model(), image, iterations=2)
+    assert image.identical(before)
+
+
+def test_small_planes_run_together_and_large_ones_alone() -> None:
+    model = new_model()
+    image = image_of("tczyx")
+    enhance(model, image, iterations=1, block=200)
+    assert len(runner_of(model).iterations) == 1
+    runner_of(model).pixels.clear()
+    enhance(model, image, iterations=1, block=16)
+    most = (16 + 2 * model.radius) ** 2
+    assert max(runner_of(model).pixels) <= most
+
+
+def test_progress_rises_to_one() -> None:
+    for lazy in (False, True):
+        shares: list[float] = []
+        image = image_of("zyx", lazy=lazy)
+        out = enhance(new_model(), image, iterations=1, block=12, progress=shares.append)
+        np.asarray(out.image.data)
+        assert len(shares) > 3
+        assert shares == sorted(shares)
+        assert shares[-1] == pytest.approx(1.0)
+
+
+def test_a_lazy_image_is_computed_only_where_it_is_looked_at() -> None:
+    model = new_model()
+    out = enhance(model, image_of("zyx", lazy=True), iterations=1, block=7)
+    assert runner_of(model).iterations == []
+    np.asarray(out.image.data[1, :7])
+    assert 0 < len(runner_of(model).iterations) <= 5
+
+
+# ---- which dial
+
+
+def test_the_recommended_dial_is_the_default() -> None:
+    model = new_model(recommended_dial=0.8, recommended_dial_reason="best on held-out images")
+    out = enhance(model, image_of())
+    assert out.dials == (0.8,)
+    assert "best on held-out images" in out.reason
+
+
+def test_without_a_recommendation_the_dial_is_automatic(monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = iter([0.5, 1.5, 0.5])
+
+    def choose(*_: object, **__: object) -> DialChoice:
+        return DialChoice(dial=next(choices), reason="of a test", confidence=1)
+
+    monkeypatch.setattr(room, "choose_dial", choose)
+    model = new_model()
+    image = image_of("zyx")
+    out = enhance(model, image)
+    # The middle plane is an outlier; the smooth curve along z passes by it.
+    assert out.dials == (0.5, 0.5, 0.5)
+    assert "smooth curve along z" in out.reason
+    assert "of a test" in out.reason
+    assert close(out.image[1], whole(model, image.values[1], 1)[0])
+
+
+def test_channels_and_times_are_not_smoothed(monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = iter([0.5, 1.5])
+
+    def choose(*_: object, **__: object) -> DialChoice:
+        return DialChoice(dial=next(choices), reason="x", confidence=1)
+
+    monkeypatch.setattr(room, "choose_dial", choose)
+    assert enhance(new_model(), image_of("cyx"), dial="auto").dials == (0.5, 1.5)
+
+
+@pytest.mark.parametrize("network", [DILATED, BLURPOOL], ids=["dilated", "blurpool"])
+def test_the_automatic_dial_is_within_reach_and_used(
+    network: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def choose(raw: Tensor, kept: Tensor, *_: object, **__: object) -> DialChoice:
+        seen.append((raw, kept))
+        return DialChoice(dial=1.2, reason="x", confidence=1)
+
+    monkeypatch.setattr(room, "choose_dial", choose)
+
+    def window(_: Tensor) -> tuple[slice, slice]:
+        return slice(5, 18), slice(9, 30)
+
+    monkeypatch.setattr(room, "content_window", window)
+    model = new_model(network)
+    image = image_of()
+    out = enhance(model, image, dial="auto")
+    expected = whole(model, image.values, 3)
+    raw, kept = seen[0]
+    top, left = 5 // model.multiple * model.multiple, 9 // model.multiple * model.multiple
+    assert np.array_equal(raw, image.values[top:18, left:30])
+    assert close(kept, expected[:, top:18, left:30])
+    plane = torch.from_numpy(image.values.astype(np.float32))
+    assert close(out.image, blend(plane, expected, 1.2, STEP))
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"dial": -0.1}, "at least 0"),
+        ({"dial": float("nan")}, "the dial"),
+        ({"dial": float("inf")}, "the dial"),
+        ({"dial": 8.1}, "at most 16 iterations are run .dial 8., too few for dial 8.1"),
+        ({"dial": 1e300}, r"too few for dial 1e\+300"),
+        ({"dial": "best"}, "auto"),
+        ({"iterations": 0}, "counted from 1"),
+        ({"iterations": -2}, "counted from 1"),
+        ({"iterations": 17}, "at most 16"),
+        ({"dial": 1.0, "iterations": 2}, "exclude each other"),
+        ({"dial": 1.0, "all_iterations": True}, "exclude each other"),
+        ({"dial": "auto", "all_iterations": True}, "exclude each other"),
+        ({"all_iterations": True, "iterations": 0}, "counted from 1"),
+        ({"block": 0}, "a block has"),
+    ],
+)
+def test_impossible_choices_are_refused(choice: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        enhance(new_model(), image_of(), **choice)
+
+
+def test_a_graph_with_few_iterations_limits_the_dial() -> None:
+    model = replace(new_model(), max_iterations=3, weights_format="onnx")
+    assert enhance(model, image_of(), dial=1.5).dials == (1.5,)
+    choices: list[dict[str, Any]] = [
+        {"dial": 1.6},
+        {"iterations": 4},
+        {"all_iterations": True, "iterations": 4},
+    ]
+    for choice in choices:
+        with pytest.raises(InputError, match="hold 3 iterations"):
+            enhance(model, image_of(), **choice)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e35])
+def test_pixels_that_cannot_be_computed_with_are_refused(bad: float) -> None:
+    image = image_of("zyx", dtype="float64")
+    image[1, 3, 4] = bad
+    with pytest.raises(InputError, match="pixels must"):
+        enhance(new_model(), image, iterations=1)
+
+
+# ---- files
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    path = tmp_path / "in" / "raw.tif"
+    path.parent.mkdir()
+    write_image(image_of("czyx"), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["out.tif", "out.ome.tiff", "out.zarr"])
+def test_one_image_goes_to_a_file(raw: Path, tmp_path: Path, name: str) -> None:
+    written = predict_files(new_model(), [raw], tmp_path / "deep" / name, iterations=1)
+    assert written == [tmp_path / "deep" / name]
+    out, image = read_image(written[0]), read_image(raw)
+    assert out.dims == image.dims
+    assert out.dtype == np.float32
+    assert out.attrs == image.attrs
+    assert list(out.coords["c"].values) == ["DAPI", "GFP"]
+    assert close(out, enhance(new_model(), image, iterations=1).image)
+
+
+def test_one_image_can_go_into_a_folder(raw: Path, tmp_path: Path) -> None:
+    written = predict_files(new_model(), [raw], tmp_path / "out", iterations=1, channel="GFP")
+    assert written == [tmp_path / "out" / "raw_enhanced.tif"]
+    assert read_image(written[0]).dims == ("z", "y", "x")
+
+
+def test_several_images_keep_their_names_and_formats(tmp_path: Path) -> None:
+    names = ["a.tif", "b.ome.tif", "c.zarr", "d.ome.zarr", "E.TIF"]
+    paths = [tmp_path / name for name in names]
+    for path in paths:
+        write_image(image_of(), path)
+    finished: list[tuple[Path, Enhanced]] = []
+    shares: list[float] = []
+    written = predict_files(
+        new_model(),
+        paths,
+        tmp_path / "out",
+        dial=0.5,
+        progress=shares.append,
+        finished=lambda path, enhanced: finished.append((path, enhanced)),
+    )
+    assert [path.name for path in written] == [
+        "a_enhanced.tif",
+        "b_enhanced.ome.tif",
+        "c_enhanced.zarr",
+        "d_enhanced.ome.zarr",
+        "E_enhanced.TIF",
+    ]
+    assert all(close(read_image(path), read_image(written[0])) for path in written)
+    assert [path for path, _ in finished] == written
+    assert finished[0][1].dials == (0.5,)
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1.0)
+    assert sorted((tmp_path / "out").iterdir()) == sorted(written)
+
+
+def test_an_output_never_replaces_an_input(raw: Path, tmp_path: Path) -> None:
+    before = raw.read_bytes()
+    link = tmp_path / "link.tif"
+    link.symlink_to(raw)
+    for out in (raw, raw.parent / ".." / "in" / "raw.tif", link):
+        with pytest.raises(InputError, match="never replaces an input"):
+            predict_files(new_model(), [raw], out, iterations=1)
+    assert raw.read_bytes() == before
+
+
+def test_an_output_never_lies_inside_an_input(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.zarr", tmp_path / "b.zarr"]
+    for path in paths:
+        write_image(image_of(), path)
+    with pytest.raises(InputError, match="inside it"):
+        predict_files(new_model(), paths[:1], paths[0] / "results", iterations=1)
+
+
+def test_outputs_of_one_name_are_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    paths = [tmp_path / folder / "raw.tif" for folder in ("one", "two")]
+    for path in paths:
+        path.parent.mkdir()
+        write_image(image_of(), path)
+    model = new_model()
+    with pytest.raises(InputError, match="a name of its own"):
+        predict_files(model, paths, tmp_path / "out", iterations=1)
+    assert runner_of(model).iterations == []
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "out", "message"),
+    [
+        ([], "out", "at least one image"),
+        (["nothing.tif"], "out", "no image"),
+        (["raw.tif", "raw.tif"], "out.tif", "into a folder"),
+        (["raw.tif"], "in/raw.txt", "neither"),
+        (["raw.tif"], "in/raw.txt/deep/out.tif", "needs a folder that can be made"),
+        (["raw.tif"], "out.png", r"ends in \.png"),
+        (["raw.tif"], "in/folder.tif", "is a folder already"),
+        (["raw.tif"], "in/file.zarr", "is a file already"),
+    ],
+)
+def test_unusable_names_are_refused(
+    raw: Path, tmp_path: Path, names: list[str], out: str, message: str
+) -> None:
+    for name in ("raw.txt", "file.zarr"):
+        (raw.parent / name).write_text("x", encoding="utf-8")
+    (raw.parent / "folder.tif").mkdir()
+    with pytest.raises(InputError, match=message):
+        predict_files(
+            new_model(), [raw.parent / name for name in names], tmp_path / out, iterations=1
+        )
+
+
+def test_a_bad_dial_is_refused_before_images_are_read(raw: Path, tmp_path: Path) -> None:
+    raw.write_bytes(b"no image")
+    with pytest.raises(InputError, match="at least 0"):
+        predict_files(new_model(), [raw], tmp_path / "out", dial=-1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_image_leaves_nothing_behind(raw: Path, tmp_path: Path) -> None:
+    broken = raw.parent / "broken.tif"
+    image = image_of(dtype="float32")
+    image[0, 0] = np.nan
+    write_image(image, broken)
+    with pytest.raises(InputError, match=r"broken\.tif"):
+        predict_files(new_model(), [broken], tmp_path / "out" / "deep" / "er", iterations=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_image_leaves_the_results_of_others(raw: Path, tmp_path: Path) -> None:
+    broken = raw.parent / "broken.tif"
+    broken.write_bytes(b"no image")
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=r"broken\.tif"):
+        predict_files(new_model(), [raw, broken], out, iterations=1)
+    assert [path.name for path in out.iterdir()] == ["raw_enhanced.tif"]
+
+
+def test_a_run_enhances_files(tiny_run: Path, stack_path: Path, tmp_path: Path) -> None:
+    model = open_model(tiny_run, device="cpu")
+    written = predict_files(model, [stack_path], tmp_path / "out.tif")
+    out, image = read_image(written[0]), read_image(stack_path)
+    assert out.shape == image.shape
+    assert out.attrs == image.attrs
+    assert bool(np.isfinite(out).all())
+
+
+def test_the_plain_network_runs() -> None:
+    network = NetworkSettings(kind="plain_unet", width=2, levels=2).model_dump()
+    out = enhance(new_model(network), image_of(), iterations=1)
+    assert bool(np.isfinite(out.image).all())
+
+
+# ---- disks
+
+
+def test_where_nothing_can_be_written_nothing_is_computed(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    def never(*_: object) -> Tensor:
+        raise AssertionError("nothing may be computed")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(Model, "iterate", never)
+    with pytest.raises(InputError, match=r"Read-only file system.*another place"):
+        predict_files(new_model(), [raw], tmp_path / "new" / "out.tif", iterations=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EFBIG, "File too large"),
+        OSError("540000 requested and 262072 written"),
+    ],
+)
+def test_a_full_disk_leaves_nothing_half_written(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(tifffile.TiffWriter, "write", full)
+    with pytest.raises(InputError, match="there is no room for"):
+        predict_files(new_model(), [raw], tmp_path / "out.tif", iterations=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
