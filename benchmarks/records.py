@@ -22,6 +22,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,8 @@ class Record:
 
 def as_markdown(table: Table) -> str:
     """Return the caption and the table."""
-    lines = [table.caption, ""] if table.caption else []
+    caption = textwrap.wrap(table.caption, 99, break_long_words=False, break_on_hyphens=False)
+    lines = [*caption, ""] if caption else []
     lines.append("| " + " | ".join(table.columns) + " |")
     lines.append("|---" * len(table.columns) + "|")
     lines += ["| " + " | ".join(row) + " |" for row in table.rows]

@@ -5,6 +5,7 @@ python benchmarks/results.py
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,17 +23,32 @@ HEAD = """# Results
 Made by `python benchmarks/results.py` from the records in `benchmarks/records/`; each table
 can be made anew by the command above it. Figures of speed are in [performance](performance.md),
 what was chosen because of them in [decisions](decisions.md).
+
+## Summary
 """
+
+WIDTH = 99
+"""Longest line of the page outside of tables, in characters."""
+
+
+def wrapped(text: str) -> str:
+    """Return a paragraph or an item of a list in lines of `WIDTH`."""
+    indent = "  " if text.startswith("- ") else ""
+    lines = textwrap.wrap(
+        text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(lines)
 
 
 def page(records: Sequence[Record]) -> str:
     """Return the whole page."""
     parts = [HEAD]
     for record in records:
+        # The first sentences say what was found; all figures follow below.
+        parts.append(wrapped(f"- **{record.title}.** {record.text}") + "\n")
+    for record in records:
         versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
-        parts.append(f"## {record.title}\n\n`{record.command}` ({versions})\n")
-        if record.text:
-            parts.append(record.text + "\n")
+        parts.append(wrapped(f"## {record.title}") + f"\n\n`{record.command}`\n\n({versions})\n")
         parts += [as_markdown(table) + "\n" for table in record.tables]
     return "\n".join(parts)
 

@@ -122,10 +122,22 @@ def test_links_and_files_named_exist(page: Path) -> None:
         assert (ROOT / name).exists(), name
 
 
-def test_every_room_is_in_the_readme() -> None:
+def test_the_readme_shows_every_folder_and_nothing_else() -> None:
     tree = blocks(ROOT / "README.md", "")[-1]
     house = ROOT / "deepcontrast_bmz"
-    rooms = {path.stem for path in house.glob("*.py")} - {"__init__", "__main__"}
-    rooms |= {path.name for path in house.iterdir() if (path / "__init__.py").exists()}
-    named = set(re.findall(r"\w+", tree))
-    assert rooms <= named, f"not in the README's tree: {sorted(rooms - named)}"
+    folders = {path.name for path in house.iterdir() if (path / "__init__.py").exists()}
+    shown = re.findall(r"^  (\w+)/ ", tree, re.MULTILINE)
+    assert sorted(shown) == sorted(folders)
+
+
+def test_every_page_is_linked_from_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", index))
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"} == linked
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lines_of_a_page_are_short(page: Path) -> None:
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        free = line.startswith("|") or "http" in line or line.startswith("![") or "`" * 3 in line
+        assert len(line) <= 100 or free, f"line {number} has {len(line)} characters"
