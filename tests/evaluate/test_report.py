@@ -8,6 +8,7 @@ import re
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
@@ -27,7 +28,8 @@ from deepcontrast_bmz.evaluate.report import (
     summary,
     write_evaluation,
 )
-from deepcontrast_bmz.evaluate.report.curve import ticks
+from deepcontrast_bmz.evaluate.report.curve import HEIGHT, WIDTH, round_ticks
+from deepcontrast_bmz.evaluate.report.drawing import PALETTE
 from deepcontrast_bmz.evaluate.report.words import TIMES
 from deepcontrast_bmz.image import write_image
 from deepcontrast_bmz.model.open import Model
@@ -298,14 +300,74 @@ def curve_of(html: str) -> str:
     return html[start : html.index("</svg>", start)]
 
 
+MARK = r'<g class="(ring|m \w+)"><path d="([^"]+)"'
+"""A shape in a plot: its class and its path."""
+
+
+def centre(path: str) -> tuple[float, float]:
+    """Return the middle of a path's box, in pixels."""
+    numbers = np.array([float(n) for n in re.findall(r"-?[\d.]+", path)]).reshape(-1, 2)
+    x, y = (numbers.min(0) + numbers.max(0)) / 2
+    return float(x), float(y)
+
+
+def marked_places(curve: str) -> list[tuple[float, float]]:
+    return [centre(path) for _, path in re.findall(MARK, curve)]
+
+
 def test_the_curve_marks_every_dial_and_rings_the_automatic_one(html: str) -> None:
     curve = curve_of(html)
     assert curve.count('class="ring"') == 1
     assert ">auto 0.75</text>" in curve
     marks = re.findall(r'class="m (\w+)"', curve)
     assert marks == ["ok", "ok", "over", "off"]
-    numbers = [float(n) for n in re.findall(r'c[xy]="([^"]+)"', curve)]
-    assert all(0 <= n <= 460 for n in numbers)
+    assert len(marked_places(curve)) == 5
+    for x, y in marked_places(curve):
+        assert 0 <= x <= WIDTH
+        assert 0 <= y <= HEIGHT
+
+
+def test_marks_stand_where_their_values_are(html: str) -> None:
+    """Gains 1, 1.6, 1.8, 2.6 from left to right, detail 0.7, 0.775, 0.8, 0.9 upwards."""
+    places = [place for name, *place in re.findall(MARK, curve_of(html)) if name != "ring"]
+    xs, ys = np.array([centre(path) for (path,) in places]).T
+    np.testing.assert_allclose(
+        (xs - xs[0]) / (xs[-1] - xs[0]), np.array([0, 6, 8, 16]) / 16, atol=0.02
+    )
+    np.testing.assert_allclose(
+        (ys - ys[0]) / (ys[-1] - ys[0]), np.array([0, 3, 4, 8]) / 8, atol=0.02
+    )
+    assert xs[-1] > xs[0]
+    assert ys[-1] < ys[0]
+
+
+def test_plots_have_the_colours_of_the_page_and_refer_to_nothing(html: str) -> None:
+    drawings = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+    assert len(drawings) > 6
+    light, _, dark = html.partition("prefers-color-scheme:dark")
+    for drawing in drawings:
+        for word in ("xmlns", "href", "font-family"):
+            assert word not in drawing
+        # By variables, which are others in the dark.
+        assert not re.search(r"#[0-9a-fA-F]{3,6}\b", drawing)
+        used = set(re.findall(r"var\(--(\w+)\)", drawing))
+        assert used <= set(PALETTE)
+        assert used
+        for name in used:
+            assert f"--{name}:" in dark
+    for name, colour in PALETTE.items():
+        assert f"--{name}:{colour}" in light
+
+
+def test_plots_do_not_depend_on_how_a_user_draws() -> None:
+    usual = render_report(evaluation())
+    with mpl.rc_context({"font.size": 30, "axes.grid": True, "svg.fonttype": "path"}):
+        assert render_report(evaluation()) == usual
+
+
+def test_a_name_with_dollars_is_no_formula(tmp_path: Path) -> None:
+    write_evaluation(evaluation(image="a$_{$b.tif"), tmp_path)
+    assert imread(tmp_path / "curve.png").shape[0] > 400
 
 
 def test_scale_bar_needs_a_pixel_size_and_has_a_round_length(html: str) -> None:
@@ -382,9 +444,8 @@ def test_labels_of_a_curve_do_not_lie_upon_each_other() -> None:
     )
     rows = (*rows, row(9, contrast_gain=3.0, reference_middle=0.7))
     html = render_report(evaluation(scores=rows, previews=(), chosen_dial=3.0))
-    words = r'<text class="(?:auto|tick)"[^>]*text-anchor="(?:start|end)">([^<]+)<'
-    _, _, labels = curve_of(html).partition('class="ring"')
-    assert re.findall(words, labels) == ["auto 3", "9"]
+    labels = r'<g class="(?:auto|dial)"><text[^>]*>([^<]+)<'
+    assert re.findall(labels, curve_of(html)) == ["auto 3", "9"]
 
 
 # -- words, tables, pictures ----------------------------------------------------------------------
@@ -427,7 +488,7 @@ def test_pictures_are_stored_as_they_are_when_small_and_closely_when_large(
     ("low", "high"), [(0, 1), (0.97, 1.31), (1, 38), (-0.2, 0.9), (2, 2), (0, 0.003)]
 )
 def test_ticks_are_round_and_cover_the_range(low: float, high: float) -> None:
-    found = ticks(low, high)
+    found = round_ticks(low, high)
     assert found[0] <= low + 1e-9
     assert found[-1] >= high - 1e-9
     assert len(found) <= 8
@@ -466,7 +527,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(*_: object) -> bytes:
         raise RuntimeError("no plot")
 
-    monkeypatch.setattr(files, "curve_png", fail)
+    monkeypatch.setattr(files, "price_png", fail)
     with pytest.raises(RuntimeError, match="no plot"):
         write_evaluation(evaluation(), tmp_path / "results")
     assert list(tmp_path.iterdir()) == []

@@ -1,9 +1,4 @@
-"""The report: one HTML file that needs nothing else, and the tables and plots beside it.
-
-The page is made to be sent by mail and opened years later: images are data URIs, plots are drawn
-here as SVG, nothing is fetched, and without scripts it still shows the raw image, the automatic
-dial and every number.
-"""
+"""The report: one HTML file that needs nothing else, and tables and plots beside it."""
 
 from __future__ import annotations
 

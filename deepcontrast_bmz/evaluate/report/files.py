@@ -1,4 +1,4 @@
-"""From image files to a folder of results."""
+"""Evaluates image files and writes a folder of results for each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.evaluate.report.curve import curve_png
+from deepcontrast_bmz.evaluate.report.curve import price_png
 from deepcontrast_bmz.evaluate.report.page import render_report
 from deepcontrast_bmz.evaluate.report.tables import scores_csv
 from deepcontrast_bmz.evaluate.report.words import place, summary
@@ -60,7 +60,7 @@ def write_evaluation(
     contents = {
         "scores.csv": scores_csv(evaluation).encode(),
         "scores.json": (evaluation.model_dump_json(indent=2) + "\n").encode(),
-        "curve.png": curve_png(evaluation),
+        "curve.png": price_png(evaluation),
         "report.html": page.encode(),
     }
     try:

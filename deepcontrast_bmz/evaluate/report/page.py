@@ -1,30 +1,20 @@
-"""The page: one HTML file that needs nothing else."""
+"""The HTML page, made from templates: one file that needs nothing else."""
 
 from __future__ import annotations
 
 __all__ = ["Section", "render_report"]
 
+import functools
 import re
-from html import escape
-from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from deepcontrast_bmz.dial.verdict import CONSISTENT, LIMITS
-from deepcontrast_bmz.evaluate.report.curve import plots
-from deepcontrast_bmz.evaluate.report.marks import symbol
-from deepcontrast_bmz.evaluate.report.pictures import more_pictures, viewer
-from deepcontrast_bmz.evaluate.report.tables import plain_table, score_table
-from deepcontrast_bmz.evaluate.report.words import (
-    AGAINST_REFERENCE,
-    READING,
-    REFUSED,
-    TIMES,
-    number,
-    outcome,
-    place,
-    reason,
-    tick,
-)
+from deepcontrast_bmz.evaluate.report import pictures, tables, words
+from deepcontrast_bmz.evaluate.report.curve import HEIGHT, WIDTH, draw_plots
+from deepcontrast_bmz.evaluate.report.drawing import draw_symbol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,93 +25,130 @@ Section = tuple[str, "str | Sequence[Sequence[object]]"]
 """A heading with either text (paragraphs apart by an empty line, `code` in backticks) or the rows
 of a table, the first of which is its head. Both are plain: markup in them is shown as it is."""
 
+DETAIL_NAMES = {
+    "reference_middle": "Detail vs reference",
+    "detail_fine": "Detail, fine",
+    "detail_coarse": "Detail, coarse",
+    "forward_consistency": "Detail",
+}
+"""What stands beside the gain in the viewer, as the columns of the table are called."""
 
-def _part(name: str) -> str:
-    """Return a file that lies beside this one."""
-    return files(__package__ or "").joinpath(name).read_text(encoding="utf-8")
 
-
-def _facts(evaluation: Evaluation) -> str:
-    where = place(evaluation)
-    plane = (
-        f"{where}, counted from 0 ({evaluation.plane_reason})" if where else evaluation.plane_reason
+@functools.cache
+def _environment() -> Environment:
+    """Return the templates beside this file; whatever they are given is escaped."""
+    environment = Environment(
+        loader=PackageLoader("deepcontrast_bmz", "evaluate/report/templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
+    filters: dict[str, Any] = {
+        "dial": words.dial_word,
+        "number": words.number,
+        "score": tables.format_score,
+        "data_uri": pictures.data_uri,
+        "paragraphs": _split_paragraphs,
+    }
+    environment.filters.update(filters)
+    environment.globals["symbol"] = draw_symbol
+    return environment
+
+
+def _read_asset(name: str) -> Markup:
+    """Return a style sheet or script of this project, to stand in the page as it is."""
+    loader = _environment().loader
+    assert loader is not None
+    return Markup(loader.get_source(_environment(), name)[0])
+
+
+def _split_paragraphs(text: str) -> list[list[str]]:
+    """Split plain text into paragraphs, and these into text and `code`, by turns."""
+    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
+    return [re.split(r"`([^`]+)`", part) for part in paragraphs]
+
+
+def _list_facts(evaluation: Evaluation) -> dict[str, str]:
+    """Return what was judged, by name."""
+    where = words.place(evaluation)
+    plane = evaluation.plane_reason
     estimated = " (estimated)" if evaluation.offset_estimated else ""
     facts = {
         "Image": evaluation.image,
-        "Plane": plane,
-        "Size": _size(evaluation),
+        "Plane": f"{where}, counted from 0 ({plane})" if where else plane,
+        "Size": _describe_size(evaluation),
         "Model": f"{evaluation.model} ({evaluation.weights_format})",
-        "Camera offset": f"{tick(round(evaluation.offset, 2) + 0.0)} counts{estimated}",
+        "Camera offset": f"{words.tick(round(evaluation.offset, 2) + 0.0)} counts{estimated}",
     }
     if evaluation.pixel_size_um is not None:
         facts["Pixel"] = f"{evaluation.pixel_size_um:.4g} µm"
     if evaluation.reference is not None:
         facts["Reference"] = evaluation.reference
-    items = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in facts.items()
-    )
-    return f'<dl class="facts">{items}</dl>'
+    return facts
 
 
-def _size(evaluation: Evaluation) -> str:
+def _describe_size(evaluation: Evaluation) -> str:
     """Return how much of the plane is judged."""
     top, left, height, width = evaluation.window
-    size = f"{width} {TIMES} {height} px"
+    size = f"{width} {words.TIMES} {height} px"
     if evaluation.plane_shape in (None, (height, width)):
         return size
-    whole = f"{evaluation.plane_shape[1]} {TIMES} {evaluation.plane_shape[0]} px"
+    whole = f"{evaluation.plane_shape[1]} {words.TIMES} {evaluation.plane_shape[0]} px"
     return f"{size} of {whole}, from column {left} and row {top}: the part with the most content"
 
 
-def _verdict(evaluation: Evaluation) -> str:
-    row = evaluation.chosen
-    if row.dial == 0:
-        return ""
-    refused = " refused" if row.verdict in REFUSED else ""
-    said = f"<strong>Verdict: {row.verdict}</strong>, {escape(reason(row))}."
-    return f'<p class="verdict{refused}">{symbol(row.verdict)}{said}</p>'
-
-
-def _familiarity(evaluation: Evaluation) -> str:
+def _describe_familiarity(evaluation: Evaluation) -> str:
     """Return what the out-of-distribution score says."""
     if evaluation.ood_score is None:
-        words = (
-            "Whether the image is like those the model was trained for cannot be said: the model "
-            "brings no statistics of them, or the image is too small."
+        return (
+            "Unknown: the model has no statistics of its training images, or the image is too "
+            "small to compare."
         )
-    elif evaluation.warning is None:
-        words = (
+    if evaluation.warning is None:
+        return (
             "The image is like those the model was trained for: out-of-distribution score "
-            f"{number(evaluation.ood_score)}, limit 1."
+            f"{words.number(evaluation.ood_score)}, limit 1."
         )
-    else:
-        words = f"{evaluation.warning[0].upper()}{evaluation.warning[1:]}."
-    mark = ' class="warned" role="note"' if evaluation.warning is not None else ""
-    return f"""
-<section aria-labelledby="familiar">
-<h2 id="familiar">Is the model made for this image?</h2>
-<p{mark}>{escape(words)}</p>
-</section>"""
+    return f"{evaluation.warning[0].upper()}{evaluation.warning[1:]}."
 
 
-def _text(words: str) -> str:
-    """Return plain text as paragraphs, with `code` in backticks."""
-    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", words) if part.strip()]
-    marked = [re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(part)) for part in paragraphs]
-    return "".join(f"<p>{part}</p>" for part in marked)
+def _explain_scores(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """Return how to read the scores that the page shows."""
+    limit = evaluation.misfit_limit
+    values = {
+        "step": evaluation.step_optical_depth,
+        "low": CONSISTENT[0],
+        "high": CONSISTENT[1],
+        "most": words.number(LIMITS.misfit if limit is None else limit),
+    }
+    return [
+        (name, text.format(**values))
+        for name, text in words.READING
+        if (evaluation.reference is not None or name not in words.AGAINST_REFERENCE)
+        and (evaluation.plane or name != "Plane")
+    ]
 
 
-def _section(n: int, section: Section) -> str:
-    heading, content = section
-    name = f"section-{n}"
-    body = _text(content) if isinstance(content, str) else plain_table(content, name)
-    return f"""
-<section aria-labelledby="{name}">
-<h2 id="{name}">{escape(heading)}</h2>
-{body}
-</section>"""
+def _gather_pictures(evaluation: Evaluation) -> dict[str, Any]:
+    """Return what the viewer and the further pictures show."""
+    frames = pictures.make_frames(evaluation)
+    # In units of noise: without measurable noise there is no map.
+    measured = evaluation.chosen.forward_consistency is not None
+    residual = evaluation.residual_preview if measured else None
+    raw = evaluation.previews[0] if evaluation.previews else None
+    return {
+        "frames": frames,
+        "now": pictures.make_frame(evaluation, evaluation.chosen),
+        "start": evaluation.scores.index(evaluation.chosen),
+        "raw": raw,
+        "crisp": raw is not None and pictures.is_small(raw),
+        "detail_name": DETAIL_NAMES[evaluation.price],
+        "scale_bar": pictures.make_scale_bar(evaluation),
+        "residual": residual,
+        "residual_words": pictures.describe_residual(evaluation),
+    }
 
 
 def render_report(
@@ -132,6 +159,9 @@ def render_report(
     sections: Sequence[Section] = (),
 ) -> str:
     """Return the evaluation as one HTML page that needs no other file.
+
+    Images are data URIs, plots are SVG, nothing is fetched, and without scripts the page still
+    shows the raw image, the automatic dial and every number.
 
     Parameters
     ----------
@@ -149,64 +179,28 @@ def render_report(
     str
         HTML, UTF-8.
     """
-    title = title or f"{evaluation.image}: contrast by {evaluation.model}"
-    low, high = CONSISTENT
-    limit = evaluation.misfit_limit
-    values = {
-        "step": evaluation.step_optical_depth,
-        "low": low,
-        "high": high,
-        "most": number(LIMITS.misfit if limit is None else limit),
-    }
-    reading = "".join(
-        f"<dt>{name}</dt><dd>{words.format(**values)}</dd>"
-        for name, words in READING
-        if (evaluation.reference is not None or name not in AGAINST_REFERENCE)
-        and (evaluation.plane or name != "Plane")
-    )
-    pictures = bool(evaluation.previews)
-    parts = [
-        viewer(evaluation) if pictures else "",
-        plots(evaluation),
-        score_table(evaluation),
-        _familiarity(evaluation),
-        more_pictures(evaluation),
-        *(_section(n, section) for n, section in enumerate(sections, 1)),
-    ]
-    if command:
-        parts.append(
-            '\n<section aria-labelledby="again">\n<h2 id="again">How to reproduce</h2>\n'
-            f"<pre><code>{escape(command)}</code></pre>\n</section>"
+    shown = {row.verdict for row in evaluation.scores}
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            evaluation=evaluation,
+            chosen=evaluation.chosen,
+            title=title or f"{evaluation.image}: contrast by {evaluation.model}",
+            outcome=words.outcome(evaluation),
+            reason=words.reason(evaluation.chosen),
+            refused=evaluation.chosen.verdict in words.REFUSED,
+            facts=_list_facts(evaluation),
+            plots=draw_plots(evaluation),
+            plot_size=(WIDTH, HEIGHT),
+            meanings={name: said for name, said in words.MEANINGS.items() if name in shown},
+            columns=tables.choose_columns(evaluation),
+            familiarity=_describe_familiarity(evaluation),
+            sections=[(*section, isinstance(section[1], str)) for section in sections],
+            command=command,
+            explained=_explain_scores(evaluation),
+            style=_read_asset("page.css"),
+            script=_read_asset("page.js"),
+            **_gather_pictures(evaluation),
         )
-    parts.append(
-        '\n<section aria-labelledby="read">\n<h2 id="read">How to read this</h2>\n'
-        f'<dl class="words">{reading}</dl>\n</section>'
     )
-    script = f"<script>{_part('page.js')}</script>" if pictures else ""
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:;
- style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>{escape(title)}</title>
-<style>{_part("page.css")}</style>
-</head>
-<body>
-<header>
-<h1>{escape(title)}</h1>
-<p class="lead">{escape(outcome(evaluation))}</p>
-{_verdict(evaluation)}
-{_facts(evaluation)}
-</header>
-<main>{"".join(parts)}
-</main>
-<footer>
-<p>The tissue model behind the forward consistency is this project's own: small-angle multiple
-scattering of optical depth equal to the dial. deepcontrast_bmz {escape(evaluation.version)}.</p>
-</footer>
-{script}
-</body>
-</html>
-"""

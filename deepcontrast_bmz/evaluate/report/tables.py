@@ -1,21 +1,17 @@
-"""The scores as tables: CSV, and a table of the page that gives each gain beside its price."""
+"""Scores as tables: CSV, and the table of the page with each gain beside its price."""
 
 from __future__ import annotations
 
-__all__ = ["CONTRAST_GAIN", "Column", "cell", "plain_table", "score_table", "scores_csv"]
+__all__ = ["CONTRAST_GAIN", "Column", "choose_columns", "format_score", "scores_csv"]
 
 import csv
 import io
-from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepcontrast_bmz.evaluate.records import DialScores
-from deepcontrast_bmz.evaluate.report.marks import symbol
-from deepcontrast_bmz.evaluate.report.words import TIMES, dial_word, number
+from deepcontrast_bmz.evaluate.report.words import TIMES, number
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from deepcontrast_bmz.evaluate.records import Evaluation
 
 
@@ -44,8 +40,13 @@ COLUMNS = (
 )
 
 
-def cell(row: DialScores, column: Column) -> str:
-    """Return a score in words."""
+def choose_columns(evaluation: Evaluation) -> list[Column]:
+    """Return the columns of the page's table: without a reference, none that needs one."""
+    return [c for c in COLUMNS if evaluation.reference is not None or not c.needs_reference]
+
+
+def format_score(row: DialScores, column: Column) -> str:
+    """Return a score as a number with its unit, or "unmeasurable"."""
     value: float | None = getattr(row, column.field)
     shown = number(value, column.digits)
     return shown if value is None else shown + column.unit
@@ -62,68 +63,3 @@ def scores_csv(evaluation: Evaluation) -> str:
         cells = ["" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in values]
         writer.writerow([*cells, int(row is evaluation.chosen)])
     return out.getvalue()
-
-
-def score_table(evaluation: Evaluation) -> str:
-    """Return the section with one row per dial.
-
-    Parameters
-    ----------
-    evaluation : Evaluation
-    """
-    columns = [c for c in COLUMNS if evaluation.reference is not None or not c.needs_reference]
-    head = "".join(f'<th scope="col">{escape(c.heading)}</th>' for c in columns)
-    rows: list[str] = []
-    for row in evaluation.scores:
-        chosen = row is evaluation.chosen
-        mark = ' class="chosen" aria-current="true"' if chosen else ""
-        cells = "".join(
-            f"<td{' class=none' if getattr(row, c.field) is None else ''}>{cell(row, c)}</td>"
-            for c in columns
-        )
-        rows.append(
-            f"<tr{mark}>"
-            f'<th scope="row">{dial_word(row.dial)}{" automatic" if chosen else ""}</th>{cells}'
-            f'<td class="word"><span class="v" title="{escape(row.why)}">'
-            f"{symbol(row.verdict)}{row.verdict}</span></td></tr>"
-        )
-    reason = evaluation.chosen_reason
-    return f"""
-<section aria-labelledby="scores">
-<h2 id="scores">Scores</h2>
-<div class="wide" role="region" aria-labelledby="scores" tabindex="0">
-<table>
-<caption>One row per dial. The automatic dial is {dial_word(evaluation.chosen_dial)}:
-{escape(reason)}. Confidence: {number(evaluation.chosen_confidence)}.</caption>
-<thead><tr><th scope="col">Dial</th>{head}<th scope="col" class="word">Verdict</th></tr></thead>
-<tbody>{"".join(rows)}</tbody>
-</table>
-</div>
-</section>"""
-
-
-def plain_table(rows: Sequence[Sequence[object]], name: str) -> str:
-    """Return any table as HTML.
-
-    Parameters
-    ----------
-    rows : sequence of sequences
-        Plain values, the head first.
-    name : str
-        Id of the heading that names it.
-    """
-    head, *rest = [[escape(str(value)) for value in row] for row in rows] or [[]]
-    top = "".join(f'<th scope="col">{words}</th>' for words in head)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<th scope="row">{words}</th>' if column == 0 else f"<td>{words}</td>"
-            for column, words in enumerate(row)
-        )
-        + "</tr>"
-        for row in rest
-    )
-    return (
-        f'<div class="wide" role="region" aria-labelledby="{name}" tabindex="0">'
-        f'<table class="plain"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
