@@ -1,4 +1,4 @@
-"""Which pixels are judged: a window of one plane, and the same of the reference.
+"""Selects the pixels that are judged: a window of one plane, and the same of the reference.
 
 A model of stacks is given the planes around it as well, all that it can see from there: what it
 makes of the plane is then what it makes of it in the whole stack.
@@ -6,7 +6,7 @@ makes of the plane is then what it makes of it in the whole stack.
 
 from __future__ import annotations
 
-__all__ = ["Judged", "judged_part", "reference_part"]
+__all__ = ["Judged", "select_judged", "select_reference"]
 
 import math
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class Judged:
         return self.image.values if self.centre is None else self.image.values[self.centre]
 
 
-def judged_part(image: xr.DataArray, plane: int | None, reach: int | None = None) -> Judged:
+def select_judged(image: xr.DataArray, plane: int | None, reach: int | None = None) -> Judged:
     """Return the part of an image that is judged.
 
     Parameters
@@ -75,13 +75,13 @@ def judged_part(image: xr.DataArray, plane: int | None, reach: int | None = None
     """
     if image.sizes.get("c", 1) > 1:
         raise InputError(
-            f"an evaluation needs one channel, but the image has {image.sizes['c']}: "
+            f"{_name(image)} has {image.sizes['c']} channels, and one is evaluated at a time: "
             "choose one with --channel"
         )
     if min(image.sizes["y"], image.sizes["x"]) < SMALLEST_SIDE:
         raise InputError(
-            f"an evaluation needs at least {SMALLEST_SIDE} x {SMALLEST_SIDE} pixels, but the image "
-            f"has {image.sizes['y']} x {image.sizes['x']}: give a larger image"
+            f"{_name(image)} has {image.sizes['y']} x {image.sizes['x']} pixels, too few to "
+            f"evaluate: give an image of at least {SMALLEST_SIDE} x {SMALLEST_SIDE}"
         )
     index, number, reason = _choose(image, plane)
     single = image.squeeze("c") if "c" in image.dims else image
@@ -91,8 +91,8 @@ def judged_part(image: xr.DataArray, plane: int | None, reach: int | None = None
     raw = _cut(pixels, window)
     if float(np.ptp(raw)) == 0:
         raise InputError(
-            f"a contrast needs an image that is not constant, but plane {number} is "
-            f"{float(raw[0, 0]):g} everywhere: choose another plane"
+            f"plane {number} of {_name(image)} is constant, {float(raw[0, 0]):g} everywhere, and "
+            "has no contrast: evaluate another image"
         )
     if reach is None or "z" not in index:
         return Judged(_labelled(raw, image), None, index, reason, window)
@@ -115,7 +115,7 @@ def _choose(image: xr.DataArray, plane: int | None) -> tuple[dict[str, int], int
     if plane is not None:
         if not 0 <= plane < count:
             raise InputError(
-                f"the image has planes 0 to {count - 1}, not {plane}: choose one of them"
+                f"{_name(image)} has planes 0 to {count - 1}, not {plane}: choose one of them"
             )
         return index(plane), plane, "chosen by the user"
     if count == 1:
@@ -126,13 +126,14 @@ def _choose(image: xr.DataArray, plane: int | None) -> tuple[dict[str, int], int
     return index(chosen), chosen, f"the plane with the most content of {count}"
 
 
-def _name(image: xr.DataArray) -> str:
-    return "image" if image.name is None else str(image.name)
+def _name(image: xr.DataArray, else_called: str = "the image") -> str:
+    """Return what an image is called in messages: its file, where it has one."""
+    return else_called if image.name is None else str(image.name)
 
 
 def _pixels(image: xr.DataArray) -> Float32:
     """Return a plane, or a stack, as (..., Y, X)."""
-    return as_float32(np.asarray(image.transpose(..., "y", "x")), str(image.name or "the image"))
+    return as_float32(np.asarray(image.transpose(..., "y", "x")), _name(image))
 
 
 def _content(plane: Float32) -> float:
@@ -156,7 +157,7 @@ def _cut(pixels: Float32, window: tuple[int, int, int, int]) -> Float32:
     return np.ascontiguousarray(pixels[..., top : top + height, left : left + width])
 
 
-def reference_part(reference: xr.DataArray, image: xr.DataArray, judged: Judged) -> Float32:
+def select_reference(reference: xr.DataArray, image: xr.DataArray, judged: Judged) -> Float32:
     """Return the part of the reference that belongs to the judged one, (Y, X).
 
     Parameters
@@ -175,7 +176,7 @@ def reference_part(reference: xr.DataArray, image: xr.DataArray, judged: Judged)
         computed with.
     """
     plane = _reference_plane(reference, image, judged.index)
-    check_pixels(_labelled(plane, reference), str(reference.name or "reference"))
+    check_pixels(_labelled(plane, reference), _name(reference, "the reference"))
     return _cut(plane, judged.window)
 
 
@@ -195,8 +196,9 @@ def _reference_plane(
     if not matches or not planes_match:
         shape = " x ".join(f"{d} {n}" for d, n in reference.sizes.items())
         raise InputError(
-            f"a reference is one plane of {sizes[0]} x {sizes[1]} pixels or as many planes as the "
-            f"image, not {shape}: cut it to the image"
+            f"{_name(reference, 'the reference')} has {shape}, but a reference of "
+            f"{_name(image)} has {sizes[0]} x {sizes[1]} pixels, in one plane or in as many "
+            "planes: cut it to the image"
         )
     pixels = np.asarray(single.transpose("y", "x"))
-    return as_float32(pixels, str(reference.name or "the reference"))
+    return as_float32(pixels, _name(reference, "the reference"))

@@ -1,8 +1,8 @@
-"""Small pictures of planes, for the report."""
+"""Shrinks planes to small 8-bit pictures for the report."""
 
 from __future__ import annotations
 
-__all__ = ["shrunk"]
+__all__ = ["shrink"]
 
 import math
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ PREVIEW_SIDE = 1024
 """Largest side of a preview, in pixels."""
 
 
-def shrunk(plane: Array, black: float, white: float) -> Preview:
+def shrink(plane: Array, black: float, white: float) -> Preview:
     """Return a plane, averaged down to a small size, between two grey values.
 
     Parameters
@@ -27,10 +27,10 @@ def shrunk(plane: Array, black: float, white: float) -> Preview:
     black, white : float
         Grey values that become 0 and 255.
     """
-    shrink = math.ceil(max(plane.shape) / PREVIEW_SIDE)
-    if shrink > 1:
-        height, width = (side // shrink * shrink for side in plane.shape)
-        small = plane[:height, :width].reshape(height // shrink, shrink, width // shrink, shrink)
+    factor = math.ceil(max(plane.shape) / PREVIEW_SIDE)
+    if factor > 1:
+        height, width = (side // factor * factor for side in plane.shape)
+        small = plane[:height, :width].reshape(height // factor, factor, width // factor, factor)
         plane = small.mean(axis=(1, 3))
     scaled = (np.asarray(plane, dtype=np.float64) - black) / max(white - black, 1e-30)
     pixels = np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8)

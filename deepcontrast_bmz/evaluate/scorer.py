@@ -1,8 +1,8 @@
-"""The scores of one plane at any dial: everything that does not depend on the dial, kept."""
+"""Scores one plane at any dial, keeping everything that does not depend on the dial."""
 
 from __future__ import annotations
 
-__all__ = ["Scorer"]
+__all__ = ["Candidate", "Scorer"]
 
 import math
 from typing import TYPE_CHECKING, NamedTuple
@@ -48,6 +48,17 @@ def _quotient(value: float, unit: float) -> float | None:
     return _finite(value / unit) if unit else None
 
 
+class Candidate(NamedTuple):
+    """The plane and its halves at one dial, in counts."""
+
+    dial: float
+    """Optical depth removed."""
+    whole: Float32
+    """(Y, X)."""
+    one: Float32
+    two: Float32
+
+
 class _Agreement(NamedTuple):
     """An image degraded again, against the recording."""
 
@@ -66,14 +77,14 @@ class Scorer:
     raw : ndarray, (Y, X)
         The plane as recorded, in counts.
     halves : pair of ndarray, (Y, X)
-        The same with independent noise, from `metrics.split_gaussian`.
+        The same with independent noise, from `physics.noise.split_gaussian`.
     noise : NoiseModel
         Of the plane.
     offset : float
         Counts in the dark.
     kernels : sequence of (float, widths)
         Factor and widths, in pixels, of the kernels that the tissue may have, the middle one first,
-        from `evidence.tissue_kernels`.
+        from `dial.consistency.tissue_kernels`.
     weights : sequence of float
         Share of each Gaussian of a kernel.
     truth : ndarray, (Y, X), optional
@@ -126,14 +137,12 @@ class Scorer:
     def _through_tissue(self, image: Float32, dial: float, widths: tuple[float, ...]) -> Float32:
         return scatter(torch.from_numpy(image), dial, widths, self.weights).numpy()
 
-    def _agreement(
-        self, dial: float, whole: Float32, one: Float32, two: Float32, used: Tensor
-    ) -> _Agreement:
+    def _agreement(self, candidate: Candidate, used: Tensor) -> _Agreement:
         """Return how well the nearest tissue that explains the recording does, else the best."""
         best: _Agreement | None = None
         # Nearest kernels first; the first that explains it will do.
         for factor, widths in self.kernels:
-            found = self._agreement_by(factor, widths, dial, whole, one, two, used)
+            found = self._agreement_by(factor, widths, candidate, used)
             if best is None or found.misfit < best.misfit:
                 best = found
             if best.misfit <= LIMITS.misfit + self.model_error:
@@ -142,15 +151,10 @@ class Scorer:
         return best
 
     def _agreement_by(
-        self,
-        factor: float,
-        widths: tuple[float, ...],
-        dial: float,
-        whole: Float32,
-        one: Float32,
-        two: Float32,
-        used: Tensor,
+        self, factor: float, widths: tuple[float, ...], candidate: Candidate, used: Tensor
     ) -> _Agreement:
+        """Return how well tissue of one kernel does."""
+        dial, whole, one, two = candidate
         predicted = self._through_tissue(whole, dial, widths)
         variance = self.noise.variance(torch.from_numpy(predicted)).double().numpy()
         z = metrics.residual_z(self.raw, predicted, variance)
@@ -180,17 +184,12 @@ class Scorer:
         )
         return _Agreement(factor, consistency, shared - 1, z)
 
-    def score(
-        self, dial: float, whole: Float32, one: Float32, two: Float32
-    ) -> tuple[DialScores, Float64]:
+    def score(self, candidate: Candidate) -> tuple[DialScores, Float64]:
         """Return the scores of one dial and the map of its residual.
 
         Parameters
         ----------
-        dial : float
-            Optical depth removed.
-        whole, one, two : ndarray, (Y, X)
-            The plane and its halves at this dial, in counts.
+        candidate : Candidate
 
         Returns
         -------
@@ -198,6 +197,7 @@ class Scorer:
         ndarray, (Y, X)
             What the dial does not explain of the recording, in deviations of its noise.
         """
+        dial, whole, one, two = candidate
         contrast = metrics.split_half_contrast(one, two, self.offset)
         michelson = metrics.michelson_contrast(whole, self.signal, self.background, self.offset)
         fine, coarse = (
@@ -205,7 +205,7 @@ class Scorer:
         )
         consistency = misfit = flagged = factor = None
         if self.used is not None:
-            found = self._agreement(dial, whole, one, two, self.used)
+            found = self._agreement(candidate, self.used)
             z, factor = found.z, found.factor
             consistency, misfit = found.consistency, found.misfit
             flagged = metrics.flagged_share(z[self.inner])

@@ -1,4 +1,4 @@
-"""The sweep over the dial: what every setting gains, what it costs, and a verdict.
+"""Sweeps the dial over one plane and scores every setting: gain, price and verdict.
 
 One plane is enhanced three times, whole and as two halves with independent noise
 (`split_gaussian`); all scores of all dials come from those. Contrast gain is never
@@ -11,6 +11,7 @@ from __future__ import annotations
 __all__ = [
     "DIAL_GRID",
     "PRICES",
+    "SPLIT_SEED",
     "DialScores",
     "Evaluation",
     "Preview",
@@ -21,7 +22,8 @@ __all__ = [
 import dataclasses
 import logging
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -33,10 +35,10 @@ from deepcontrast_bmz.dial.automatic import choose_dial, look_at
 from deepcontrast_bmz.dial.consistency import tissue_kernels
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.evaluate import metrics
-from deepcontrast_bmz.evaluate.planes import judged_part, reference_part
-from deepcontrast_bmz.evaluate.previews import shrunk
+from deepcontrast_bmz.evaluate.planes import select_judged, select_reference
+from deepcontrast_bmz.evaluate.previews import shrink
 from deepcontrast_bmz.evaluate.records import PRICES, DialScores, Evaluation, Preview, Price
-from deepcontrast_bmz.evaluate.scorer import Scorer
+from deepcontrast_bmz.evaluate.scorer import Candidate, Scorer
 from deepcontrast_bmz.image import pixel_size_um
 from deepcontrast_bmz.image.blocks import Box, cut
 from deepcontrast_bmz.model.loop import blend
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from torch import Tensor
 
+    from deepcontrast_bmz.dial.automatic import DialChoice
+    from deepcontrast_bmz.dial.ood import OodScore
     from deepcontrast_bmz.evaluate.planes import Judged
     from deepcontrast_bmz.model.open import Model
     from deepcontrast_bmz.physics.noise import NoiseModel
@@ -61,8 +65,45 @@ Float64 = NDArray[np.float64]
 
 DIAL_GRID = 0.25
 """Optical depth between the dials of a sweep."""
+SPLIT_SEED = 0
+"""Of the noise that splits the image into halves."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is evaluated: the plane, what is known of its camera, and the reference."""
+
+    image: xr.DataArray
+    judged: Judged
+    noise: NoiseModel
+    offset: float
+    offset_estimated: bool
+    reference: xr.DataArray | None
+    truth: Float32 | None
+    truth_offset: float
+
+
+class _Iterated(NamedTuple):
+    """A plane and all iterations of it."""
+
+    raw: Tensor
+    """(Y, X)."""
+    iterations: Tensor
+    """(K, Y, X)."""
+
+    def at(self, dial: float, step: float) -> Float32:
+        return blend(self.raw, self.iterations, dial, step).numpy()
+
+
+class _Sweep(NamedTuple):
+    """Scores and pictures of all dials."""
+
+    scores: tuple[DialScores, ...]
+    previews: tuple[Preview, ...]
+    reference_preview: Preview | None
+    residual_preview: Preview | None
 
 
 def evaluate(
@@ -71,11 +112,9 @@ def evaluate(
     *,
     reference: xr.DataArray | None = None,
     dials: Sequence[float] | None = None,
-    block: int | None = None,
     plane: int | None = None,
     offset: float | None = None,
     reference_offset: float | None = None,
-    seed: int = 0,
     progress: Callable[[float], None] | None = None,
 ) -> Evaluation:
     """Sweep the dial over one plane of an image and score every setting.
@@ -91,8 +130,6 @@ def evaluate(
     dials : sequence of float, optional
         Optical depths; None: every 0.25 up to all iterations. 0 and the automatic dial are always
         among them.
-    block : int, optional
-        Largest side of the blocks the model runs on, in pixels; None: what suits its weights.
     plane : int, optional
         Which plane, counted over all axes but y and x; None: the one with the most content.
     offset : float, optional
@@ -100,8 +137,6 @@ def evaluate(
     reference_offset : float, optional
         The same of the reference; None: the image's, if the reference nowhere falls below it,
         else estimated.
-    seed : int
-        Of the noise that splits the image into halves.
     progress : callable, optional
         Called with the share that is done, 0 .. 1.
 
@@ -112,95 +147,130 @@ def evaluate(
         not exist, or if the reference does not match.
     """
     description = model.description
-    step, iterations = description.step_optical_depth, description.iterations
-    reach = None if model.dims == 2 else iterations * model.radii[0]
-    judged = judged_part(image, plane, reach)
-    truth = None if reference is None else reference_part(reference, image, judged)
-    pixel_size = pixel_size_um(image)
-    widths = widths_in_pixels(description.scatter, pixel_size)
-    weights = description.scatter.weights
-
-    raw = judged.raw
-    raw_tensor = torch.from_numpy(raw)
-    noise = estimate_noise(raw_tensor)
+    step = description.step_optical_depth
+    judged = select_judged(image, plane, _planes_seen(model))
+    truth = None if reference is None else select_reference(reference, image, judged)
+    raw = torch.from_numpy(judged.raw)
+    noise = estimate_noise(raw)
     estimated = offset is None
     if offset is None:
-        offset = estimate_camera(raw_tensor).offset
+        offset = estimate_camera(raw).offset
         _log.info("the camera offset is estimated as %.4g counts", offset)
+    truth_offset = _reference_offset(truth, offset, reference_offset)
+    subject = _Subject(image, judged, noise, offset, estimated, reference, truth, truth_offset)
+    widths = widths_in_pixels(description.scatter, pixel_size_um(image))
+    tell = _stay_quiet if progress is None else progress
 
-    def tell(share: float) -> None:
-        if progress is not None:
-            progress(share)
-
-    halves = _halves(judged, noise, np.random.default_rng(seed))
-    stacks: list[tuple[Tensor, Tensor]] = []
-    for number, part in enumerate([judged, *halves]):
-        stacks.append((torch.from_numpy(part.raw), _all_iterations(model, part, block)))
-        tell(0.8 * (number + 1) / 3)
-    choice = choose_dial(*stacks[0], description, widths_px=widths, noise=noise, offset=offset)
+    parts = _iterate_halves(model, subject, tell)
+    choice = choose_dial(*parts[0], description, widths_px=widths, noise=noise, offset=offset)
     automatic = round(choice.dial, 9)
-    sweep = _dials(dials, step, iterations, automatic)
-
     scorer = Scorer(
-        raw=raw,
-        halves=(stacks[1][0].numpy(), stacks[2][0].numpy()),
+        raw=judged.raw,
+        halves=(parts[1].raw.numpy(), parts[2].raw.numpy()),
         noise=noise,
         offset=offset,
         kernels=tissue_kernels(widths, description.training_ranges.width_factor),
-        weights=weights,
+        weights=description.scatter.weights,
         truth=truth,
-        truth_offset=_truth_offset(truth, offset, reference_offset),
+        truth_offset=truth_offset,
     )
-    shown = blend(*stacks[0], automatic, step).numpy()
+    swept = _list_dials(dials, step, description.iterations, automatic)
+    sweep = _score_dials(scorer, parts, swept, automatic, step, tell)
+    found = look_at(model, *parts[0])
+    return _summarise(model, subject, scorer, sweep, choice, found)
+
+
+def _stay_quiet(share: float) -> None:
+    """Tell nobody."""
+
+
+def _planes_seen(model: Model) -> int | None:
+    """Return how many planes a model of stacks sees on either side; None for one of planes."""
+    return None if model.dims == 2 else model.description.iterations * model.radii[0]
+
+
+def _iterate_halves(
+    model: Model, subject: _Subject, tell: Callable[[float], None]
+) -> list[_Iterated]:
+    """Run the judged plane, and two halves of it with independent noise, through the model."""
+    judged = subject.judged
+    halves = _split_judged(judged, subject.noise, np.random.default_rng(SPLIT_SEED))
+    parts: list[_Iterated] = []
+    for number, part in enumerate([judged, *halves]):
+        parts.append(_Iterated(torch.from_numpy(part.raw), _all_iterations(model, part)))
+        tell(0.8 * (number + 1) / 3)
+    return parts
+
+
+def _score_dials(
+    scorer: Scorer,
+    parts: Sequence[_Iterated],
+    dials: Sequence[float],
+    automatic: float,
+    step: float,
+    tell: Callable[[float], None],
+) -> _Sweep:
+    """Score every dial, and keep a picture of each between one black and one white."""
+    shown = parts[0].at(automatic, step)
     black, white = (float(v) for v in np.quantile(shown, (0.003, 0.998)))
     rows: list[DialScores] = []
     previews: list[Preview] = []
     residual: Preview | None = None
-    for number, dial in enumerate(sweep):
-        whole, one, two = (blend(part, stack, dial, step).numpy() for part, stack in stacks)
-        row, z = scorer.score(dial, whole, one, two)
+    for number, dial in enumerate(dials):
+        candidate = Candidate(dial, *(part.at(dial, step) for part in parts))
+        row, z = scorer.score(candidate)
         rows.append(row)
-        previews.append(shrunk(whole, black, white))
+        previews.append(shrink(candidate.whole, black, white))
         if dial == automatic:
-            residual = shrunk(z, -6.0, 6.0)
-        tell(0.8 + 0.2 * (number + 1) / len(sweep))
-    found = look_at(model, stacks[0][0], stacks[0][1])
-    reliability = {name: scorer.reliability(band) for name, band in metrics.BANDS.items()}
+            residual = shrink(z, -6.0, 6.0)
+        tell(0.8 + 0.2 * (number + 1) / len(dials))
+    reference = None
+    if scorer.truth is not None:
+        fitted = metrics.best_scale_and_offset(scorer.truth, shown)
+        reference = shrink(fitted, black, white)
+    return _Sweep(tuple(rows), tuple(previews), reference, residual)
+
+
+def _summarise(
+    model: Model,
+    subject: _Subject,
+    scorer: Scorer,
+    sweep: _Sweep,
+    choice: DialChoice,
+    found: OodScore | None,
+) -> Evaluation:
+    """Return all that was found as one record."""
+    image, judged, reference = subject.image, subject.judged, subject.reference
     return Evaluation(
         version=__version__,
         image="image" if image.name is None else str(image.name),
         model=model.name,
         weights_format=model.weights_format,
-        step_optical_depth=step,
-        iterations=iterations,
+        step_optical_depth=model.description.step_optical_depth,
+        iterations=model.description.iterations,
         plane=judged.index,
         plane_reason=judged.reason,
         window=judged.window,
         plane_shape=(image.sizes["y"], image.sizes["x"]),
-        pixel_size_um=pixel_size,
+        pixel_size_um=pixel_size_um(image),
         misfit_limit=scorer.misfit_limit,
-        offset=offset,
-        offset_estimated=estimated,
+        offset=subject.offset,
+        offset_estimated=subject.offset_estimated,
         reference=None if reference is None else str(reference.name or "reference"),
-        reference_offset=None if truth is None else scorer.truth_offset,
-        noise=noise,
-        reliability_fine=reliability["fine"],
-        reliability_coarse=reliability["coarse"],
-        chosen_dial=automatic,
+        reference_offset=None if reference is None else subject.truth_offset,
+        noise=subject.noise,
+        reliability_fine=scorer.reliability(metrics.BANDS["fine"]),
+        reliability_coarse=scorer.reliability(metrics.BANDS["coarse"]),
+        chosen_dial=round(choice.dial, 9),
         chosen_reason=choice.reason,
         chosen_confidence=choice.confidence,
         ood_score=None if found is None else found.score,
         warning=None if found is None else found.warning,
-        scores=tuple(rows),
-        previews=tuple(previews),
-        reference_preview=None
-        if truth is None
-        else shrunk(metrics.best_scale_and_offset(truth, shown), black, white),
-        residual_preview=residual,
+        **sweep._asdict(),
     )
 
 
-def _halves(judged: Judged, noise: NoiseModel, rng: np.random.Generator) -> list[Judged]:
+def _split_judged(judged: Judged, noise: NoiseModel, rng: np.random.Generator) -> list[Judged]:
     """Split what the model sees into two halves with independent noise."""
     planes = judged.image.values.reshape(-1, *judged.raw.shape)
     variances: list[Float64] = []
@@ -214,21 +284,21 @@ def _halves(judged: Judged, noise: NoiseModel, rng: np.random.Generator) -> list
     return [dataclasses.replace(judged, image=half) for half in halves]
 
 
-def _all_iterations(model: Model, judged: Judged, block: int | None) -> Tensor:
+def _all_iterations(model: Model, judged: Judged) -> Tensor:
     """Return all iterations of the judged plane, (K, Y, X)."""
     image, z = judged.image, judged.centre
     source = Source(image.data, [str(dim) for dim in image.dims], model, str(image.name or "image"))
     count = model.description.iterations
     largest = count * model.description.step_optical_depth
     result = torch.empty((count, *judged.raw.shape))
-    for plane in cut(judged.raw.shape, block_sides(model, block)[-2:], block_grids(model)[-2:]):
+    for plane in cut(judged.raw.shape, block_sides(model, None)[-2:], block_grids(model)[-2:]):
         box = plane if z is None else Box((z, *plane.starts), (z + 1, *plane.stops))
         found = run_box(model, source, [()], [largest], box, count)
         result[(slice(None), *plane.slices)] = torch.from_numpy(found).reshape(count, *plane.shape)
     return result
 
 
-def _truth_offset(truth: Float32 | None, offset: float, given: float | None) -> float:
+def _reference_offset(truth: Float32 | None, offset: float, given: float | None) -> float:
     """Return the offset of the reference: the image's own camera's, unless that cannot be."""
     if given is not None or truth is None:
         return 0.0 if given is None else given
@@ -237,7 +307,7 @@ def _truth_offset(truth: Float32 | None, offset: float, given: float | None) -> 
     return min(estimate_camera(torch.from_numpy(truth)).offset, float(truth.min()))
 
 
-def _dials(
+def _list_dials(
     given: Sequence[float] | None, step: float, iterations: int, automatic: float
 ) -> list[float]:
     """Return the dials of the sweep, rising, the automatic one among them."""
@@ -250,8 +320,8 @@ def _dials(
         for dial in dials:
             if not 0 <= dial <= largest * (1 + 1e-9):
                 raise InputError(
-                    f"a dial lies between 0 and {largest:g}, all that {iterations} iterations of "
-                    f"{step:g} remove, not at {dial:g}: choose another"
+                    f"dial {dial:g} is outside 0 to {largest:g}, the most that {iterations} "
+                    f"iterations of {step:g} remove: choose another"
                 )
     # Rounded, so that the same dial computed in two ways is one.
     return sorted({round(dial, 9) for dial in dials | {0.0, automatic}})

@@ -607,9 +607,9 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_written(
     (tmp_path / "b").mkdir()
     second = save(tmp_path / "b" / "a.ome.tif")
     out = tmp_path / "out"
-    with pytest.raises(InputError, match="belongs to one image, but 2"):
+    with pytest.raises(InputError, match="reference of one image, but 2"):
         list(evaluate_files(model, [first, second], out, reference=first))
-    with pytest.raises(InputError, match="2 are called 'a'"):
+    with pytest.raises(InputError, match="2 images are called 'a'"):
         list(evaluate_files(model, [first, second], out))
     channels = save(tmp_path / "c.tif", (2, 40, 48))
     with pytest.raises(InputError, match="--channel"):

@@ -15,7 +15,7 @@ from function_models import TISSUE, Double, image_of, model_of
 
 from deepcontrast_bmz.dial.automatic import choose_dial
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.evaluate import metrics, planes, previews
+from deepcontrast_bmz.evaluate import metrics, planes, previews, sweep
 from deepcontrast_bmz.evaluate.records import DialScores, Evaluation
 from deepcontrast_bmz.evaluate.sweep import evaluate
 from deepcontrast_bmz.model.open import Model
@@ -260,10 +260,13 @@ def test_the_record_survives_json_without_its_pictures(found: Evaluation) -> Non
     assert back.model_dump_json() == text
 
 
-def test_the_same_seed_gives_the_same_scores(inverse: Model, raw: Double) -> None:
+def test_the_same_seed_gives_the_same_scores(
+    inverse: Model, raw: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = (evaluate(inverse, image_of(raw), dials=[1]) for _ in range(2))
     assert first == second
-    assert evaluate(inverse, image_of(raw), dials=[1], seed=1).scores != first.scores
+    monkeypatch.setattr(sweep, "SPLIT_SEED", 1)
+    assert evaluate(inverse, image_of(raw), dials=[1]).scores != first.scores
 
 
 def test_progress_rises_to_one(inverse: Model, raw: Double) -> None:
@@ -289,23 +292,23 @@ def test_the_references_offset_is_the_cameras_unless_it_cannot_be(
 
 
 BAD: dict[str, tuple[Sequence[int] | Double, dict[str, object], str]] = {
-    "two channels": ((2, 32, 32), {}, "needs one channel, but the image has 2"),
-    "tiny": ((8, 32), {}, "at least 16 x 16 pixels, but the image has 8 x 32"),
-    "constant": (np.ones((32, 32)), {}, "not constant"),
+    "two channels": ((2, 32, 32), {}, "specimen has 2 channels"),
+    "tiny": ((8, 32), {}, "specimen has 8 x 32 pixels, too few.*at least 16 x 16"),
+    "constant": (np.ones((32, 32)), {}, "plane 0 of specimen is constant, 1 everywhere"),
     "not finite": (np.full((32, 32), np.nan), {}, "finite"),
     "no such plane": ((32, 32), {"plane": 1}, "planes 0 to 0, not 1"),
-    "no such dial": ((32, 32), {"dials": [3.5]}, "between 0 and 3.*not at 3.5"),
-    "negative dial": ((32, 32), {"dials": [-1]}, "between 0 and 3.*not at -1"),
+    "no such dial": ((32, 32), {"dials": [3.5]}, "dial 3.5 is outside 0 to 3"),
+    "negative dial": ((32, 32), {"dials": [-1]}, "dial -1 is outside 0 to 3"),
     "other size": (
         (32, 32),
         {"reference": image_of(np.ones((32, 31)))},
-        "32 x 32 pixels.*not y 32 x x 31",
+        "has y 32 x x 31, but.*32 x 32 pixels",
     ),
     "huge values": (np.linspace(0, 1e36, 1024).reshape(32, 32), {}, "pixels must lie between"),
     "other planes": (
         (32, 32),
         {"reference": image_of(np.ones((4, 32, 32)), "z", "y", "x")},
-        "not z 4 x y 32 x x 32",
+        "has z 4 x y 32 x x 32, but",
     ),
 }
 

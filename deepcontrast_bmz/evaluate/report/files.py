@@ -67,8 +67,7 @@ def write_evaluation(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"results need a folder that can be made, but {folder} cannot ({error.strerror}): "
-            "give another place"
+            f"the results folder {folder} cannot be made ({error.strerror}): give another"
         ) from error
     for name, content in contents.items():
         with replace_whole(folder / name) as temporary:
@@ -80,7 +79,7 @@ def _check_folder(folder: Path) -> None:
     """Raise `InputError` if the folder, or one above it, is a file."""
     for one in (folder, *folder.parents):
         if one.exists() and not one.is_dir():
-            raise InputError(f"results go into a folder, but {one} is a file: choose another name")
+            raise InputError(f"{one} is a file, but results go into a folder: choose another name")
 
 
 def evaluate_files(
@@ -122,15 +121,15 @@ def evaluate_files(
     """
     if reference is not None and len(images) != 1:
         raise InputError(
-            f"a reference belongs to one image, but {len(images)} are given: evaluate them one by "
-            "one"
+            f"{reference} is the reference of one image, but {len(images)} images were given: "
+            "evaluate them one by one"
         )
     stems = [re.sub(r"(\.ome)?\.\w+$", "", path.name) for path in images]
     for stem in stems:
         if stems.count(stem) > 1:
             raise InputError(
-                f"each image gets a folder of its name, but {stems.count(stem)} are called "
-                f"'{stem}': evaluate them one by one"
+                f"{stems.count(stem)} images are called '{stem}', and each gets a results folder "
+                "of its name: evaluate them one by one"
             )
     _check_folder(out)
     truth = None
