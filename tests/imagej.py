@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ class Told:
 
     text: str
     ended: bool
+    errors: str = ""
+    """What went to standard error."""
 
 
 def run_jobs(jobs: Sequence[Sequence[object]], groovy: str = GROOVY["QuPath 0.6"]) -> list[Told]:
@@ -104,11 +107,14 @@ def run_jobs(jobs: Sequence[Sequence[object]], groovy: str = GROOVY["QuPath 0.6"
         )
         assert done.returncode == 0, done.stdout + done.stderr
         left = [path.name for path in folder.iterdir() if path.name.startswith("deepcontrast_")]
-        assert not left or any("broken" in line for line in lines), left
+        assert not left, left
         told: list[Told] = []
+        # The first part is what Java says before the first job.
+        errors = re.split(r"^job \d+\n", done.stderr, flags=re.MULTILINE)[1:]
+        assert len(errors) == len(jobs), done.stderr
         for index in range(len(jobs)):
             *said, end = (folder / f"{index}.txt").read_text(encoding="utf-8").strip().split("\n")
-            told.append(Told("\n".join(said), end == "ended"))
+            told.append(Told("\n".join(said), end == "ended", errors[index]))
     return told
 
 

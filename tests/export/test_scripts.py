@@ -1,13 +1,14 @@
 """The scripts for Fiji and QuPath, run by ImageJ's macro interpreter and by Groovy.
 
-deepImageJ and QuPath themselves cannot be installed from public Maven repositories: stand-ins with
-their keys and signatures take their place (`tests/java/src/DeepImageJStandIn.java`), so that what
-is proven is the scripts' own work. No job needs a screen.
+deepImageJ and QuPath themselves cannot be installed from public Maven repositories: stand-ins take
+their place, so that what is proven is the scripts' own work. They offer only what was read off the
+programs: `tests/api` lists it with file and version, and tests here compare. No job needs a screen.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,8 @@ import yaml
 from imagej import GROOVY, Opened, Told, read_opened, run_jobs
 
 from deepcontrast_bmz.export.package import export_run
-from deepcontrast_bmz.export.rdf import to_yaml
 from deepcontrast_bmz.image import write_image
 from deepcontrast_bmz.model.loop import blend
-from deepcontrast_bmz.records import BALANCED_CHANNEL, LocalDial, LoopDescription
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,10 +32,13 @@ if TYPE_CHECKING:
 SCRIPTS = Path(__file__).parents[2] / "deepcontrast_bmz" / "export" / "scripts"
 FIJI = SCRIPTS / "deepcontrast_fiji.ijm"
 QUPATH = SCRIPTS / "deepcontrast_qupath.groovy"
+JAVA = Path(__file__).parents[1] / "java"
+API = Path(__file__).parents[1] / "api"
 STEP = 0.5
-STARTS = ("many", "volume", "ready", "current", "balanced")
+STARTS = ("many", "volume", "ready", "unnamed", "named", "current")
 """Jobs whose results are opened again."""
-BALANCED_DIALS = ("0.7", "1.499", "1.5", "local")
+PARTS = ("1", "2", "7", "16", "29", "39", "40")
+"""Sizes of the parts that QuPath is given; the image is 40 x 30, the halo 3."""
 DIALS = ("0", "0.2", "0.5", "0.7", "1.0", "1.499", "1.5")
 RDF = """format_version: 0.5.4
 config:
@@ -63,16 +65,6 @@ config:
 def iterated(raw: NDArray[np.float32]) -> NDArray[np.float32]:
     """Iterations 1 to 3 of the stand-ins, at axis -3 of (..., y, x)."""
     return np.stack([raw * np.float32(1 + k / 4) + k for k in (1, 2, 3)], axis=-3)
-
-
-def balanced(raw: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The balanced image of the stand-ins, which lies between no two iterations."""
-    return np.float32(1000) - raw
-
-
-def all_channels(raw: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Iterations 1 to 3 of the stand-ins and the balanced image, at axis -3."""
-    return np.concatenate([iterated(raw), balanced(raw)[..., None, :, :]], axis=-3)
 
 
 def at_dial(raw: NDArray[np.float32], dial: str) -> NDArray[np.float32]:
@@ -103,22 +95,6 @@ def test_package_has_both_scripts_beside_its_weights(package: Path) -> None:
             for script in (FIJI, QUPATH):
                 assert archive.read(script.name) == script.read_bytes()
                 assert hashes[script.name] == hashlib.sha256(script.read_bytes()).hexdigest()
-
-
-def with_balanced(package: Path) -> str:
-    """The description of a package that has a local dial, of 3 iterations of 0.5."""
-    with zipfile.ZipFile(package) as archive:
-        rdf = yaml.safe_load(archive.read("rdf.yaml"))
-    own = rdf["config"]["dcbmz"]
-    dial = LocalDial(hidden=8, recordings=1, error=0, gain_even_db=0, gain_uneven_db=0)
-    changed = {
-        "step_optical_depth": STEP,
-        "channels": (*own["channels"], BALANCED_CHANNEL),
-        "local_dial": dial,
-    }
-    description = LoopDescription.model_validate(own | changed)
-    rdf["config"]["dcbmz"] = description.model_dump(mode="json", exclude_none=True)
-    return to_yaml(rdf)
 
 
 def test_scripts_name_no_machine_and_are_plain_text() -> None:
@@ -191,18 +167,15 @@ def write_images(folder: Path) -> None:
     )
     tifffile.imwrite(folder / "rgb.tif", made["rgb"], photometric="rgb")
     # As a program saves results that knows no names.
-    every = all_channels(made["movie"].astype(np.float32))
-    for count in (3, 4):
-        planes = np.ascontiguousarray(every[:, :count])
-        unnamed = folder / f"unnamed {count}.tif"
-        tifffile.imwrite(unnamed, planes, imagej=True, metadata={"axes": "TCYX"})
+    every = iterated(made["movie"].astype(np.float32))
+    tifffile.imwrite(folder / "no names.tif", every, imagej=True, metadata={"axes": "TCYX"})
     # As `dcbmz predict` saves them, the name of the image's own channel before that of the model's.
     named = xr.DataArray(
-        all_channels(made["plane"].astype(np.float32)),
+        iterated(made["plane"].astype(np.float32)),
         dims=("c", "y", "x"),
-        coords={"c": ["GFP iteration_1", "GFP iteration_2", "GFP iteration_3", "GFP balanced"]},
+        coords={"c": ["GFP iteration_1", "GFP iteration_2", "GFP iteration_3"]},
     )
-    write_image(named, folder / "named.tif")
+    write_image(named, folder / "predicted.tif")
     # Above 50 megapixels only together with a border of 72 pixels.
     tifffile.imwrite(folder / "large.tif", np.zeros((6990, 7000), np.uint8), compression="zlib")
 
@@ -211,11 +184,10 @@ def write_images(folder: Path) -> None:
 def bench(tmp_path_factory: pytest.TempPathFactory, package: Path) -> Bench:
     folder = tmp_path_factory.mktemp("with spaces")
     write_images(folder)
-    for name, dims in (("model_3", 2), ("volume_3", 3), ("broken_3", 2)):
+    for name in ("model_3", "volume_3", "silent_3", "broken_3", "halfway_3"):
+        dims = 3 if name == "volume_3" else 2
         (folder / name).mkdir()
         (folder / name / "rdf.yaml").write_text(RDF.format(dims=dims), encoding="utf-8")
-    (folder / "balanced_3").mkdir()
-    (folder / "balanced_3" / "rdf.yaml").write_text(with_balanced(package), encoding="utf-8")
     (folder / "foreign").mkdir()
     (folder / "foreign" / "rdf.yaml").write_text("format_version: 0.5.4", encoding="utf-8")
     (folder / "series").mkdir()
@@ -237,32 +209,17 @@ def bench(tmp_path_factory: pytest.TempPathFactory, package: Path) -> Bench:
     for name in ("plane", "stack", "movie"):
         fiji(f"{name} 0.7", f"model={{model_3}} input={{{name}.tif}} dial=0.7")
         fiji(f"{name} all", f"model={{model_3}} input={{{name}.tif}} dial=all")
-    for dial in BALANCED_DIALS:
-        fiji(f"balanced many {dial}", f"model={{balanced_3}} input={{many.tif}} dial={dial}")
-    fiji("balanced all", "model={balanced_3} input={movie.tif} dial=all")
-    fiji(
-        "balanced ready 1.499", "enhanced={balanced all.tif} input={movie.tif} step=0.5 dial=1.499"
-    )
-    fiji("balanced ready local", "enhanced={balanced all.tif} input={movie.tif} dial=local")
-    fiji(
-        "balanced unnamed", "model={balanced_3} enhanced={unnamed 4.tif} input={movie.tif} dial=1.5"
-    )
-    fiji("balanced fewer", "model={balanced_3} enhanced={unnamed 3.tif} input={movie.tif} dial=1.5")
-    fiji("balanced named", "enhanced={named.tif} input={plane.tif} dial=local")
     fiji("volume", "model={volume_3} input={many.tif} dial=0.7")
     fiji("ready", "enhanced={movie all.tif} input={movie.tif} step=0.5 dial=0.7")
+    fiji("unnamed", "enhanced={no names.tif} input={movie.tif} step=0.5 dial=1.499")
+    fiji("named", "enhanced={predicted.tif} input={plane.tif} step=0.5 dial=1.499")
     fiji("series", "model={model_3} input={series} output={results} dial=1")
     jobs["current"] = (
         *("current", folder / "plane.tif", FIJI),
         f"model=[{folder}/model_3] output=[{folder}/current.tif] dial=0.7",
     )
     fiji("too far", "model={model_3} input={plane.tif} dial=1.6")
-    fiji("too far balanced", "model={balanced_3} input={plane.tif} dial=1.6")
-    fiji("too far ready", "enhanced={balanced all.tif} input={movie.tif} step=0.5 dial=1.6")
-    fiji("local refused", "model={model_3} input={plane.tif} dial=local")
-    fiji("local ready", "enhanced={movie all.tif} input={movie.tif} dial=local")
-    fiji("no names", "enhanced={unnamed 4.tif} input={movie.tif} step=0.5 dial=0.7")
-    fiji("local fewer", "model={balanced_3} enhanced={unnamed 3.tif} input={movie.tif} dial=local")
+    fiji("too far ready", "enhanced={movie all.tif} input={movie.tif} step=0.5 dial=1.6")
     fiji("negative", "model={model_3} input={plane.tif} dial=-0.1")
     fiji("no number", "model={model_3} input={plane.tif} dial=much")
     fiji("rgb refused", "model={model_3} input={rgb.tif}")
@@ -274,7 +231,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory, package: Path) -> Bench:
     fiji("no step", "enhanced={movie all.tif} input={movie.tif}")
     fiji("wrong iterations", "enhanced={stack all.tif} input={movie.tif} step=0.5")
     fiji("missing", "model={model_3} input={absent.tif}")
-    fiji("broken", "model={broken_3} input={plane.tif}")
+    for name in ("silent", "broken", "halfway"):
+        fiji(name, f"model={{{name}_3}} input={{plane.tif}}")
+    (folder / "again.tif.txt").write_text("DCBMZ ERROR: of the last run\n", encoding="utf-8")
+    fiji("again", "model={model_3} input={plane.tif} dial=0.7")
+    (folder / "mine.tif.txt").write_text("my notes", encoding="utf-8")
+    fiji("mine", "model={model_3} input={rgb.tif}")
     fiji("same folder", "model={model_3} input={series} output={series}")
     fiji("open bracket", "model={model_3} input={plane.tif} dial=[1")
     jobs["nothing open"] = ("macro", FIJI, f"model=[{folder}/model_3] output=[{folder}/a.tif]")
@@ -385,41 +347,10 @@ def test_macro_turns_the_dial_of_ready_iterations(bench: Bench) -> None:
 
 
 @pytest.mark.engines
-@pytest.mark.parametrize("dial", BALANCED_DIALS)
-def test_macro_leaves_the_balanced_channel_out_of_the_dial(bench: Bench, dial: str) -> None:
-    raw = images()["many"].astype(np.float32)
-    wanted = balanced(raw) if dial == "local" else at_dial(raw, dial)
-    opened = bench.opened(f"balanced many {dial}")
-    assert_near(opened.pixels, wanted)
-    assert opened.labels[0] == f"t0 z0 c0, dial_{dial}"
-
-
-@pytest.mark.engines
-def test_macro_gives_all_channels_with_their_names(bench: Bench) -> None:
-    opened = bench.opened("balanced all")
-    raw = images()["movie"].astype(np.float32)
-    assert_near(opened.pixels[:, 0], all_channels(raw))
-    assert opened.labels == ("iteration_1", "iteration_2", "iteration_3", "balanced") * 3
-
-
-@pytest.mark.engines
-@pytest.mark.parametrize(
-    ("name", "image", "dial"),
-    [
-        ("ready 1.499", "movie", "1.499"),
-        ("ready local", "movie", "local"),
-        ("unnamed", "movie", "1.5"),
-        ("fewer", "movie", "1.5"),
-        ("named", "plane", "local"),
-    ],
-)
-def test_macro_knows_the_balanced_channel_of_ready_results(
-    bench: Bench, name: str, image: str, dial: str
-) -> None:
-    """By the labels of the channels, or by the model's description where they are lost."""
-    raw = images()[image].astype(np.float32).reshape(-1, *images()[image].shape[-2:])
-    wanted = balanced(raw) if dial == "local" else at_dial(raw, dial)
-    assert_near(bench.opened(f"balanced {name}").pixels[:, 0, 0], wanted)
+def test_macro_needs_no_names_in_ready_results(bench: Bench) -> None:
+    for name, image in (("unnamed", "movie"), ("named", "plane")):
+        raw = images()[image].astype(np.float32).reshape(-1, *images()[image].shape[-2:])
+        assert_near(bench.opened(name).pixels[:, 0, 0], at_dial(raw, "1.499"))
 
 
 @pytest.mark.engines
@@ -445,37 +376,68 @@ def test_macro_leaves_the_current_image_as_it_is(bench: Bench) -> None:
 
 
 REFUSALS = {
-    "too far": "The dial lies between 0 and 1.5 (3 iterations of 0.5), or is all, not 1.6",
-    "too far balanced": "0 and 1.5 (3 iterations of 0.5), or is all or local, not 1.6",
-    "too far ready": "0 and 1.5 (3 iterations of 0.5), or is all or local, not 1.6",
-    "local refused": "model_3 has none: give a number or all as dial=",
-    "local ready": "movie all.tif has none: give a number or all as dial=",
-    "local fewer": "unnamed 3.tif has none: give a number or all as dial=",
-    "no names": "unnamed 4.tif have no names, so that the last may be the balanced image",
-    "negative": "not -0.1",
-    "no number": "not much",
-    "rgb refused": "RGB",
-    "large refused": "above 50 megapixels, and large.tif is 7000 x 6990: cut it",
-    "all of two": "2 channels",
-    "no model": "A model is needed",
-    "wrong model": "series is none",
-    "foreign model": "A package of dcbmz export is needed",
+    "too far": "The dial 1.6 is neither between 0 and 1.5 (3 iterations of 0.5) nor all",
+    "too far ready": "The dial 1.6 is neither between 0 and 1.5 (3 iterations of 0.5) nor all",
+    "negative": "The dial -0.1 is neither",
+    "no number": "The dial much is neither",
+    "rgb refused": "The image rgb.tif is RGB",
+    "mine": "The image rgb.tif is RGB",
+    "large refused": "The image large.tif is 7000 x 6990 pixels",
+    "all of two": "The image many.tif has 2 channels",
+    "no model": "No model is named",
+    "wrong model": "series has no rdf.yaml",
+    "foreign model": "foreign was not made by dcbmz export",
     "no step": "give step=",
-    "wrong iterations": "3 planes each, but are 7 x 8 pixels in 12 planes",
+    "wrong iterations": "The iterations are 7 x 8 pixels in 12 planes, but movie.tif is 7 x 8 in 3",
     "missing": "absent.tif does not exist",
+    "silent": "deepImageJ gave no result",
     "broken": "deepImageJ gave no result",
-    "same folder": "another folder as output=",
+    "halfway": "deepImageJ gave no result",
+    "same folder": "the folder of the images itself",
     "open bracket": "not closed after dial=",
     "nothing open": "There is no image",
     "no output": "give output=",
-    "no arguments": "arguments are needed",
+    "no arguments": "There are no arguments",
 }
+UNSAVED = ("no output", "no arguments")
+"""Refusals that name no result beside which a file could lie."""
+FAILED = "DCBMZ ERROR: "
 
 
 @pytest.mark.engines
 @pytest.mark.parametrize("name", REFUSALS)
 def test_macro_refuses_in_one_sentence(bench: Bench, name: str) -> None:
-    assert REFUSALS[name] in bench.refusal(name)
+    sentence = bench.refusal(name)
+    assert sentence.startswith(FAILED)
+    assert REFUSALS[name] in sentence
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_refusal_can_be_found_by_a_script(bench: Bench, name: str) -> None:
+    """On standard error, and in a file beside the result; ImageJ itself ends with exit code 0."""
+    sentence = bench.refusal(name)
+    assert bench.told[name].errors.splitlines()[-1] == sentence
+    beside = {"nothing open": "a.tif.txt", "same folder": "series.txt", "mine": None}
+    where = beside.get(name, f"{name}.tif.txt")
+    if name in UNSAVED or where is None:
+        return
+    assert (bench.folder / where).read_text(encoding="utf-8") == sentence + "\n"
+
+
+@pytest.mark.engines
+def test_the_file_of_a_refusal_is_replaced_and_foreign_files_are_not(bench: Bench) -> None:
+    assert bench.told["again"].ended
+    assert not (bench.folder / "again.tif.txt").exists()
+    assert FAILED not in bench.told["again"].errors
+    assert (bench.folder / "mine.tif.txt").read_text(encoding="utf-8") == "my notes"
+
+
+@pytest.mark.engines
+def test_macro_tidies_up_after_deepimagej_failed(bench: Bench) -> None:
+    """`run_jobs` itself refuses temporary folders that are left; here the message is kept."""
+    for name in ("broken", "halfway"):
+        assert "LoadEngineException" in bench.told[name].text
 
 
 # -------------------------------------------------------------------------------- QuPath
@@ -484,14 +446,30 @@ def test_macro_refuses_in_one_sentence(bench: Bench, name: str) -> None:
 def slide(z: int, t: int) -> NDArray[np.float32]:
     """The image of the stand-in of QuPath: (c, y, x)."""
     c, y, x = np.meshgrid(np.arange(2), np.arange(30), np.arange(40), indexing="ij")
-    return (x + 100 * y + 5000 * c + 10 * z + t).astype(np.float32)
+    return ((x * 37 + y * 101 + x * y * 13) % 997 + 5000 * c + 10 * z + t).astype(np.float32)
+
+
+def seen(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Iterations 1 to 3 of the stand-in of QuPath for a whole plane: (3, y, x).
+
+    Its network averages 7 x 7 pixels and mirrors the plane, edge pixel included.
+    """
+    padded = np.pad(plane.astype(np.float64), 3, mode="symmetric")
+    mean = np.lib.stride_tricks.sliding_window_view(padded, (7, 7)).mean(axis=(-2, -1))
+    return np.stack([mean * (1 + k / 4) + k for k in (1, 2, 3)]).astype(np.float32)
+
+
+def seen_at(plane: NDArray[np.float32], dial: str) -> NDArray[np.float32]:
+    """The plane at a dial, by Python."""
+    stack = torch.from_numpy(seen(plane))
+    return blend(torch.from_numpy(plane), stack, float(dial), STEP).numpy()
 
 
 @pytest.fixture(scope="module", params=GROOVY)
 def groovy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Arithmetic and script, with the Groovy of each QuPath."""
     folder = tmp_path_factory.mktemp("qupath scripts")
-    for name in ("model_3", "balanced_3", "foreign"):
+    for name in ("model_3", "engineless_3", "foreign"):
         (folder / name).mkdir()
     raw = images()["stack"]
     iterated(raw[0].astype(np.float32)).tofile(folder / "iterations.raw")
@@ -501,32 +479,39 @@ def groovy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         files = (folder / "raw.raw", folder / "iterations.raw")
         jobs[f"blend {dial}"] = ("blend", QUPATH, *files, 3, dial, STEP, folder / f"{dial}.raw")
 
-    def script(name: str, image: str, region: str, model: str, *more: str) -> None:
+    def script(
+        name: str, region: str, *more: str, model: str = "model_3", image: str = "grey"
+    ) -> None:
+        extension = name.split()[0] if name.split()[0] in ("window", "none") else "loader"
         result = folder / f"{name}.tif"
-        jobs[name] = ("qupath", QUPATH, image, region, folder / model, result, *more)
+        words = (extension, image, region, folder / model, result, *more)
+        jobs[name] = ("qupath", QUPATH, *words)
 
-    script("region", "grey", "3.5 4 10 8", "model_3", "0.7", "2")
-    script("everything", "grey", "", "model_3", "all")
-    script("balanced 1.499", "grey", "", "balanced_3", "1.499")
-    script("balanced local", "grey", "", "balanced_3", "local")
-    script("balanced all", "grey", "", "balanced_3", "all")
-    script("over the edge", "grey", "-5 20 50 50", "model_3", "0")
-    script("outside", "grey", "50 4 10 8", "model_3")
-    script("rgb", "rgb", "", "model_3")
-    script("no image", "none", "", "model_3")
-    script("no model", "grey", "", "absent")
-    script("foreign model", "grey", "", "foreign")
-    script("channel", "grey", "", "model_3", "1", "3")
-    script("dial", "grey", "", "model_3", "much")
-    script("too far", "grey", "", "model_3", "1.6")
-    script("too far balanced", "grey", "", "balanced_3", "1.6")
-    script("local", "grey", "", "model_3", "local")
-    opened = ["region", "everything", "over the edge"]
-    opened += [name for name in jobs if name.startswith("balanced")]
+    script("region", "3.5 4 10 8", "0.7", "2")
+    script("everything", "", "all")
+    for part in PARTS:
+        script(f"parts {part}", "", "all", "1", part)
+    script("parts of a region", "5 6 30 20", "0.7", "2", "8")
+    script("window", "", "all")
+    script("over the edge", "-5 20 50 50", "0")
+    script("outside", "50 4 10 8")
+    script("rgb", "", image="rgb")
+    script("no image", "", image="none")
+    script("no model", "", model="absent")
+    script("foreign model", "", model="foreign")
+    script("none of the extensions", "")
+    script("no engine", "", model="engineless_3")
+    script("channel", "", "1", "3")
+    script("dial", "", "much")
+    script("local", "", "local")
+    script("too far", "", "1.6")
+    opened = ["region", "everything", "over the edge", "window", "parts of a region"]
+    opened += [f"parts {part}" for part in PARTS]
     every = jobs | {
         f"open {name}": ("open", folder / f"{name}.tif", folder / f"{name}.opened")
         for name in opened
     }
+    every["signatures"] = ("signatures", folder / "signatures.txt", *stand_ins())
     told = run_jobs(list(every.values()), GROOVY[request.param])
     return Bench(folder, dict(zip(every, told, strict=True)))
 
@@ -545,16 +530,16 @@ def test_groovy_turns_the_dial_as_python_does(groovy: Bench, dial: str) -> None:
 def test_groovy_refuses_a_dial_out_of_range(groovy: Bench, dial: str) -> None:
     told = groovy.told[f"blend {dial}"]
     assert not told.ended
-    assert f"The dial lies between 0 and 1.5 (3 iterations of 0.5), not at {dial}" in told.text
+    assert f"The dial {dial} is not between 0 and 1.5 (3 iterations of 0.5)" in told.text
 
 
 @pytest.mark.engines
 def test_qupath_script_takes_the_selected_region(groovy: Bench) -> None:
     assert groovy.told["region"].ended, groovy.told["region"].text
     opened = groovy.opened("region")
-    wanted = at_dial(np.ascontiguousarray(slide(2, 1)[1, 4:12, 3:14]), "0.7")
-    assert_near(opened.pixels[0, 0, 0], wanted)
-    assert opened.facts["pixel"].startswith("0.4 0.4")
+    # With real neighbours around the region.
+    assert_near(opened.pixels[0, 0, 0], seen_at(slide(2, 1)[1], "0.7")[4:12, 3:14])
+    assert opened.facts["pixel"] == "0.4 0.4 1.0"
     assert opened.facts["unit"] in ("um", "µm")
     assert opened.facts["origin"] == "-3.0 -4.0"
     assert opened.labels == ("dial_0.7",)
@@ -562,27 +547,31 @@ def test_qupath_script_takes_the_selected_region(groovy: Bench) -> None:
 
 
 @pytest.mark.engines
-def test_qupath_script_takes_the_whole_image_with_all_iterations(groovy: Bench) -> None:
-    assert groovy.told["everything"].ended, groovy.told["everything"].text
-    opened = groovy.opened("everything")
-    assert_near(opened.pixels[0, 0], iterated(slide(0, 0)[0]))
+@pytest.mark.parametrize("name", ["everything", "window"])
+def test_qupath_script_takes_the_whole_image_with_all_iterations(groovy: Bench, name: str) -> None:
+    """Up to the last pixel; with and without a window that has registered PyTorch."""
+    assert groovy.told[name].ended, groovy.told[name].text
+    opened = groovy.opened(name)
+    assert_near(opened.pixels[0, 0], seen(slide(0, 0)[0]))
     assert opened.labels == ("iteration_1", "iteration_2", "iteration_3")
 
 
 @pytest.mark.engines
-def test_qupath_script_leaves_the_balanced_channel_out_of_the_dial(groovy: Bench) -> None:
-    raw = slide(0, 0)[0]
-    names = ("iteration_1", "iteration_2", "iteration_3", "balanced")
-    for dial, labels, wanted in (
-        ("1.499", ("dial_1.499",), at_dial(raw, "1.499")[None]),
-        ("local", ("dial_local",), balanced(raw)[None]),
-        ("all", names, all_channels(raw)),
-    ):
-        told = groovy.told[f"balanced {dial}"]
-        assert told.ended, told.text
-        opened = groovy.opened(f"balanced {dial}")
-        assert_near(opened.pixels[0, 0], wanted)
-        assert opened.labels == labels
+@pytest.mark.parametrize("part", PARTS)
+def test_qupath_script_has_no_seams_between_parts(groovy: Bench, part: str) -> None:
+    """Parts smaller and larger than their halo, and as large as the image but for a pixel."""
+    told = groovy.told[f"parts {part}"]
+    assert told.ended, told.text
+    count = -(-40 // int(part)) * -(-30 // int(part))
+    assert told.text.count("part ") == (count if count > 1 else 0)
+    assert_near(groovy.opened(f"parts {part}").pixels[0, 0], seen(slide(0, 0)[0]))
+
+
+@pytest.mark.engines
+def test_qupath_script_blends_parts_of_a_region(groovy: Bench) -> None:
+    assert groovy.told["parts of a region"].ended, groovy.told["parts of a region"].text
+    wanted = seen_at(slide(2, 1)[1], "0.7")[6:26, 5:35]
+    assert_near(groovy.opened("parts of a region").pixels[0, 0, 0], wanted)
 
 
 @pytest.mark.engines
@@ -597,15 +586,16 @@ def test_qupath_script_cuts_a_region_at_the_image(groovy: Bench) -> None:
     ("name", "words"),
     [
         ("outside", "outside the image"),
-        ("rgb", "RGB"),
+        ("rgb", "The image is RGB"),
         ("no image", "There is no image"),
-        ("no model", "absent' is none"),
-        ("foreign model", "A package of dcbmz export is needed"),
+        ("no model", "absent', is not a folder"),
+        ("foreign model", "foreign was not made by dcbmz export"),
+        ("none of the extensions", "install the extension Deep Java Library"),
+        ("no engine", "PyTorch could not open the weights in"),
         ("channel", "channels 1 to 2, not 3"),
-        ("dial", "'much'"),
-        ("too far", "not at 1.6"),
-        ("too far balanced", "between 0 and 1.5 (3 iterations of 0.5), not at 1.6"),
-        ("local", "model_3 has none: give a number or 'all' as DIAL"),
+        ("dial", "'much' is neither a number nor 'all'"),
+        ("local", "'local' is neither a number nor 'all'"),
+        ("too far", "The dial 1.6 is not between 0 and 1.5 (3 iterations of 0.5)"),
     ],
 )
 def test_qupath_script_refuses_in_one_sentence(groovy: Bench, name: str, words: str) -> None:
@@ -614,3 +604,88 @@ def test_qupath_script_refuses_in_one_sentence(groovy: Bench, name: str, words: 
     assert "IllegalArgumentException: " in told.text
     assert words in told.text.split("\n")[0]
     assert not (groovy.folder / f"{name}.tif").exists()
+
+
+# ----------------------------------------------------------- stand-ins and their originals
+
+
+def listed_members(text: str) -> dict[str, set[str]]:
+    """What `tests/api/qupath.txt` lists by class, types erased as Java prints them."""
+    members: dict[str, set[str]] = {}
+    name = ""
+    for line in text.splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        if not line.startswith(" "):
+            name = line.strip()
+            members.setdefault(name, set())
+        elif "only]" not in line:
+            members[name].add(erased(line.strip()))
+    return members
+
+
+def erased(signature: str) -> str:
+    """`static T f(Map<?, ?>, A$B...)` as `static Object f(Map, B[])`."""
+    while "<" in signature:
+        signature = re.sub(r"<[^<>]*>", "", signature)
+    signature = signature.replace("...", "[]")
+    signature = re.sub(r"\bT\b", "Object", signature)
+    return re.sub(r"\w+\$(?=\w)", "", signature)
+
+
+def stand_ins() -> list[str]:
+    """The binary names of all classes that stand in for QuPath's, nested ones included."""
+    root = JAVA / "src"
+    names: list[str] = []
+    for path in sorted((root / "qupath").rglob("*.java")):
+        outer = ".".join(path.relative_to(root).with_suffix("").parts)
+        nested = re.findall(
+            r"^    public static class (\w+)", path.read_text("utf-8"), re.MULTILINE
+        )
+        names += [outer, *(f"{outer}${inner}" for inner in nested)]
+    return names
+
+
+@pytest.mark.engines
+def test_stand_ins_offer_only_what_qupath_has(groovy: Bench) -> None:
+    assert groovy.told["signatures"].ended, groovy.told["signatures"].text
+    listed = listed_members((API / "qupath.txt").read_text("utf-8"))
+    offered = (groovy.folder / "signatures.txt").read_text("utf-8").splitlines()
+    assert len(offered) > 50
+    assert set(stand_ins()) <= listed.keys()
+    invented = []
+    for line in offered:
+        name, member = line.split("\t")
+        if member not in listed[name]:
+            invented.append(line)
+    assert not invented
+
+
+def test_a_list_of_signatures_is_read_as_java_erases_them() -> None:
+    text = (
+        "# words\na.B\n    static B f(Map<String, List<? extends C$D>>, E...)\n    T g()\n"
+        "    int h()    [0.6.0 only]\na.B\n    new (F<T>)\n"
+    )
+    assert listed_members(text) == {"a.B": {"static B f(Map, E[])", "Object g()", "new (F)"}}
+
+
+def test_the_script_imports_only_classes_that_qupath_has() -> None:
+    listed = listed_members((API / "qupath.txt").read_text("utf-8"))
+    imported = re.findall(r"^import (qupath\S+)$", QUPATH.read_text("utf-8"), re.MULTILINE)
+    imported += re.findall(r"Class.forName\('(qupath[^']+)'", QUPATH.read_text("utf-8"))
+    assert len(imported) > 10
+    assert set(imported) <= listed.keys()
+
+
+def test_deepimagej_is_called_by_the_keys_that_it_has() -> None:
+    """The stand-in reads only keys of the real one; the macro gives those, new and old."""
+    words = [line.split() for line in (API / "deepimagej.txt").read_text("utf-8").splitlines()]
+    keys = {line[1] for line in words if line[:1] == ["key"]}
+    old = {line[1] for line in words if line[:1] == ["old"]}
+    stand_in = (JAVA / "src" / "DeepImageJStandIn.java").read_text("utf-8")
+    asked = set(re.findall(r'Macro.getValue\(options, "(\w+)"', stand_in))
+    assert asked == keys - {"display_output"}
+    assert "_enhanced" in stand_in
+    macro = FIJI.read_text("utf-8")
+    given = set(re.findall(r"(\w+)=\[", macro[macro.index("files = ") : macro.index("written = ")]))
+    assert given == asked | (old - {"displayOutput"})

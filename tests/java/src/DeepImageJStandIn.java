@@ -7,11 +7,12 @@ import ij.process.FloatProcessor;
 import java.io.File;
 
 /**
- * Stands in for deepImageJ 3.1: the same keys, the same order of axes, the same name of the saved
- * file, no network. Iteration k is {@code raw * (1 + k / 4) + k}, the balanced image behind the
- * iterations is {@code 1000 - raw}.
+ * Stands in for deepImageJ 3.1 with what tests/api/deepimagej.txt lists, and no network: iteration
+ * k is {@code raw * (1 + k / 4) + k}.
  *
- * <p>The number of iterations is what the name of the model's folder ends with.
+ * <p>The number of iterations is what the name of the model's folder ends with. A folder called
+ * silent gives no result, one called broken throws, and one called halfway throws after it has
+ * saved a part.
  */
 public final class DeepImageJStandIn implements PlugIn {
     @Override
@@ -20,19 +21,26 @@ public final class DeepImageJStandIn implements PlugIn {
         String model = Macro.getValue(options, "model_path", null);
         String input = Macro.getValue(options, "input_path", null);
         String output = Macro.getValue(options, "output_folder", null);
-        if (new File(model).getName().startsWith("broken")) {
-            return;
-        }
+        String name = new File(model).getName();
         if (!new File(model, "rdf.yaml").isFile() || !new File(output).isDirectory()) {
             throw new IllegalArgumentException(options);
+        }
+        if (name.startsWith("silent")) {
+            return;
+        }
+        if (name.startsWith("halfway")) {
+            IJ.saveAsTiff(IJ.openImage(input), output + File.separator + "a");
+            IJ.saveAsTiff(IJ.openImage(input), output + File.separator + "b");
+        }
+        if (name.startsWith("broken") || name.startsWith("halfway")) {
+            throw new RuntimeException("io.bioimage.modelrunner.exceptions.LoadEngineException");
         }
         int count = Integer.parseInt(model.substring(model.lastIndexOf('_') + 1));
         ImagePlus imp = IJ.openImage(input);
         if (imp.getBitDepth() != 32 || imp.getNChannels() != 1) {
             throw new IllegalArgumentException("one channel in 32 bits is expected");
         }
-        boolean volume = new File(model).getName().startsWith("volume");
-        int channels = new File(model).getName().startsWith("balanced") ? count + 1 : count;
+        boolean volume = name.startsWith("volume");
         if (!volume && imp.getNSlices() > 1) {
             throw new IllegalArgumentException("a 2-D model takes planes as frames");
         }
@@ -40,16 +48,16 @@ public final class DeepImageJStandIn implements PlugIn {
         ImageStack stack = new ImageStack(imp.getWidth(), imp.getHeight());
         for (int plane = 1; plane <= imp.getStackSize(); plane++) {
             float[] raw = (float[]) imp.getStack().getProcessor(plane).getPixels();
-            for (int k = 1; k <= channels; k++) {
+            for (int k = 1; k <= count; k++) {
                 float[] enhanced = new float[raw.length];
                 for (int i = 0; i < raw.length; i++) {
-                    enhanced[i] = k > count ? 1000 - raw[i] : raw[i] * (1 + k / 4f) + k;
+                    enhanced[i] = raw[i] * (1 + k / 4f) + k;
                 }
                 stack.addSlice(new FloatProcessor(imp.getWidth(), imp.getHeight(), enhanced));
             }
         }
         ImagePlus result = new ImagePlus(imp.getShortTitle() + "_enhanced", stack);
-        result.setDimensions(channels, imp.getNSlices(), imp.getNFrames());
+        result.setDimensions(count, imp.getNSlices(), imp.getNFrames());
         result.setOpenAsHyperStack(true);
         IJ.saveAsTiff(result, output + File.separator + result.getTitle());
     }

@@ -20,8 +20,9 @@ import java.util.List;
  *
  * <p>{@code open IMAGE RESULT}: what ImageJ reads, as RESULT.txt and RESULT.raw. {@code macro FILE
  * ARGUMENTS}: an ImageJ macro. {@code current IMAGE FILE ARGUMENTS}: the same on an open image.
- * {@code qupath SCRIPT IMAGE REGION ARGUMENT...}, {@code blend SCRIPT ...}: a Groovy script. What job number n says goes to n.txt in the
- * folder of the jobs, with "ended" or "stopped" as its last line.
+ * {@code qupath SCRIPT EXTENSION IMAGE REGION ARGUMENT...}, {@code blend SCRIPT ...}: a Groovy
+ * script. {@code signatures RESULT NAME...}: what classes offer. What job number n says goes to
+ * n.txt in the folder of the jobs, with "ended" or "stopped" as its last line.
  */
 public final class Jobs {
     private Jobs() {}
@@ -34,6 +35,7 @@ public final class Jobs {
         for (String line : Files.readAllLines(jobs)) {
             ByteArrayOutputStream said = new ByteArrayOutputStream();
             System.setOut(new PrintStream(said, true, StandardCharsets.UTF_8));
+            System.err.println("job " + number);
             String end = "ended";
             try {
                 run(line.split("\t", -1));
@@ -71,6 +73,9 @@ public final class Jobs {
                 break;
             case "qupath":
                 QuPathScript.run(words);
+                break;
+            case "signatures":
+                QuPathScript.describe(words);
                 break;
             case "blend":
                 QuPathScript.blend(words);

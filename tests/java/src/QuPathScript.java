@@ -1,9 +1,13 @@
 import groovy.lang.Binding;
 import groovy.lang.GroovyClassLoader;
 import groovy.lang.Script;
-import java.awt.image.BufferedImage;
 import java.io.File;
+import java.lang.reflect.Constructor;
+import java.lang.reflect.Executable;
+import java.lang.reflect.Field;
 import java.lang.reflect.InvocationTargetException;
+import java.lang.reflect.Method;
+import java.lang.reflect.Modifier;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.FloatBuffer;
@@ -12,10 +16,10 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
-import qupath.lib.images.ImageData;
-import qupath.lib.images.servers.ImageServer;
-import qupath.lib.roi.interfaces.ROI;
-import qupath.lib.scripting.QP;
+import java.util.Set;
+import qupath.ext.djl.DjlDnnModelBuilder;
+import qupath.opencv.dnn.DnnModels;
+import scene.Scene;
 
 /** Runs a script of QuPath on a stand-in of QuPath, or only its arithmetic. */
 final class QuPathScript {
@@ -24,19 +28,80 @@ final class QuPathScript {
 
     private QuPathScript() {}
 
-    /** {@code qupath SCRIPT IMAGE REGION ARGUMENT...}; IMAGE is grey, rgb or none. */
+    /**
+     * {@code qupath SCRIPT EXTENSION IMAGE REGION ARGUMENT...}: EXTENSION is where the builder of
+     * the Deep Java Library is: "loader", "window" (registered already) or "none"; IMAGE is grey,
+     * rgb or none.
+     */
     static void run(String[] words) throws Exception {
-        QP.imageData = words[2].equals("none") ? null : new ImageData<>(image(words[2].equals("rgb")));
-        QP.roi = null;
-        if (!words[3].isEmpty()) {
-            double[] n = Arrays.stream(words[3].split(" ")).mapToDouble(Double::parseDouble).toArray();
-            QP.roi = new ROI(n[0], n[1], n[2], n[3]);
+        Scene.open(words[3], words[4]);
+        Field builders = DnnModels.class.getDeclaredField("BUILDERS");
+        builders.setAccessible(true);
+        ((Set<?>) builders.get(null)).clear();
+        for (String name : List.of("deepcontrast.builder", "ai.djl.offline", "OPT_OUT_TRACKING")) {
+            System.clearProperty(name);
+        }
+        if (words[2].equals("window")) {
+            System.setProperty("ai.djl.offline", "true");
+            DnnModels.registerBuilder(new DjlDnnModelBuilder());
         }
         Binding binding = new Binding();
-        binding.setVariable("args", Arrays.copyOfRange(words, 4, words.length));
+        binding.setVariable("args", Arrays.copyOfRange(words, 5, words.length));
         Script script = (Script) parse(words[1]).getDeclaredConstructor().newInstance();
         script.setBinding(binding);
-        script.run();
+        ClassLoader before = Thread.currentThread().getContextClassLoader();
+        boolean found = words[2].equals("loader");
+        Thread.currentThread().setContextClassLoader(found ? before : withoutExtensions());
+        try {
+            script.run();
+        } finally {
+            Thread.currentThread().setContextClassLoader(before);
+        }
+    }
+
+    /** Extensions lie in a class loader of their own, which the classes of QuPath do not see. */
+    private static ClassLoader withoutExtensions() {
+        return new ClassLoader(QuPathScript.class.getClassLoader()) {
+            @Override
+            protected Class<?> loadClass(String name, boolean resolve)
+                    throws ClassNotFoundException {
+                if (name.startsWith("qupath.ext.")) {
+                    throw new ClassNotFoundException(name);
+                }
+                return super.loadClass(name, resolve);
+            }
+        };
+    }
+
+    /** {@code signatures RESULT NAME...}: all that stand-ins offer, one a line, types erased. */
+    static void describe(String[] words) throws Exception {
+        List<String> lines = new ArrayList<>();
+        for (String name : Arrays.copyOfRange(words, 2, words.length)) {
+            Class<?> type = Class.forName(name);
+            for (Field field : type.getFields()) {
+                lines.add(name + "\tfield " + field.getName());
+            }
+            for (Constructor<?> made : type.getConstructors()) {
+                lines.add(name + "\tnew " + parameters(made));
+            }
+            for (Method method : type.getDeclaredMethods()) {
+                if (Modifier.isPublic(method.getModifiers()) && !method.isSynthetic()) {
+                    String kind = Modifier.isStatic(method.getModifiers()) ? "static " : "";
+                    String returned = method.getReturnType().getSimpleName();
+                    lines.add(name + "\t" + kind + returned + " " + method.getName()
+                            + parameters(method));
+                }
+            }
+        }
+        Files.write(Path.of(words[1]), lines);
+    }
+
+    private static String parameters(Executable method) {
+        List<String> names = new ArrayList<>();
+        for (Class<?> type : method.getParameterTypes()) {
+            names.add(type.getSimpleName());
+        }
+        return "(" + String.join(", ", names) + ")";
     }
 
     /** {@code blend SCRIPT RAW ITERATIONS COUNT DIAL STEP RESULT}, files of float32. */
@@ -63,8 +128,7 @@ final class QuPathScript {
 
     private static Class<?> parse(String script) throws Exception {
         if (parsed == null) {
-            ClassLoader parent = QuPathScript.class.getClassLoader();
-            parsed = new GroovyClassLoader(parent).parseClass(new File(script));
+            parsed = new GroovyClassLoader(withoutExtensions()).parseClass(new File(script));
         }
         return parsed;
     }
@@ -75,14 +139,5 @@ final class QuPathScript {
         float[] values = new float[buffer.remaining()];
         buffer.get(values);
         return values;
-    }
-
-    private static ImageServer<BufferedImage> image(boolean rgb) {
-        return new ImageServer<>("raw", 2, rgb) {
-            @Override
-            public float value(int channel, int x, int y, int z, int t) {
-                return x + 100 * y + 5000 * channel + 10 * z + t;
-            }
-        };
     }
 }

@@ -3,7 +3,7 @@ package qupath.lib.images;
 import qupath.lib.images.servers.ImageServer;
 
 /** Stands in for QuPath's class. */
-public final class ImageData<T> {
+public class ImageData<T> {
     private final ImageServer<T> server;
 
     public ImageData(ImageServer<T> server) {

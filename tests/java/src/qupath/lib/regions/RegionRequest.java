@@ -1,26 +1,51 @@
 package qupath.lib.regions;
 
 /** Stands in for QuPath's class. */
-public final class RegionRequest {
-    public final String path;
-    public final int x;
-    public final int y;
-    public final int width;
-    public final int height;
+public class RegionRequest {
+    private final String path;
+    private final double downsample;
+    private final int[] place;
 
-    private RegionRequest(String path, int x, int y, int width, int height) {
+    private RegionRequest(String path, double downsample, int... place) {
         this.path = path;
-        this.x = x;
-        this.y = y;
-        this.width = width;
-        this.height = height;
+        this.downsample = downsample;
+        this.place = place;
     }
 
     public static RegionRequest createInstance(
             String path, double downsample, int x, int y, int width, int height, int z, int t) {
-        if (downsample != 1) {
-            throw new IllegalArgumentException("full resolution is expected");
-        }
-        return new RegionRequest(path, x, y, width, height);
+        return new RegionRequest(path, downsample, x, y, width, height, z, t);
+    }
+
+    public String getPath() {
+        return path;
+    }
+
+    public double getDownsample() {
+        return downsample;
+    }
+
+    public int getX() {
+        return place[0];
+    }
+
+    public int getY() {
+        return place[1];
+    }
+
+    public int getWidth() {
+        return place[2];
+    }
+
+    public int getHeight() {
+        return place[3];
+    }
+
+    public int getZ() {
+        return place[4];
+    }
+
+    public int getT() {
+        return place[5];
     }
 }

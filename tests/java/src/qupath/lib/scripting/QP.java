@@ -3,19 +3,17 @@ package qupath.lib.scripting;
 import java.awt.image.BufferedImage;
 import qupath.lib.images.ImageData;
 import qupath.lib.roi.interfaces.ROI;
+import scene.Scene;
 
 /** Stands in for QuPath's class. */
-public final class QP {
-    public static ImageData<BufferedImage> imageData;
-    public static ROI roi;
-
+public class QP {
     private QP() {}
 
     public static ImageData<BufferedImage> getCurrentImageData() {
-        return imageData;
+        return Scene.imageData;
     }
 
     public static ROI getSelectedROI() {
-        return roi;
+        return Scene.selected;
     }
 }

@@ -1,42 +1,62 @@
 package qupath.opencv.ml;
 
-import java.util.List;
+import java.awt.image.BufferedImage;
 import qupath.lib.classifiers.pixel.PixelClassifier;
 import qupath.lib.images.servers.PixelCalibration;
+import qupath.lib.regions.Padding;
+import qupath.opencv.dnn.DnnModel;
+import scene.Network;
 
 /** Stands in for QuPath's class. */
-public final class PatchClassifierParams {
-    final List<?> names;
-    final int channel;
-    final double downsample;
+public class PatchClassifierParams {
+    private int channel = -1;
+    private PixelCalibration resolution;
+    private int patchWidth;
+    private int patchHeight;
+    private int halo = -1;
+    private DnnModel model;
+    private String[] names = {};
 
-    PatchClassifierParams(List<?> names, int channel, double downsample) {
-        this.names = names;
-        this.channel = channel;
-        this.downsample = downsample;
+    private PatchClassifierParams() {}
+
+    public int getPatchWidth() {
+        return patchWidth;
+    }
+
+    public int getPatchHeight() {
+        return patchHeight;
+    }
+
+    public static Builder builder() {
+        return new Builder();
     }
 
     public static PixelClassifier buildPixelClassifier(PatchClassifierParams params) {
-        if (params.downsample != 1) {
-            throw new IllegalArgumentException("the model runs at full resolution");
+        if (params.resolution == null || params.halo != 0 || params.names.length == 0) {
+            throw new IllegalArgumentException("resolution, no halo, and names are expected");
         }
-        return new PixelClassifier(params.names, params.channel);
-    }
-
-    public static Builder builder(PatchClassifierParams params) {
-        return new Builder(params);
+        return (imageData, request) -> {
+            int width = request.getWidth();
+            int height = request.getHeight();
+            if (width != params.patchWidth || height != params.patchHeight) {
+                throw new IllegalArgumentException("QuPath would cut or fill up this region");
+            }
+            BufferedImage raw = imageData.getServer().readRegion(request);
+            float[] plane =
+                    raw.getRaster()
+                            .getSamples(0, 0, width, height, params.channel, (float[]) null);
+            return ((Network) params.model).run(plane, width, height);
+        };
     }
 
     /** Stands in for QuPath's class. */
-    public static final class Builder {
-        private PatchClassifierParams params;
+    public static class Builder {
+        private final PatchClassifierParams params = new PatchClassifierParams();
 
-        private Builder(PatchClassifierParams params) {
-            this.params = params;
-        }
+        private Builder() {}
 
         public Builder inputChannels(int... channels) {
-            params = new PatchClassifierParams(params.names, channels[0], params.downsample);
+            params.channel = channels[0];
             return this;
         }
 
@@ -45,7 +65,31 @@ public final class PatchClassifierParams {
         }
 
         public Builder inputResolution(PixelCalibration calibration, double downsample) {
-            params = new PatchClassifierParams(params.names, params.channel, downsample);
+            if (downsample != 1) {
+                throw new IllegalArgumentException("full resolution is expected");
+            }
+            params.resolution = calibration;
+            return this;
+        }
+
+        public Builder patchSize(int width, int height) {
+            params.patchWidth = width;
+            params.patchHeight = height;
+            return this;
+        }
+
+        public Builder halo(int padding) {
+            params.halo = padding;
+            return this;
+        }
+
+        public Builder prediction(DnnModel model, Padding padding, String... outputs) {
+            params.model = model;
+            return this;
+        }
+
+        public Builder outputClassNames(String... names) {
+            params.names = names;
             return this;
         }
 

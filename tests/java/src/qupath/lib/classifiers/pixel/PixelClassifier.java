@@ -1,14 +1,12 @@
 package qupath.lib.classifiers.pixel;
 
-import java.util.List;
+import java.awt.image.BufferedImage;
+import java.io.IOException;
+import qupath.lib.images.ImageData;
+import qupath.lib.regions.RegionRequest;
 
-/** Stands in for QuPath's interface: a class for every channel of the model. */
-public final class PixelClassifier {
-    public final List<?> names;
-    public final int channel;
-
-    public PixelClassifier(List<?> names, int channel) {
-        this.names = names;
-        this.channel = channel;
-    }
+/** Stands in for QuPath's interface. */
+public interface PixelClassifier {
+    BufferedImage applyClassification(ImageData<BufferedImage> imageData, RegionRequest request)
+            throws IOException;
 }

@@ -1,40 +1,21 @@
 package qupath.lib.images.servers;
 
-/** Stands in for QuPath's interface: 40 x 30 pixels. */
-public abstract class ImageServer<T> {
-    private final String path;
-    private final int channels;
-    private final boolean rgb;
+import java.io.IOException;
+import qupath.lib.regions.RegionRequest;
 
-    protected ImageServer(String path, int channels, boolean rgb) {
-        this.path = path;
-        this.channels = channels;
-        this.rgb = rgb;
-    }
+/** Stands in for QuPath's interface. */
+public interface ImageServer<T> {
+    String getPath();
 
-    public abstract float value(int channel, int x, int y, int z, int t);
+    int getWidth();
 
-    public String getPath() {
-        return path;
-    }
+    int getHeight();
 
-    public int getWidth() {
-        return 40;
-    }
+    int nChannels();
 
-    public int getHeight() {
-        return 30;
-    }
+    boolean isRGB();
 
-    public int nChannels() {
-        return channels;
-    }
+    PixelCalibration getPixelCalibration();
 
-    public boolean isRGB() {
-        return rgb;
-    }
-
-    public PixelCalibration getPixelCalibration() {
-        return new PixelCalibration();
-    }
+    T readRegion(RegionRequest request) throws IOException;
 }

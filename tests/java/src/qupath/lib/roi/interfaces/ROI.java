@@ -1,34 +1,16 @@
 package qupath.lib.roi.interfaces;
 
-/** Stands in for QuPath's interface: a rectangle. */
-public final class ROI {
-    private final double[] bounds;
+/** Stands in for QuPath's interface. */
+public interface ROI {
+    double getBoundsX();
 
-    public ROI(double x, double y, double width, double height) {
-        bounds = new double[] {x, y, width, height};
-    }
+    double getBoundsY();
 
-    public double getBoundsX() {
-        return bounds[0];
-    }
+    double getBoundsWidth();
 
-    public double getBoundsY() {
-        return bounds[1];
-    }
+    double getBoundsHeight();
 
-    public double getBoundsWidth() {
-        return bounds[2];
-    }
+    int getZ();
 
-    public double getBoundsHeight() {
-        return bounds[3];
-    }
-
-    public int getZ() {
-        return 2;
-    }
-
-    public int getT() {
-        return 1;
-    }
+    int getT();
 }

@@ -1,0 +1,4 @@
+package qupath.opencv.dnn;
+
+/** Stands in for QuPath's interface. */
+public interface DnnModel {}

@@ -1,4 +1,0 @@
-package qupath.opencv.ops;
-
-/** Stands in for QuPath's interface. */
-public interface ImageOp {}
