@@ -121,9 +121,12 @@ _SCRIPTS = Path(__file__).parent / "scripts"
 def _repository_path(role: Role, stem: str) -> str:
     if role == "documentation":
         return f"model_cards/{stem}.md"
-    name = _FLAT[role].removeprefix("deepcontrast_")
+    name = _FLAT[role]
     if role == "architecture":
         return f"weights/{stem}.py"
+    if role in ("fiji_script", "qupath_script"):
+        # The same for every model, and called the same in every page and package.
+        return f"weights/{name}"
     return (
         f"weights/{stem}{name.removeprefix('weights')}"
         if name.startswith("weights")
