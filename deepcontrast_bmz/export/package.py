@@ -745,7 +745,7 @@ def _places(rdf: dict[str, Any]) -> Iterator[tuple[Role, Any, str | int]]:
     yield "documentation", rdf, "documentation"
     yield "cover", rdf["covers"], 0
     # Fewer where there are fewer: a script is not for every program.
-    for role, entry in zip(ATTACHED, rdf["scripts"], strict=False):
+    for role, entry in zip(ATTACHED, rdf["attachments"], strict=False):
         yield role, entry, "source"
     for kind, tensors in (("input", rdf["inputs"]), ("output", rdf["outputs"])):
         for purpose in ("test", "sample"):
