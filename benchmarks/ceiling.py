@@ -22,7 +22,7 @@ import torch
 
 from deepcontrast_bmz.image import replace_whole
 from deepcontrast_bmz.model.loop import Loop, extend_symmetric
-from deepcontrast_bmz.model.open import build_loop
+from deepcontrast_bmz.model.network import build_network
 from deepcontrast_bmz.physics.phantoms import KINDS, phantom
 from deepcontrast_bmz.settings import Recipe, read_recipe
 from deepcontrast_bmz.train.pairs import PairDataset, RawPlane
@@ -71,14 +71,7 @@ def _specimens(count: int, side: int) -> list[RawPlane]:
 
 
 def _fresh(recipe: Recipe) -> Loop:
-    return build_loop(
-        recipe.network,
-        iterations=1,
-        reinjection=0.0,
-        step_optical_depth=recipe.physics.step_optical_depth,
-        widths_px=recipe.physics.scatter.widths,
-        weights=recipe.physics.scatter.weights,
-    )
+    return Loop(build_network(recipe.network), 1)
 
 
 def _one_pass_recipe(recipe: Recipe) -> Recipe:

@@ -34,6 +34,7 @@ from baselines import (
     richardson_lucy,
     richardson_lucy_iterates,
 )
+from loops import LOOPS, Feedback, iterated, plain
 from phantoms import (
     GRID,
     LUCY_ITERATIONS,
@@ -47,22 +48,20 @@ from phantoms import (
     score,
 )
 from records import Table, print_tables, save
-from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from unets import UNetSettings, build_unet
 
 from deepcontrast_bmz.evaluate.metrics import psnr_after_fit
 from deepcontrast_bmz.image import planes, read_image, replace_whole
 from deepcontrast_bmz.image.labels import as_float32
 from deepcontrast_bmz.model.devices import fast_loop
-from deepcontrast_bmz.model.loop import Loop, Reinjection, blend, extend_symmetric
+from deepcontrast_bmz.model.loop import Loop, blend, extend_symmetric
 from deepcontrast_bmz.model.network.layers import AffineConv, crop_margin, sort_pairs
-from deepcontrast_bmz.model.open import build_loop
-from deepcontrast_bmz.physics.camera import Camera, estimate_camera, expose, to_photons
+from deepcontrast_bmz.physics.camera import Camera, expose, to_photons
 from deepcontrast_bmz.physics.degrade import draw_degradation
-from deepcontrast_bmz.physics.noise import estimate_noise
 from deepcontrast_bmz.physics.phantoms import KINDS, phantom
-from deepcontrast_bmz.physics.scatter import scatter, separable_terms
+from deepcontrast_bmz.physics.scatter import scatter
 from deepcontrast_bmz.settings import NetworkSettings, Recipe
 from deepcontrast_bmz.train.distributed import Spread, trainer_arguments
 from deepcontrast_bmz.train.pairs import Pair, PairDataset, RawPlane, split_planes
@@ -73,7 +72,6 @@ if TYPE_CHECKING:
 
     Changes = Mapping[str, Mapping[str, Any]]
     Pairing = Literal["naive", "fresh", "refined", "depths"]
-    Feedback = Callable[[int, Tensor, Tensor], Tensor]
     Scores = list[dict[str, list[float]]]
 
 SIDE = 288
@@ -88,7 +86,7 @@ SPARE = 8
 class Variant(NamedTuple):
     """A network, and what it is taught."""
 
-    network: NetworkSettings
+    network: NetworkSettings | UNetSettings
     learning_rate: float
     pairing: Pairing = "naive"
     changes: Changes | None = None
@@ -103,8 +101,8 @@ NETWORKS: dict[str, Variant] = {
     FIRST: Variant(DILATED, 1e-2),
     "dilated, width 24": Variant(NetworkSettings(width=24), 3e-3),
     "dilated, width 12, two passes": Variant(NetworkSettings(width=12, dilations=TWO_PASSES), 1e-2),
-    "U-Net, blurred pooling": Variant(NetworkSettings(kind="blurpool_unet"), 3e-3),
-    "U-Net, plain": Variant(NetworkSettings(kind="plain_unet"), 3e-3),
+    "U-Net, blurred pooling": Variant(UNetSettings(kind="blurpool_unet"), 3e-3),
+    "U-Net, plain": Variant(UNetSettings(kind="plain_unet"), 3e-3),
     "invertible": Variant(NetworkSettings(kind="invertible", width=32, levels=4), 1e-2),
     CONDITIONED: Variant(DILATED, 3e-3, "depths"),
 }
@@ -149,9 +147,11 @@ class Options:
 def recipe_of(variant: Variant, seed: int, options: Options) -> Recipe:
     """Return the recipe of the shipped model, with the network and budget of this comparison."""
     each = max(1, options.steps // 6)
+    # A U-Net has no place in a recipe: it is built beside it.
+    chosen = variant.network.model_dump(exclude_unset=True)
     settings: dict[str, dict[str, Any]] = {
         "physics": {"photons": (40.0, 2000.0)},
-        "network": variant.network.model_dump(exclude_unset=True),
+        "network": {} if isinstance(variant.network, UNetSettings) else chosen,
         "data": {"patch": options.patch, "zoom": (0.5, 1.2), "phantoms": options.specimens},
         "training": {
             "steps": options.steps,
@@ -333,15 +333,19 @@ class ConditionedNetwork(nn.Module):
 class Trained(_Training):
     """The trainer, with pairs and network of a variant."""
 
-    def __init__(self, recipe: Recipe, out: Path, data: Data, pairing: Pairing) -> None:
+    def __init__(self, variant: Variant, recipe: Recipe, out: Path, data: Data) -> None:
+        self.variant, pairing = variant, variant.pairing
         inputs = [made.noiseless if pairing == "fresh" else made.raw for made in data.training]
         super().__init__(recipe, Spread(), out, inputs, data.validation, None)
         if pairing == "fresh":
             self.pairs = cast("Any", Paired(self.pairs, [m.raw for m in data.training]))
         elif pairing == "depths":
-            self.loop = cast("Any", ConditionedNetwork(recipe.network))
             self.pairs = cast("Any", OfManyDepths(self.pairs))
             self.held_out = cast("Any", OfManyDepths(self.held_out))
+
+    def _new_loop(self) -> Loop:
+        # The one that is told the depth has the radius and the weights of a loop.
+        return cast("Loop", new_loop(self.variant, self.recipe))
 
     def _restore(self, batch: Pair) -> tuple[Tensor, Tensor]:
         depth = cast("dict[str, Tensor]", batch).get("depth")
@@ -355,15 +359,10 @@ class Trained(_Training):
 
 def new_loop(variant: Variant, recipe: Recipe) -> Loop | ConditionedNetwork:
     if variant.pairing == "depths":
-        return ConditionedNetwork(variant.network)
-    return build_loop(
-        variant.network,
-        iterations=recipe.loop.iterations,
-        reinjection=0.0,
-        step_optical_depth=recipe.physics.step_optical_depth,
-        widths_px=recipe.physics.scatter.widths,
-        weights=recipe.physics.scatter.weights,
-    )
+        return ConditionedNetwork(recipe.network)
+    if isinstance(variant.network, UNetSettings):
+        return Loop(build_unet(variant.network), recipe.loop.iterations)
+    return Loop.from_recipe(recipe)
 
 
 @torch.inference_mode()
@@ -390,6 +389,7 @@ class Runs:
         recipe = recipe_of(variant, seed, self.options)
         # Without what is left at its default: a new setting leaves old trainings where they are.
         chosen = recipe.model_dump(exclude_unset=True)
+        chosen["network"] = variant.network.model_dump(exclude_unset=True)
         settings = json.dumps([chosen, variant.pairing, str(self.options.data)])
         digest = hashlib.sha256(settings.encode()).hexdigest()[:10]
         kind = f"{variant.network.kind}_{variant.network.width}_{variant.pairing}"
@@ -418,7 +418,7 @@ class Runs:
                 data = refined(data, cast("Loop", self.loop(NETWORKS[FIRST], seed)))
             begun = time.monotonic()
             torch.manual_seed(seed)
-            module = Trained(recipe, folder, data, variant.pairing)
+            module = Trained(variant, recipe, folder, data)
             _fit(module, folder, trainer_arguments(Spread(), "cpu"), resume=False)
             shutil.rmtree(folder / "checkpoints")
             (folder / "validation.json").write_text(json.dumps(module.best_scores) + "\n")
@@ -428,75 +428,6 @@ class Runs:
             print(f"trained {folder.name}: {seconds:.0f} s, {module.best_scores}", flush=True)
         loop.load_state_dict(torch.load(weights, weights_only=True))
         return loop.eval().requires_grad_(requires_grad=False)
-
-
-# ---- loops
-
-
-def plain(_k: int, _before: Tensor, after: Tensor) -> Tensor:
-    """Go on with what the network returned."""
-    return after
-
-
-def reinjected(share: float = 0.5) -> Feedback:
-    """Return the loop's own re-injection of what one step leaves unexplained."""
-    amplitudes, kernels = separable_terms(1.0, WIDTHS_PX, WEIGHTS)
-    room = Reinjection(share, kernels.shape[0], kernels.shape[1] // 2)
-    room.set_kernels(amplitudes, kernels)
-
-    def feedback(_k: int, before: Tensor, after: Tensor) -> Tensor:
-        m = room.radius
-        around = extend_symmetric(after, m)
-        # The residual is taken where both are known; `room` crops `before` by itself.
-        return room(extend_symmetric(before, m), around)
-
-    return feedback
-
-
-def _smooth(x: Tensor, sigma: float) -> Tensor:
-    smoothed = gaussian_filter(x[0, 0].double().numpy(), sigma, mode="reflect")
-    return torch.from_numpy(smoothed)[None, None].to(x.dtype)
-
-
-def gated(_k: int, before: Tensor, after: Tensor) -> Tensor:
-    """Feed back what one step leaves unexplained, as far as it stands out of the noise."""
-    residual = before - scatter(after, 1.0, WIDTHS_PX, WEIGHTS)
-    noise = estimate_noise(before[0, 0]).variance(_smooth(before, 2.0))
-    snr = (_smooth(residual**2, 2.0) / noise - 1).clamp_min(0)
-    return (after + snr / (1 + snr) * _smooth(residual, 0.7)).to(after.dtype)
-
-
-def with_lucy(raw: Tensor) -> Feedback:
-    """Return a Richardson-Lucy step against the raw image, (Y, X), behind every iteration."""
-    offset = estimate_camera(raw).offset
-    floor = 1e-6 * float((raw - offset).abs().max())
-    recorded = (raw[None, None].double() - offset).clamp_min(floor)
-
-    def feedback(k: int, _before: Tensor, after: Tensor) -> Tensor:
-        estimate = (after.double() - offset).clamp_min(floor)
-        predicted = scatter(estimate, float(k), WIDTHS_PX, WEIGHTS).clamp_min(floor)
-        better = estimate * scatter(recorded / predicted, float(k), WIDTHS_PX, WEIGHTS)
-        return (better.clamp_min(0) + offset).to(after.dtype)
-
-    return feedback
-
-
-def iterated(loop: Loop, raw: Tensor, most: int, feedback: Feedback) -> Tensor:
-    """Return (most, Y, X): iterations of whole images, each mirrored at its borders anew."""
-    x = raw[None, None]
-    kept: list[Tensor] = []
-    for k in range(1, most + 1):
-        x = feedback(k, x, loop.network(extend_symmetric(x, loop.radius)))
-        kept.append(x[0, 0])
-    return torch.stack(kept)
-
-
-LOOPS: dict[str, Callable[[Tensor], Feedback]] = {
-    "plain loop": lambda _: plain,
-    "re-injected, share .5": lambda _: reinjected(),
-    "re-injected, gated by the noise": lambda _: gated,
-    "Richardson-Lucy step after each": with_lucy,
-}
 
 
 # ---- judging

@@ -82,11 +82,11 @@ if __name__ == "__main__":
 
 _BLOCK = """
 import sys, torch
-from deepcontrast_bmz.loop import Loop
+from deepcontrast_bmz.model.loop import Loop
 from deepcontrast_bmz.settings import NetworkSettings
-from deepcontrast_bmz.backends import fast_loop
-from deepcontrast_bmz.network import build_network
-from deepcontrast_bmz.model import open_model
+from deepcontrast_bmz.model.devices import fast_loop
+from deepcontrast_bmz.model.network import build_network
+from deepcontrast_bmz.model.open import open_model
 kind, iterations, *sides = sys.argv[1], *map(int, sys.argv[2:])
 def memory(name):
     for line in open("/proc/self/status"):
@@ -95,8 +95,8 @@ def memory(name):
 way, _, name = kind.partition(" of ")
 multiple = 1
 if way == "onnx" and name == "dilated_3d":
-    from deepcontrast_bmz.backends import onnx_session
-    from deepcontrast_bmz.export import onnx_bytes
+    from deepcontrast_bmz.model.devices import onnx_session
+    from deepcontrast_bmz.export.weights import onnx_bytes
     loop = Loop(build_network(NetworkSettings(kind=name)), iterations).eval()
     session, _ = onnx_session(onnx_bytes(loop), "cpu")
     radii, given = loop.network.radii, session.get_inputs()[0].name
@@ -216,8 +216,7 @@ def bytes_per_pixel(folder: Path, model: str) -> None:
     script.write_text(_BLOCK, encoding="utf-8")
     kinds: list[tuple[str, int, list[tuple[int, ...]]]] = [
         ("dilated", 4, [(1024, 1024), (2048, 2048)]),
-        ("blurpool_unet", 4, [(384, 384), (768, 768)]),
-        ("plain_unet", 4, [(384, 384), (768, 768)]),
+        ("invertible", 4, [(384, 384), (768, 768)]),
         (f"onnx of {model}", 4, [(384, 384), (768, 768)]),
         (f"torchscript of {model}", 4, [(384, 384), (768, 768)]),
         ("dilated_3d", 2, [(16, 128, 128), (16, 256, 256)]),

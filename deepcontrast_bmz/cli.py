@@ -239,10 +239,7 @@ def predict(
     ],
     dial: Annotated[
         str | None,
-        typer.Option(
-            help="Optical depth to remove: a number, 'auto', or 'local' for every pixel its own; "
-            "else the model's advice."
-        ),
+        typer.Option(help="Optical depth to remove: a number, or 'auto'; else the model's advice."),
     ] = None,
     iterations: Annotated[int | None, typer.Option(help="Whole iterations instead.")] = None,
     all_iterations: Annotated[
@@ -295,22 +292,19 @@ def predict(
 
 def _say_enhanced(path: Path, result: Enhanced) -> None:
     """Print where the result is, its dial, and why that one."""
-    from deepcontrast_bmz.dial.per_plane import LOCAL
-
     low, high = min(result.dials), max(result.dials)
     dial = f"dial {low:g}" if low == high else f"dials {low:g} to {high:g}"
-    dial = "local dial" if low == LOCAL else dial
     print(f"{path}: {dial}; {result.reason}")
 
 
-def _dial(text: str | None) -> float | Literal["auto", "local"] | None:
-    if text is None or text == "auto" or text == "local":
+def _dial(text: str | None) -> float | Literal["auto"] | None:
+    if text is None or text == "auto":
         return text
     try:
         value = float(text)
     except ValueError as error:
         raise InputError(
-            f"--dial takes a number of at least 0, auto or local, not {text!r}: correct it"
+            f"--dial takes a number of at least 0 or auto, not {text!r}: correct it"
         ) from error
     return finite(value, "--dial", minimum=0, hint="0 is the raw image")
 

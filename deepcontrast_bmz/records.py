@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 __all__ = [
-    "BALANCED_CHANNEL",
     "CHANNEL_PREFIX",
     "DepthEstimator",
     "ImageRecord",
-    "LocalDial",
     "LoopDescription",
     "OodStatistics",
     "RunRecord",
     "StopRule",
 ]
 
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -31,9 +30,8 @@ from deepcontrast_bmz.settings import (
 CHANNEL_PREFIX = "iteration_"
 """Output channel k (from 1) of an exported model is called ``iteration_k``."""
 
-
-BALANCED_CHANNEL = "balanced"
-"""Name of the channel behind the iterations, where a model has a local dial."""
+_REMOVED = MappingProxyType({"reinjection": "re-injection", "local_dial": "the local dial"})
+"""Keys that version 0.1 wrote into descriptions and runs."""
 
 
 class StopRule(Record):
@@ -85,26 +83,10 @@ class OodStatistics(Record):
     """The quadratic form, likewise."""
 
 
-class LocalDial(Record):
-    """The local dial, whose weights lie with those of the network; see `balance`."""
-
-    schema_version: Literal[1] = 1
-    """Version of this record, and of the features that it reads."""
-    hidden: Annotated[int, Field(ge=1, le=256)]
-    """Channels of its two hidden layers."""
-    recordings: Annotated[int, Field(ge=1)]
-    """Specimens recorded for the fit, in tissue of even and of uneven depth."""
-    error: NonNegative
-    """Mean absolute error of a pixel's optical depth on specimens left out of the fit, in steps."""
-    gain_even_db: float
-    """PSNR after fit of the balanced image less that at the automatic dial on specimens left out,
-    in dB, where all pixels lie equally deep."""
-    gain_uneven_db: float
-    """The same where they do not."""
-
-
 class LoopDescription(Record):
     """The loop of an exported model: ``config.dcbmz`` of its RDF."""
+
+    removed = _REMOVED
 
     schema_version: Literal[1] = 1
     """Version of this record."""
@@ -113,8 +95,7 @@ class LoopDescription(Record):
     iterations: Annotated[int, Field(ge=1)]
     """How many iterations are output channels."""
     channels: tuple[str, ...]
-    """Names of the output channels, in order: the iterations, and the balanced image if there is
-    a local dial."""
+    """Names of the output channels, in order of the iterations."""
     channel_meaning: str = (
         "Channel k is the input after k iterations, with k * step_optical_depth removed."
     )
@@ -123,8 +104,6 @@ class LoopDescription(Record):
         "b = D - k * step; alpha = (exp(b) - 1) / (exp(step) - 1); "
         "x_D = x_k + alpha * (x_(k+1) - x_k)."
     )
-    reinjection: Fraction = 0.0
-    """Share of the one-step residual fed back after every iteration."""
     dims: Literal[2, 3] = 2
     """Spatial axes of input and output: 2 for planes (y, x), 3 for stacks (z, y, x)."""
     network: NetworkSettings
@@ -153,8 +132,6 @@ class LoopDescription(Record):
     """Reads the optical depth off an image; None: the stop rule decides."""
     ood: OodStatistics | None = None
     """What the images trained for look like; None: nothing warns of others."""
-    local_dial: LocalDial | None = None
-    """Balances every pixel by itself in one more channel; None: there is no such channel."""
     training_ranges: PhysicsSettings
     """Ranges of the degradations seen in training."""
     training_pixel_size_um: Positive | None = None
@@ -166,11 +143,9 @@ class LoopDescription(Record):
 
     @model_validator(mode="after")
     def _check(self) -> LoopDescription:
-        expected = self.iterations + (self.local_dial is not None)
-        if len(self.channels) != expected:
-            dial = " and a local dial" if self.local_dial is not None else ""
+        if len(self.channels) != self.iterations:
             raise ValueError(
-                f"there are {len(self.channels)} channels for {self.iterations} iterations{dial}"
+                f"there are {len(self.channels)} channels for {self.iterations} iterations"
             )
         return self
 
@@ -193,6 +168,8 @@ class ImageRecord(Record):
 
 class RunRecord(Record):
     """What a finished training run says of itself: ``run.json`` in the run folder."""
+
+    removed = _REMOVED
 
     schema_version: Literal[1] = 1
     version: str
@@ -221,5 +198,3 @@ class RunRecord(Record):
     """Reads the optical depth off an image; fitted on specimens of known depth."""
     ood: OodStatistics | None = None
     """What the images trained for look like."""
-    local_dial: LocalDial | None = None
-    """The local dial, if one was wanted and it was better than the automatic one."""

@@ -21,13 +21,22 @@ __all__ = [
 ]
 
 import tomllib
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from deepcontrast_bmz.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -36,10 +45,34 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+_OLD_VERSION = "use version 0.1 of deepcontrast_bmz, or train again"
+
+
 class Record(BaseModel):
-    """Frozen settings without unknown keys; docstrings of fields are the schema's words."""
+    """Frozen settings without unknown keys; docstrings of fields are the schema's words.
+
+    What older versions wrote must stay readable: keys that are gone are named in `removed`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    removed: ClassVar[Mapping[str, str | None]] = MappingProxyType({})
+    """Keys of older versions. With the name of what they turned on, they are dropped where it was
+    off (0, false or null) and refused where it was on; with None, dropped whatever they say."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_removed(cls, value: object) -> object:
+        if not isinstance(value, dict) or not (cls.removed.keys() & value.keys()):
+            return value
+        kept = cast("dict[str, object]", value).copy()
+        for key, what in cls.removed.items():
+            met = kept.pop(key, None)
+            if what is not None and met:
+                raise ValueError(
+                    f"{key} turns on {what}, which was removed in version 0.2: {_OLD_VERSION}"
+                )
+        return kept
 
 
 def _ascending(name: str, pair: tuple[float, float]) -> None:
@@ -101,10 +134,9 @@ class PhysicsSettings(Record):
 class NetworkSettings(Record):
     """Which network, and how large."""
 
-    kind: Literal["dilated", "dilated_3d", "blurpool_unet", "plain_unet", "invertible"] = "dilated"
+    kind: Literal["dilated", "dilated_3d", "invertible"] = "dilated"
     """`dilated`: equivariant to shift and normalisation; `dilated_3d`: the same for z-stacks;
-    `blurpool_unet`: to normalisation, and nearly to shift; `plain_unet`: neither,
-    mean/std-normalised; `invertible`: a bijection, to normalisation."""
+    `invertible`: a bijection, equivariant to normalisation."""
     width: Annotated[int, Field(ge=2, le=1024, multiple_of=2)] = 16
     """Channels of the first layer; even, since channels are sorted in pairs."""
     dilations: tuple[Annotated[int, Field(ge=1, le=256)], ...] = (1, 2, 4, 8, 16, 8, 4, 2, 1)
@@ -114,13 +146,19 @@ class NetworkSettings(Record):
     """In how many layers of `dilated_3d` the planes mix: 3 x 3 x 3 kernels, spread evenly among
     the others, which are 1 x 3 x 3. So many planes up and down does one iteration see."""
     levels: Annotated[int, Field(ge=1, le=5)] = 3
-    """Resolutions of the U-Nets and of `invertible`, the first included; of the latter, at least
-    2."""
+    """Resolutions of `invertible`, the first included; at least 2."""
 
     @property
     def dims(self) -> Literal[2, 3]:
         """Spatial axes that the network takes: 3 for stacks, else 2."""
         return 3 if self.kind == "dilated_3d" else 2
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _refuse_removed(cls, kind: object) -> object:
+        if kind in ("blurpool_unet", "plain_unet"):
+            raise ValueError(f"this network was removed in version 0.2: {_OLD_VERSION}")
+        return kind
 
     @model_validator(mode="after")
     def _check(self) -> NetworkSettings:
@@ -139,13 +177,10 @@ class NetworkSettings(Record):
 class LoopSettings(Record):
     """How the network is iterated."""
 
+    removed = MappingProxyType({"reinjection": "re-injection", "local_dial": "the local dial"})
+
     iterations: Annotated[int, Field(ge=1, le=16)] = 4
     """Iterations that are exported as channels."""
-    reinjection: Fraction = 0.0
-    """Share of the one-step residual fed back after every iteration; 0 is the plain loop."""
-    local_dial: bool = False
-    """Fit a local dial after training, and add the balanced image as one more channel if that is
-    better on specimens left out. Off, since on real images unlike the specimens it goes too far."""
 
 
 class DataSettings(Record):
@@ -208,16 +243,9 @@ class Recipe(Record):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        if self.physics.scatter.unit == "um":
-            # Neither phantoms nor the kernel inside an exported graph have a pixel size.
-            for name, value in (
-                ("data.phantoms", self.data.phantoms),
-                ("loop.reinjection", self.loop.reinjection),
-            ):
-                if value:
-                    raise ValueError(f"{name} above 0 needs physics.scatter.unit = 'px', not 'um'")
-        if self.loop.local_dial and self.network.dims == 3:
-            raise ValueError("loop.local_dial needs a network for planes, not one for stacks")
+        # Phantoms have no pixel size.
+        if self.physics.scatter.unit == "um" and self.data.phantoms:
+            raise ValueError("data.phantoms above 0 needs physics.scatter.unit = 'px', not 'um'")
         return self
 
     def with_changes(

@@ -10,21 +10,17 @@ import torch
 import xarray as xr
 
 from deepcontrast_bmz.image import write_image
-from deepcontrast_bmz.model.open import build_loop
+from deepcontrast_bmz.model.loop import Loop
 from deepcontrast_bmz.physics.camera import Camera, expose
 from deepcontrast_bmz.physics.phantoms import phantom
 from deepcontrast_bmz.physics.scatter import scatter
-from deepcontrast_bmz.records import LocalDial, RunRecord
-from deepcontrast_bmz.settings import NetworkSettings, Recipe
+from deepcontrast_bmz.records import RunRecord
+from deepcontrast_bmz.settings import Recipe
 from deepcontrast_bmz.train.run import train_run
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
-
-    from torch import Tensor
-
-    from deepcontrast_bmz.model.loop import Loop
 
 
 def raw_stack(planes: int = 4, size: int = 72, seed: int = 0) -> xr.DataArray:
@@ -64,21 +60,7 @@ def run_record(**changes: Any) -> RunRecord:
 def untrained_loop(recipe: Recipe) -> Loop:
     """A loop whose weights were drawn, always the same ones."""
     torch.manual_seed(3)
-    return build_loop(
-        recipe.network,
-        iterations=recipe.loop.iterations,
-        reinjection=recipe.loop.reinjection,
-        step_optical_depth=recipe.physics.step_optical_depth,
-        widths_px=recipe.physics.scatter.widths,
-        weights=recipe.physics.scatter.weights,
-    ).eval()
-
-
-class NoLocalDial:
-    """What stands in for a runner of weights, and has no balanced channel."""
-
-    def balanced(self, extended: Tensor) -> Tensor:
-        raise NotImplementedError
+    return Loop.from_recipe(recipe).eval()
 
 
 @pytest.fixture(autouse=True)
@@ -87,22 +69,6 @@ def threads_stay() -> Generator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-def local_dial_loop(iterations: int = 4) -> Loop:
-    """A small loop with a local dial, weights drawn at random."""
-    torch.manual_seed(11)
-    described = LocalDial(hidden=8, recordings=1, error=0, gain_even_db=0.0, gain_uneven_db=0.0)
-    loop = build_loop(
-        NetworkSettings(width=4),
-        iterations=iterations,
-        reinjection=0,
-        step_optical_depth=1.0,
-        widths_px=(5.5, 24.0),
-        weights=(0.7, 0.3),
-        local_dial=described,
-    )
-    return loop.eval().requires_grad_(requires_grad=False)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import xarray as xr
-from conftest import NoLocalDial
 from descriptions import described
 from numpy.typing import NDArray
 
@@ -31,7 +30,7 @@ RADIUS = 16
 
 
 @dataclass
-class Enhancer(NoLocalDial):
+class Enhancer:
     """Runs any function (image, iteration) -> image in the place of trained weights."""
 
     function: Callable[[Double, int], Double]

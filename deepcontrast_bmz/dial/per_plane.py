@@ -8,7 +8,6 @@ into blocks makes no difference.
 from __future__ import annotations
 
 __all__ = [
-    "LOCAL",
     "MOST_ITERATIONS",
     "Wanted",
     "choose_dials",
@@ -50,9 +49,6 @@ logger = logging.getLogger(__name__)
 MOST_ITERATIONS = 16
 """No model is trained or exported with more; a dial beyond is a slip of the keyboard."""
 
-LOCAL = -1.0
-"""In place of an optical depth: every pixel has its own dial."""
-
 _LARGE_PLANE = 2**24
 """Pixels: of larger planes only a sample of windows is looked at."""
 
@@ -74,7 +70,7 @@ class Wanted:
     """What was asked for, after checking that the model can do it."""
 
     dial: float | None
-    """Optical depth to remove, or `LOCAL`; None is to be chosen from the image."""
+    """Optical depth to remove; None is to be chosen from the image."""
     count: int | None
     """How many iterations are returned instead of one image; None for one image."""
     reason: str
@@ -83,7 +79,7 @@ class Wanted:
 
 def wanted(
     model: Model,
-    dial: float | Literal["auto", "local"] | None = None,
+    dial: float | Literal["auto"] | None = None,
     iterations: int | None = None,
     *,
     all_iterations: bool = False,
@@ -124,14 +120,9 @@ def wanted(
             return Wanted(None, None, "")
         dial = description.recommended_dial
         reason = f"the model recommends it: {description.recommended_dial_reason}".rstrip(": ")
-    elif dial == "local":
-        model.check_local_dial()
-        return Wanted(LOCAL, None, "every pixel has its own, read off its surroundings")
     elif isinstance(dial, str):
         if dial != "auto":
-            raise InputError(
-                f"a dial is a number of at least 0, auto or local, not {dial!r}: correct it"
-            )
+            raise InputError(f"a dial is a number of at least 0 or auto, not {dial!r}: correct it")
         return Wanted(None, None, "")
     else:
         reason = "it was asked for"
@@ -165,12 +156,10 @@ def needed(dial: float, description: LoopDescription) -> int:
     Parameters
     ----------
     dial : float
-        Optical depth to remove, or `LOCAL`, which needs all.
+        Optical depth to remove.
     description : LoopDescription
         Of the model.
     """
-    if dial == LOCAL:
-        return description.iterations
     whole, alpha = dial_position(dial, description.step_optical_depth, MOST_ITERATIONS)
     return whole + (alpha > 0)
 

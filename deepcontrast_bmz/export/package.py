@@ -59,7 +59,6 @@ from deepcontrast_bmz.physics.camera import Camera
 from deepcontrast_bmz.physics.degrade import Degradation, degrade
 from deepcontrast_bmz.physics.phantoms import phantom, phantom_stack
 from deepcontrast_bmz.physics.scatter import widths_in_pixels
-from deepcontrast_bmz.records import BALANCED_CHANNEL
 from deepcontrast_bmz.settings import Scatter, recipe_to_toml
 
 if TYPE_CHECKING:
@@ -389,20 +388,10 @@ def _card_use(description: LoopDescription, multiple: int) -> str:
   of fewer than {planes} planes or {least} x {least} pixels. For large stacks add `--blockwise=N`:
   blocks are larger than that by N along every axis, so N is at most the number of planes
   minus {planes}."""
-    balanced = ""
-    local = description.local_dial
-    if local is not None:
-        balanced = f"""
-The last channel, `{BALANCED_CHANNEL}`, has every pixel at its own dial, read off its surroundings,
-and needs no formula. Against one automatic dial, on specimens left out of its fit, it changed the
-PSNR after fit by {local.gain_uneven_db:+.1f} dB where the optical depth differs across the field
-and by {local.gain_even_db:+.1f} dB where it does not; the depth of a pixel was off by
-{local.error:.2f} iterations on average. Where all of the field lies equally deep, take one dial.
-"""
     return f"""## How to use it
 
 Begin with `iteration_1` and take the smallest iteration that serves your question, up to `{last}`.
-{balanced}
+
 - **Fiji (deepImageJ)**: install the package from file, then *Plugins > DeepImageJ > DeepImageJ
   Run*. The display range of a saved result is 0 to 1: press *Reset* in *Image > Adjust >
   Brightness/Contrast*, or run the macro line `resetMinAndMax();`. The iterations are channels.
@@ -483,9 +472,6 @@ def _with_iterations(recipe: Recipe, loop: Loop, iterations: int | None) -> Reci
         return recipe
     if not 1 <= iterations <= 16:
         raise InputError(f"iterations lie between 1 and 16, not {iterations}: choose one of these")
-    if iterations != loop.iterations:
-        # The local dial blends as many iterations as it was fitted to.
-        loop.balance = None
     loop.iterations = iterations
     settings = recipe.loop.model_copy(update={"iterations": iterations})
     return recipe.model_copy(update={"loop": settings})

@@ -38,7 +38,7 @@ def measure_halo(loop: Loop, sample: Tensor, iterations: int, tolerance: float) 
     sample : Tensor, (1, 1, Y, X)
         A typical image; to measure up to h pixels, sides of about 2 h + 16.
     iterations : int
-        Number of iterations; every one of them is tested, and with all of them what is balanced.
+        Number of iterations; every one of them is tested.
     tolerance : float
         Largest change of an output pixel, over the range of its channel.
 
@@ -60,11 +60,7 @@ def measure_halo(loop: Loop, sample: Tensor, iterations: int, tolerance: float) 
     worst = torch.zeros(exact + 1)
     tested = torch.zeros(exact + 1)
     with torch.inference_mode():
-        run = (
-            loop.channels
-            if iterations == loop.iterations
-            else partial(loop.iterate, iterations=iterations)
-        )
+        run = partial(loop.iterate, iterations=iterations)
         whole = run(extend_symmetric(sample, margin))
         spread = whole.amax((2, 3), keepdim=True) - whole.amin((2, 3), keepdim=True)
         for rows in (slice(0, cut_y), slice(cut_y, height)):

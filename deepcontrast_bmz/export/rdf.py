@@ -39,7 +39,6 @@ import yaml
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.export.fiji_order import loads_first, shares_slot
 from deepcontrast_bmz.export.weights import ARCHITECTURE_CLASS, INPUT_ID, OPSET_VERSION, OUTPUT_ID
-from deepcontrast_bmz.records import BALANCED_CHANNEL
 from deepcontrast_bmz.settings import Record
 
 if TYPE_CHECKING:
@@ -265,15 +264,6 @@ _NETWORK_TEXT = {
         "are sorted in pairs, so that the network commutes with scaling and shifting of grey "
         "values and with shifts of the stack along z, y and x.",
     ),
-    "blurpool_unet": (
-        "U-Net",
-        "U-Net with blurred pooling and without bias; kernels sum to one and channels are sorted "
-        "in pairs, so that the network commutes with scaling and shifting of grey values.",
-    ),
-    "plain_unet": (
-        "U-Net",
-        "U-Net with ReLU and max pooling on images normalised to mean 0 and deviation 1.",
-    ),
     "invertible": (
         "affine couplings",
         "Affine couplings between the bands of a Haar pyramid, a bijection of images; kernels sum "
@@ -404,9 +394,6 @@ def build_rdf(
     if maintainer is not None:
         author = {"name": maintainer.name, "github_user": maintainer.github_user}
     step = description.step_optical_depth
-    balanced = ""
-    if description.local_dial is not None:
-        balanced = f" Channel {BALANCED_CHANNEL} has every pixel at its own balance."
     rdf: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "type": "model",
@@ -414,7 +401,7 @@ def build_rdf(
         "name": title(name),
         "description": f"Undoes the loss of contrast deep in scattering tissue, optical depth "
         f"{step:g} per iteration. Channel iteration_k of the output is the image after k "
-        f"iterations: choose the balance between contrast and detail.{balanced} Trained on raw "
+        f"iterations: choose the balance between contrast and detail. Trained on raw "
         "images alone.",
         "covers": [files["cover"].path],
         "documentation": files["documentation"].path,
@@ -470,7 +457,7 @@ def build_rdf(
         "outputs": [
             {
                 "id": OUTPUT_ID,
-                "description": f"{description.channel_meaning}{balanced} Same unit as the input.",
+                "description": f"{description.channel_meaning} Same unit as the input.",
                 "axes": _axes(
                     list(description.channels),
                     {

@@ -53,16 +53,12 @@ from torch import Tensor, nn
 
 from deepcontrast_bmz.export.onnx_lower import IR_VERSION, OPSET_VERSION
 from deepcontrast_bmz.export.onnx_write import write_onnx
-from deepcontrast_bmz.model import balance as balance_room
-from deepcontrast_bmz.model import loop as loop_room
-from deepcontrast_bmz.model.balance import LocalBalance
-from deepcontrast_bmz.model.loop import Loop, Reinjection, extend_symmetric, extend_volume
+from deepcontrast_bmz.model import loop as loop_module
+from deepcontrast_bmz.model.loop import Loop, extend_symmetric, extend_volume
 from deepcontrast_bmz.model.network import (
-    BlurpoolUNet,
     DilatedNetwork,
     DilatedVolumeNetwork,
     InvertibleNetwork,
-    PlainUNet,
     layers,
 )
 from deepcontrast_bmz.model.network.layers import AffineConv
@@ -72,13 +68,13 @@ from deepcontrast_bmz.settings import NetworkSettings, Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
-    from types import ModuleType
 
     from numpy.typing import NDArray
 
 INPUT_ID = "raw"
 OUTPUT_ID = "enhanced"
 ARCHITECTURE_CLASS = "DeepContrastLoop"
+_PACKAGE = __name__.partition(".")[0]
 PARITY_LIMIT = 1e-5
 """Largest difference between a format and the loop, over the range of the loop's output."""
 PARITY_SHAPES: dict[int, tuple[tuple[int, ...], ...]] = {
@@ -111,7 +107,7 @@ class ExportRecord(Record):
     """File name of each weights format."""
     architecture: str
     """File name of the self-contained network."""
-    architecture_kwargs: dict[str, int | float | list[int]]
+    architecture_kwargs: dict[str, int | list[int]]
     """Arguments of `ARCHITECTURE_CLASS` that rebuild the loop."""
     parameters: int
     """Trained numbers."""
@@ -177,37 +173,19 @@ _CLASS_TEMPLATE = '''
 class {name}(Loop):
     """The exported loop, built from plain values: {shapes}.
 
-    With a local dial there is one channel more, the balanced image.
-
     Parameters
     ----------
 {texts}
     iterations : int
         Output channels: channel k is the image after k + 1 iterations.
-    reinjection : float
-        Share of the one-step residual fed back after every iteration; 0 is the plain loop.
-    terms, reach : int
-        Size of the kernels of the residual, which are in the state dict.
-    local_dial : int
-        Hidden channels of the local dial; 0 is none.
-    step : float
-        Optical depth of one iteration, for the local dial.
     """
 
     def __init__(
         self,
 {types}
         iterations: int,
-        reinjection: float = 0.0,
-        terms: int = 0,
-        reach: int = 0,
-        local_dial: int = 0,
-        step: float = 1.0,
     ) -> None:
-        feedback = Reinjection(reinjection, terms, reach) if reinjection > 0 else None
-        balance = LocalBalance(iterations, step, local_dial) if local_dial > 0 else None
-        network = {network}({values})
-        super().__init__(network, iterations, feedback, balance)
+        super().__init__({network}({values}), iterations)
 '''
 
 
@@ -231,49 +209,95 @@ _MIXING = _Argument("mixing_layers", "int", "Layers that mix neighbouring planes
 _NETWORKS: dict[str, tuple[type[nn.Module], tuple[_Argument, ...]]] = {
     "dilated": (DilatedNetwork, (_WIDTH, _DILATIONS)),
     "dilated_3d": (DilatedVolumeNetwork, (_WIDTH, _DILATIONS, _MIXING)),
-    "blurpool_unet": (BlurpoolUNet, (_WIDTH, _LEVELS)),
-    "plain_unet": (PlainUNet, (_WIDTH, _LEVELS)),
     "invertible": (InvertibleNetwork, (_WIDTH, _LEVELS)),
 }
 
 
-def architecture_kwargs(loop: Loop, network: NetworkSettings) -> dict[str, int | float | list[int]]:
+def architecture_kwargs(loop: Loop, network: NetworkSettings) -> dict[str, int | list[int]]:
     """Return the arguments with which the exported architecture rebuilds the loop."""
-    kwargs: dict[str, int | float | list[int]] = {}
+    kwargs: dict[str, int | list[int]] = {}
     for argument in _NETWORKS[network.kind][1]:
         value: int | tuple[int, ...] = getattr(network, argument.name)
         kwargs[argument.name] = list(value) if isinstance(value, tuple) else value
     kwargs["iterations"] = loop.iterations
-    if loop.reinjection is not None:
-        kwargs["reinjection"] = loop.reinjection.share
-        kwargs["terms"] = loop.reinjection.kernels.shape[0]
-        kwargs["reach"] = loop.reinjection.reach
-    if loop.balance is not None:
-        kwargs["local_dial"] = loop.balance.hidden
-        kwargs["step"] = loop.balance.step
     return kwargs
 
 
-def _names_in(node: ast.AST) -> set[str]:
-    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+class _Definition(NamedTuple):
+    """A function, class or constant of a module, as it stands in the source."""
+
+    text: str
+    used: set[str]
+    """Names and attributes that it uses."""
+    methods: dict[str, _Definition]
+    """Of a class, in order; their text is not in that of the class."""
 
 
-def _definitions(source: str) -> dict[str, tuple[str, set[str]]]:
-    """Return the text of every function, class and constant of a room, with the names it uses."""
+def _definition(node: ast.stmt, lines: Sequence[str]) -> _Definition:
+    """Return a statement as a definition; its decorators belong to it."""
+    body = node.body if isinstance(node, ast.ClassDef) else []
+    methods = [inner for inner in body if isinstance(inner, ast.FunctionDef)]
+    rest = [inner for inner in ast.iter_child_nodes(node) if inner not in methods]
+    end = _first_line(methods[0]) - 1 if methods else node.end_lineno
+    return _Definition(
+        "\n".join(lines[_first_line(node) - 1 : end]).rstrip(),
+        set[str]().union(*map(_used_in, rest)),
+        {method.name: _definition(method, lines) for method in methods},
+    )
+
+
+def _first_line(node: ast.stmt) -> int:
+    return min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
+
+
+def _used_in(node: ast.AST) -> set[str]:
+    names = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+    return names | {inner.attr for inner in ast.walk(node) if isinstance(inner, ast.Attribute)}
+
+
+def _definitions(source: str) -> dict[str, _Definition]:
+    """Return every function, class and constant of a module by its name."""
     lines = source.splitlines()
-    found: dict[str, tuple[str, set[str]]] = {}
+    found: dict[str, _Definition] = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-            found[node.name] = ("\n".join(lines[first - 1 : node.end_lineno]), _names_in(node))
+            found[node.name] = _definition(node, lines)
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            text = "\n".join(lines[node.lineno - 1 : node.end_lineno])
-            found[node.targets[0].id] = (text, _names_in(node.value))
+            found[node.targets[0].id] = _definition(node, lines)
     return found
 
 
+def _reach(definitions: dict[str, _Definition], wanted: set[str]) -> tuple[set[str], set[str]]:
+    """Return the definitions and methods that are needed, and all names that these use.
+
+    Methods count as needed if torch calls them, or something needed uses an attribute of their
+    name.
+    """
+    reached: set[str] = set()
+    used = set(wanted) | {"forward"}
+    while True:
+        found = {name for name in definitions if name in used}
+        for name in list(found):
+            for method in definitions[name].methods:
+                if method in used or method.startswith("__"):
+                    found.add(f"{name}.{method}")
+        if found == reached:
+            return reached, used
+        reached = found
+        for name in reached:
+            owner, _, method = name.partition(".")
+            entry = definitions[owner]
+            used |= entry.methods[method].used if method else entry.used
+
+
+def _text(name: str, definition: _Definition, reached: set[str]) -> str:
+    """Return the text of a definition, of a class with the methods that are needed."""
+    methods = [m.text for n, m in definition.methods.items() if f"{name}.{n}" in reached]
+    return "\n\n".join([definition.text, *methods])
+
+
 def _imports(source: str) -> dict[str, str]:
-    """Return the import statement of every name that a room takes from outside the package."""
+    """Return the import statement of every name that a module takes from outside the package."""
     found: dict[str, str] = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.Import):
@@ -282,7 +306,7 @@ def _imports(source: str) -> dict[str, str]:
                 renamed = f" as {alias.asname}" if alias.asname else ""
                 found[bound] = f"import {alias.name}{renamed}"
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            if node.module.split(".")[0] in (__package__, "__future__"):
+            if node.module.split(".")[0] in (_PACKAGE, "__future__"):
                 continue
             for alias in node.names:
                 found[alias.asname or alias.name] = f"from {node.module} import {alias.name}"
@@ -319,23 +343,19 @@ def architecture_source(network: NetworkSettings) -> str:
         The network that is iterated.
     """
     kind, arguments = _NETWORKS[network.kind]
-    rooms: list[ModuleType] = [layers, inspect.getmodule(kind) or layers, balance_room, loop_room]
-    definitions: dict[str, tuple[str, set[str]]] = {}
+    definitions: dict[str, _Definition] = {}
     imports: dict[str, str] = {}
-    for room in rooms:
-        source = inspect.getsource(room)
+    for module in (layers, inspect.getmodule(kind) or layers, loop_module):
+        source = inspect.getsource(module)
         definitions |= _definitions(source)
         imports |= _imports(source)
-    wanted = {kind.__name__, Loop.__name__, Reinjection.__name__, LocalBalance.__name__}
-    reached: set[str] = set()
-    used: set[str] = set()
-    while wanted:
-        name = wanted.pop()
-        reached.add(name)
-        used |= definitions[name][1]
-        wanted |= (definitions[name][1] & definitions.keys()) - reached
+    reached, used = _reach(definitions, {kind.__name__, Loop.__name__})
     statements = {imports[name] for name in used & imports.keys()}
-    parts = [text for name, (text, _) in definitions.items() if name in reached]
+    parts = [
+        _text(name, definition, reached)
+        for name, definition in definitions.items()
+        if name in reached
+    ]
     axes = "Z, Y, X" if network.dims == 3 else "Y, X"
     last = _CLASS_TEMPLATE.format(
         name=ARCHITECTURE_CLASS,
@@ -369,7 +389,7 @@ class _Iterations(nn.Module):
         self.loop = loop
 
     def forward(self, extended: Tensor) -> Tensor:
-        return self.loop.channels(extended)
+        return self.loop.iterate(extended, self.loop.iterations)
 
 
 class _FlatLoop(nn.Module):
@@ -474,7 +494,7 @@ def onnx_bytes(loop: Loop) -> bytes:
     folded = fold_kernels(loop)
     free = {0: "batch", **dict(enumerate("zyx"[-loop.dims :], start=2))}
     model = write_onnx(folded, _example(loop), names=(INPUT_ID, OUTPUT_ID), free=free)
-    _tidy(model, loop.iterations + (loop.balance is not None))
+    _tidy(model, loop.iterations)
     content = model.SerializeToString(deterministic=True)
     _check_onnx(content)
     return content

@@ -159,7 +159,7 @@ def fast_loop(loop: Loop, device: str) -> Loop:
         return loop
     layout = None if device == "cpu" else _faster_layout(loop.network, device)
     strips = InStrips(loop.network, channels_last=layout)
-    return Loop(strips, loop.iterations, loop.reinjection, loop.balance)
+    return Loop(strips, loop.iterations)
 
 
 def _faster_layout(network: DilatedNetwork | DilatedVolumeNetwork, device: str) -> bool:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 __all__ = [
     "Loop",
-    "Reinjection",
-    "balance_fits",
     "blend",
     "crop",
     "dial_position",
@@ -21,12 +19,15 @@ __all__ = [
 ]
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepcontrast_bmz.model.balance import BALANCE_RADIUS, SEEN, LocalBalance
+from deepcontrast_bmz.model.network import build_network
+
+if TYPE_CHECKING:
+    from deepcontrast_bmz.settings import Recipe
 
 
 def extend_symmetric(x: Tensor, margin: int) -> Tensor:
@@ -90,66 +91,6 @@ def crop(x: Tensor, margins: tuple[int, ...]) -> Tensor:
     return x[(slice(None), slice(None), *(slice(m, -m if m else None) for m in margins))]
 
 
-def _in_planes(x: Tensor, kernel: Tensor) -> Tensor:
-    """Convolve each plane of (B, C, Y, X) or (B, C, Z, Y, X) with a kernel (O, C, y, x)."""
-    return F.conv3d(x, kernel.unsqueeze(2)) if x.dim() == 5 else F.conv2d(x, kernel)
-
-
-class Reinjection(nn.Module):
-    """Feeds a share of what one step leaves unexplained back into the image.
-
-    After f(x), the residual r = x - H f(x) holds what the network dropped; r, slightly smoothed,
-    is added with weight `share`. H is a sum of separable terms, so that it exports to any format.
-    In a stack every plane is fed back by itself, since H acts within the plane.
-
-    Parameters
-    ----------
-    share : float
-        Weight of the residual.
-    terms : int
-        Number of separable terms of H.
-    reach : int
-        Half width of the kernels, in pixels.
-    """
-
-    def __init__(self, share: float, terms: int, reach: int) -> None:
-        super().__init__()
-        self.share = share
-        self.reach = reach
-        self.radius = reach + 2
-        self.kernels: Tensor
-        self.amplitudes: Tensor
-        self.register_buffer("kernels", torch.zeros(terms, 2 * reach + 1))
-        self.register_buffer("amplitudes", torch.zeros(terms))
-        taps = torch.exp(-0.5 * torch.arange(-2.0, 3.0) ** 2 / 0.7**2)
-        smooth = torch.outer(taps, taps)
-        self.smooth: Tensor
-        self.register_buffer("smooth", (smooth / smooth.sum())[None, None], persistent=False)
-
-    def set_kernels(self, amplitudes: Tensor, kernels: Tensor) -> None:
-        """Set the terms of H: `amplitudes` (terms,), `kernels` (terms, 2 reach + 1), rows sum 1."""
-        self.amplitudes.copy_(amplitudes)
-        self.kernels.copy_(kernels)
-
-    def forward(self, before: Tensor, after: Tensor) -> Tensor:
-        """Return `after` with the residual fed back; each side loses `radius` pixels.
-
-        Parameters
-        ----------
-        before, after : Tensor, (B, 1, Y, X) or (B, 1, Z, Y, X)
-            Image before and after one pass of the network, over the same pixels.
-        """
-        r = self.reach
-        terms = self.kernels.shape[0]
-        lateral = (0,) * (before.dim() - 4)
-        along_y = _in_planes(after, self.kernels[:, None, :, None])
-        weighted = self.kernels.clone().mul_(self.amplitudes[:, None])[None, :, None, :]
-        scattered = _in_planes(along_y, weighted.reshape(1, terms, 1, 2 * r + 1))
-        residual = _in_planes(crop(before, (*lateral, r, r)) - scattered, self.smooth)
-        m = self.radius
-        return crop(after, (*lateral, m, m)).clone().add_(residual, alpha=self.share)
-
-
 class Loop(nn.Module):
     """Applies one network again and again and keeps every iteration.
 
@@ -161,11 +102,6 @@ class Loop(nn.Module):
         what it loses along z, y and x.
     iterations : int
         How many iterations `forward` returns.
-    reinjection : Reinjection or None
-        Feeds the one-step residual back after every iteration; None is the plain loop.
-    balance : LocalBalance or None
-        Adds one more channel behind the iterations, every pixel at its own dial. Only for planes,
-        and only where the surroundings of all iterations hold its window, too.
 
     Attributes
     ----------
@@ -179,42 +115,23 @@ class Loop(nn.Module):
         The pooling grid, in pixels; 1 where there is none.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        iterations: int = 4,
-        reinjection: Reinjection | None = None,
-        balance: LocalBalance | None = None,
-    ) -> None:
+    def __init__(self, network: nn.Module, iterations: int = 4) -> None:
         super().__init__()
         self.network = network
         self.iterations = iterations
-        self.reinjection = reinjection
-        self.balance = balance
         self.multiple = int(network.multiple)  # pyright: ignore[reportArgumentType]
-        self.network_radius = int(network.radius)  # pyright: ignore[reportArgumentType]
-        radius = self.network_radius + (reinjection.radius if reinjection is not None else 0)
-        # Cropping must keep the phase of a pooling grid.
-        self.radius = -(-radius // self.multiple) * self.multiple
-        self.network_radii: tuple[int, ...] = tuple(
-            getattr(network, "radii", (self.network_radius, self.network_radius))
-        )
-        self.dims = len(self.network_radii)
-        self.radii = (*self.network_radii[:-2], self.radius, self.radius)
-        if balance is not None and not balance_fits(self.dims, self.radius, iterations):
-            raise ValueError(
-                "the surroundings of all iterations do not hold the local dial's window"
-            )
+        self.radius = int(network.radius)  # pyright: ignore[reportArgumentType]
+        self.radii: tuple[int, ...] = tuple(getattr(network, "radii", (self.radius, self.radius)))
+        self.dims = len(self.radii)
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> Loop:
+        """Return the loop of a recipe; the global torch generator draws its weights."""
+        return cls(build_network(recipe.network), recipe.loop.iterations)
 
     def step(self, x: Tensor) -> Tensor:
         """Run one iteration; the image loses `radii` on each side."""
-        after = self.network(x)
-        lost = self.network_radius
-        if self.reinjection is not None:
-            after = self.reinjection(crop(x, self.network_radii), after)
-            lost = lost + self.reinjection.radius
-        spare = self.radius - lost
-        return crop(after, (*((0,) * (self.dims - 2)), spare, spare))
+        return self.network(x)
 
     def margins(self, iterations: int) -> tuple[int, ...]:
         """Return what so many iterations lose on each side, along (z,) y, x."""
@@ -243,58 +160,12 @@ class Loop(nn.Module):
             kept.append(crop(x, self.margins(iterations - done)))
         return torch.cat(kept, dim=1)
 
-    def channels(self, extended: Tensor) -> Tensor:
-        """Run all iterations and balance them: what the exported graph returns.
-
-        Parameters
-        ----------
-        extended : Tensor, (B, 1, Y + 2 m, X + 2 m)
-            As for `iterate`, m the margin of all iterations.
-
-        Returns
-        -------
-        Tensor, (B, iterations, (Z,) Y, X), one channel more with a balance
-            Channel k is the image after k + 1 iterations, the last one the balanced image.
-        """
-        balance = self.balance
-        if balance is None:
-            return self.iterate(extended, self.iterations)
-        # As far as the window of the local dial reaches.
-        margin = self.iterations * self.radius
-        x = crop(extended, (margin - balance.radius,) * 2)
-        seen: list[Tensor] = [x]
-        kept: list[Tensor] = [crop(x, (balance.radius,) * 2)]
-        x = extended
-        for done in range(1, self.iterations + 1):
-            x = self.step(x)
-            margin = (self.iterations - done) * self.radius
-            if done < SEEN:
-                seen.append(crop(x, (margin - balance.radius,) * 2))
-            kept.append(crop(x, (margin,) * 2))
-        images = torch.cat(kept, dim=1)
-        balanced = balance.blend(images, balance.dial(torch.cat(seen, dim=1)))
-        return torch.cat((images[:, 1:], balanced), dim=1)
-
     def forward(self, x: Tensor) -> Tensor:
-        """Run the loop on a whole image: (B, 1, (Z,) Y, X) to the `channels` of that size."""
+        """Run the loop on a whole image: (B, 1, (Z,) Y, X) to (B, iterations, (Z,) Y, X)."""
         margins = self.margins(self.iterations)
         if self.dims == 3:
-            return self.channels(extend_volume(x, margins[0], margins[1]))
-        return self.channels(extend_symmetric(x, margins[0]))
-
-
-def balance_fits(dims: int, radius: int, iterations: int) -> bool:
-    """Say whether the surroundings of a loop hold the window of a local dial.
-
-    Parameters
-    ----------
-    dims : int
-        Spatial axes.
-    radius : int
-        Pixels lost per iteration and side.
-    iterations : int
-    """
-    return dims == 2 and (iterations - SEEN + 1) * radius >= BALANCE_RADIUS
+            return self.iterate(extend_volume(x, margins[0], margins[1]), self.iterations)
+        return self.iterate(extend_symmetric(x, margins[0]), self.iterations)
 
 
 def fraction_weight(optical_depth: float, step_optical_depth: float) -> float:

@@ -13,7 +13,6 @@ __all__ = [
     "Model",
     "Origin",
     "WeightsFormat",
-    "build_loop",
     "choose_device",
     "describe_run",
     "open_model",
@@ -37,20 +36,15 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.model.balance import LocalBalance
 from deepcontrast_bmz.model.devices import choose_device, fast_loop, onnx_session
-from deepcontrast_bmz.model.loop import Loop, Reinjection, balance_fits, crop
+from deepcontrast_bmz.model.loop import Loop, crop
 from deepcontrast_bmz.model.network import build_network
 from deepcontrast_bmz.model.network.strips import InStrips
-from deepcontrast_bmz.physics.scatter import separable_terms
-from deepcontrast_bmz.records import BALANCED_CHANNEL, CHANNEL_PREFIX, LoopDescription, RunRecord
+from deepcontrast_bmz.records import CHANNEL_PREFIX, LoopDescription, RunRecord
 from deepcontrast_bmz.settings import Recipe, describe_invalid, read_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from deepcontrast_bmz.records import LocalDial
-    from deepcontrast_bmz.settings import NetworkSettings
 
 logger = logging.getLogger(__name__)
 
@@ -81,53 +75,6 @@ _EXACT_TOLERANCE = 1e-6
 """Rounding, over the output's range: what is left beyond the exact radius of a loop."""
 
 
-def build_loop(
-    network: NetworkSettings,
-    *,
-    iterations: int,
-    reinjection: float,
-    step_optical_depth: float,
-    widths_px: tuple[float, ...],
-    weights: tuple[float, ...],
-    local_dial: LocalDial | None = None,
-) -> Loop:
-    """Return a loop with a freshly initialised network.
-
-    Parameters
-    ----------
-    network : NetworkSettings
-    iterations : int
-        How many iterations the loop returns.
-    reinjection : float
-        Share of the one-step residual fed back; 0 leaves that part out.
-    step_optical_depth : float
-        Optical depth of one iteration, for the residual.
-    widths_px, weights : tuple of float
-        Scattering kernel in pixels, for the residual.
-    local_dial : LocalDial, optional
-        Adds the balanced image, where the loop is as long as the dial was fitted for.
-
-    Raises
-    ------
-    InputError
-        If the loop has no room for the local dial that is described.
-    """
-    feedback = None
-    if reinjection > 0:
-        amplitudes, kernels = separable_terms(step_optical_depth, widths_px, weights)
-        feedback = Reinjection(reinjection, kernels.shape[0], kernels.shape[1] // 2)
-        feedback.set_kernels(amplitudes, kernels)
-    loop = Loop(build_network(network), iterations, feedback)
-    if local_dial is not None:
-        if not balance_fits(loop.dims, loop.radius, iterations):
-            raise InputError(
-                f"a local dial needs planes and more surroundings than {iterations} iterations of "
-                f"radius {loop.radius} have: leave out local_dial, or export again"
-            )
-        loop.balance = LocalBalance(iterations, step_optical_depth, local_dial.hidden)
-    return loop
-
-
 @dataclass(frozen=True)
 class _Target:
     """Where a model is to run."""
@@ -144,8 +91,6 @@ class _Runner(Protocol):
     block: int
 
     def __call__(self, extended: Tensor, iterations: int) -> Tensor: ...
-
-    def balanced(self, extended: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -233,38 +178,6 @@ class Model:
         self._check_finite(result)
         return result
 
-    def balanced(self, extended: Tensor) -> Tensor:
-        """Return the image with every pixel at its own dial.
-
-        Parameters
-        ----------
-        extended : Tensor, (B, 1, Y + 2 m, X + 2 m)
-            As for `iterate`, with the surroundings of all iterations.
-
-        Returns
-        -------
-        Tensor, (B, 1, Y, X)
-            In the input's unit, on the input's device.
-
-        Raises
-        ------
-        InputError
-            If the model has no local dial, or makes no finite values.
-        """
-        self.check_local_dial()
-        with torch.inference_mode():
-            result = self.runner.balanced(extended.to(self.device)).to(extended.device)
-        self._check_finite(result)
-        return result
-
-    def check_local_dial(self) -> None:
-        """Raise `InputError` if the model has no local dial."""
-        if self.description.local_dial is None:
-            raise InputError(
-                f"--dial local needs a model with a local dial, which {self.name} has not: "
-                "give a number or auto"
-            )
-
     def _check_finite(self, result: Tensor) -> None:
         if not bool(torch.isfinite(result).all()):
             raise InputError(
@@ -292,16 +205,13 @@ class _LoopRunner:
     def __init__(self, loop: Loop, device: str) -> None:
         self.device = device
         self.loop = fast_loop(loop, device)
-        in_strips = isinstance(self.loop.network, InStrips) and loop.reinjection is None
+        in_strips = isinstance(self.loop.network, InStrips)
         self.block = LARGE_BLOCK if in_strips or device != "cpu" else SMALL_BLOCK
         if loop.dims == 3:
             self.block = LARGE_VOLUME_BLOCK if in_strips else VOLUME_BLOCK[1]
 
     def __call__(self, extended: Tensor, iterations: int) -> Tensor:
         return self.loop.iterate(extended, iterations)
-
-    def balanced(self, extended: Tensor) -> Tensor:
-        return self.loop.channels(extended)[:, -1:]
 
 
 class _GraphRunner:
@@ -313,19 +223,12 @@ class _GraphRunner:
         self.device = device
         self.block = SMALL_BLOCK
         self.graph = graph
-        self.iterations = description.iterations
         self.channels = len(description.channels)
         self.radii = (description.radius_planes or 0, description.radius_px, description.radius_px)
         if description.dims == 3:
             self.block = VOLUME_BLOCK[1]
 
     def __call__(self, extended: Tensor, iterations: int) -> Tensor:
-        return self._run(extended, slice(iterations), iterations)
-
-    def balanced(self, extended: Tensor) -> Tensor:
-        return self._run(extended, slice(self.iterations, None), self.iterations)
-
-    def _run(self, extended: Tensor, wanted: slice, iterations: int) -> Tensor:
         out = self.graph(extended)
         expected = (extended.shape[0], self.channels, *extended.shape[2:])
         if tuple(out.shape) != expected:
@@ -333,7 +236,7 @@ class _GraphRunner:
                 f"the graph should return {expected} by its config.dcbmz, but returned "
                 f"{tuple(out.shape)}: the package is inconsistent, export it again"
             )
-        return crop(out[:, wanted], tuple(iterations * r for r in self.radii[2 - out.dim() :]))
+        return crop(out[:, :iterations], tuple(iterations * r for r in self.radii[2 - out.dim() :]))
 
 
 def open_model(name: str | Path, *, weights: str | None = None, device: str = "auto") -> Model:
@@ -434,13 +337,11 @@ def describe_run(recipe: Recipe, record: RunRecord, loop: Loop) -> LoopDescripti
     """
     iterations = recipe.loop.iterations
     names = [f"{CHANNEL_PREFIX}{k}" for k in range(1, iterations + 1)]
-    balanced = [BALANCED_CHANNEL] if loop.balance is not None else []
     sizes = {image.pixel_size_um for image in record.images}
     return LoopDescription(
         step_optical_depth=recipe.physics.step_optical_depth,
         iterations=iterations,
-        channels=(*names, *balanced),
-        reinjection=recipe.loop.reinjection,
+        channels=tuple(names),
         network=recipe.network,
         dims=recipe.network.dims,
         radius_px=loop.radius,
@@ -452,7 +353,6 @@ def describe_run(recipe: Recipe, record: RunRecord, loop: Loop) -> LoopDescripti
         stop_rule=record.stop_rule,
         depth=record.depth,
         ood=record.ood,
-        local_dial=record.local_dial if balanced else None,
         training_ranges=recipe.physics,
         training_pixel_size_um=sizes.pop() if len(sizes) == 1 else None,
         seed=recipe.seed,
@@ -479,15 +379,7 @@ def read_run(folder: Path) -> tuple[Recipe, RunRecord, Loop]:
         record = RunRecord.model_validate_json(record_path.read_bytes())
     except ValidationError as error:
         raise InputError(describe_invalid(error, str(record_path))) from error
-    loop = build_loop(
-        recipe.network,
-        iterations=recipe.loop.iterations,
-        reinjection=recipe.loop.reinjection,
-        step_optical_depth=recipe.physics.step_optical_depth,
-        widths_px=recipe.physics.scatter.widths,
-        weights=recipe.physics.scatter.weights,
-        local_dial=record.local_dial,
-    )
+    loop = Loop.from_recipe(recipe)
     _load_state(loop, weights_path.read_bytes(), str(weights_path))
     return recipe, record, loop
 
@@ -670,15 +562,7 @@ def _verified(source: _Source, entry: dict[str, Any], name: str, what: str) -> b
 
 
 def _loop_of(description: LoopDescription, what: str) -> Loop:
-    loop = build_loop(
-        description.network,
-        iterations=description.iterations,
-        reinjection=description.reinjection,
-        step_optical_depth=description.step_optical_depth,
-        widths_px=description.scatter.widths,
-        weights=description.scatter.weights,
-        local_dial=description.local_dial,
-    )
+    loop = Loop(build_network(description.network), description.iterations)
     if loop.radius != description.radius_px:
         raise InputError(
             f"radius_px of the network that config.dcbmz in {what} describes is {loop.radius}, "

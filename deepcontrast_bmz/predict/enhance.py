@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from deepcontrast_bmz.dial.per_plane import LOCAL, choose_dials, needed, wanted, warn_if_unusual
+from deepcontrast_bmz.dial.per_plane import choose_dials, needed, wanted, warn_if_unusual
 from deepcontrast_bmz.errors import InputError, Unfinished
 from deepcontrast_bmz.image import channel_names, check_pixels, pixel_size_um
 from deepcontrast_bmz.image.blocks import Box, cut, piece, split
@@ -67,7 +67,7 @@ def enhance(
     model: Model,
     image: xr.DataArray,
     *,
-    dial: float | Literal["auto", "local"] | None = None,
+    dial: float | Literal["auto"] | None = None,
     iterations: int | None = None,
     all_iterations: bool = False,
     block: int | None = None,
@@ -83,7 +83,7 @@ def enhance(
     model : Model
     image : DataArray, dims out of (t, c, z, y, x)
         Grey values in any unit and of any integer or real type.
-    dial : float, 'auto' or 'local', optional
+    dial : float or 'auto', optional
         Optical depth to remove; 0 returns the raw image, `auto` chooses it for every plane. In
         a z-stack the chosen dials are a smooth curve along z. `local` gives every pixel its own,
         if the model has a local dial.
@@ -191,7 +191,7 @@ def run_box(
     places : sequence of tuple of int
         Units that are run together.
     dials : sequence of float
-        Optical depth to remove: one, or one for every plane of the box of a stack; or `LOCAL`.
+        Optical depth to remove: one, or one for every plane of the box of a stack.
     box : Box
         Begins on the pooling grid.
     count : int, optional
@@ -256,10 +256,9 @@ def _run_box(
         if most == 0:
             return window[:, None]
         extended = torch.from_numpy(window)[:, None]
-        balanced = count is None and dials[0] == LOCAL
         with turn if turn is not None else contextlib.nullcontext():
-            kept = model.balanced(extended) if balanced else model.iterate(extended, most)
-        if count is not None or balanced:
+            kept = model.iterate(extended, most)
+        if count is not None:
             return kept.numpy()
         inside = tuple(slice(m, n - m) for m, n in zip(margins, window.shape[1:], strict=True))
         raw = extended[(slice(None), 0, *inside)]

@@ -46,7 +46,7 @@ def predict_files(
     paths: Sequence[Path],
     out: Path,
     *,
-    dial: float | Literal["auto", "local"] | None = None,
+    dial: float | Literal["auto"] | None = None,
     iterations: int | None = None,
     all_iterations: bool = False,
     channel: str | int | None = None,

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from deepcontrast_bmz.dial.automatic import choose_dial
 from deepcontrast_bmz.dial.consistency import (
     background_level,
     dial_grid,
@@ -51,13 +50,10 @@ from deepcontrast_bmz.physics.recordings import (
     varied,
 )
 from deepcontrast_bmz.records import (
-    CHANNEL_PREFIX,
     DepthEstimator,
-    LoopDescription,
     OodStatistics,
     StopRule,
 )
-from deepcontrast_bmz.train.balance_fit import FEWEST_FOR_LOCAL, fit_balance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -65,11 +61,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from deepcontrast_bmz.model.balance import LocalBalance
     from deepcontrast_bmz.model.loop import Loop
     from deepcontrast_bmz.physics.phantoms import Kind
     from deepcontrast_bmz.physics.recordings import Light, Processing
-    from deepcontrast_bmz.records import LocalDial
     from deepcontrast_bmz.settings import Recipe
     from deepcontrast_bmz.train.pairs import RawPlane
 
@@ -225,13 +219,10 @@ class Statistics(NamedTuple):
 
     depth: DepthEstimator | None
     ood: OodStatistics | None
-    local_dial: LocalDial | None
-    balance: LocalBalance | None
-    """Its weights."""
 
 
 def fit_statistics(loop: Loop, recipe: Recipe, planes: Sequence[RawPlane] = ()) -> Statistics:
-    """Fit the depth estimator, the local dial and the out-of-distribution score of a trained loop.
+    """Fit the depth estimator and the out-of-distribution score of a trained loop.
 
     Parameters
     ----------
@@ -251,52 +242,13 @@ def fit_statistics(loop: Loop, recipe: Recipe, planes: Sequence[RawPlane] = ()) 
         two rules go on to decide, and nothing warns.
     """
     if recipe.network.dims == 3:
-        return Statistics(None, None, None, None)
+        return Statistics(None, None)
     loop = fast_loop(loop, "cpu")
     count = min(max(recipe.training.steps // 5, FEWEST), MOST)
     side = SIDE if count > FEWEST else SMALL_SIDE
     depth = _fit_depth(loop, recipe, planes, count, side)
     ood = _fit_ood(loop, recipe, planes, min(count, MOST_OOD), side)
-
-    if not recipe.loop.local_dial:
-        return Statistics(depth, ood, None, None)
-    description = _description(loop, recipe, depth, ood)
-
-    def automatic(raw: Tensor, iterations: Tensor) -> float:
-        found = choose_dial(raw, iterations, description, widths_px=recipe.physics.scatter.widths)
-        return found.dial
-
-    local = fit_balance(loop, recipe, 2 * count, automatic, PROCESSINGS)
-    if local is None:
-        logger.warning(
-            "no local dial: it needs at least %d recordings (two for every five steps), four "
-            "iterations of the default network, and to be better than the automatic dial",
-            FEWEST_FOR_LOCAL,
-        )
-    balance, local_dial = local or (None, None)
-    return Statistics(depth, ood, local_dial, balance)
-
-
-def _description(
-    loop: Loop, recipe: Recipe, depth: DepthEstimator, ood: OodStatistics
-) -> LoopDescription:
-    """Return what the automatic dial needs to know of a loop."""
-    count = loop.iterations
-    return LoopDescription(
-        step_optical_depth=recipe.physics.step_optical_depth,
-        iterations=count,
-        channels=tuple(f"{CHANNEL_PREFIX}{k}" for k in range(1, count + 1)),
-        network=recipe.network,
-        radius_px=loop.radius,
-        halo_px=count * loop.radius,
-        halo_tolerance=1.0,
-        scatter=recipe.physics.scatter,
-        depth=depth,
-        ood=ood,
-        training_ranges=recipe.physics,
-        seed=recipe.seed,
-        torch_version=torch.__version__,
-    )
+    return Statistics(depth, ood)
 
 
 def _fit_depth(

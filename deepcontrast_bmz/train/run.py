@@ -41,8 +41,8 @@ from deepcontrast_bmz.image import (
     select_channel,
 )
 from deepcontrast_bmz.model.devices import choose_device
-from deepcontrast_bmz.model.loop import crop
-from deepcontrast_bmz.model.open import build_loop, read_run
+from deepcontrast_bmz.model.loop import Loop, crop
+from deepcontrast_bmz.model.open import read_run
 from deepcontrast_bmz.physics.scatter import widths_in_pixels
 from deepcontrast_bmz.records import ImageRecord, RunRecord
 from deepcontrast_bmz.settings import Recipe, read_recipe, recipe_to_toml
@@ -62,8 +62,6 @@ from deepcontrast_bmz.train.pairs import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from deepcontrast_bmz.model.balance import LocalBalance
-    from deepcontrast_bmz.model.loop import Loop
 
 logger = logging.getLogger(__name__)
 
@@ -279,14 +277,7 @@ class _Training(pl.LightningModule):
         self.recipe = recipe
         self.spread = spread
         self.out = out
-        self.loop: Loop = build_loop(
-            recipe.network,
-            iterations=recipe.loop.iterations,
-            reinjection=recipe.loop.reinjection,
-            step_optical_depth=recipe.physics.step_optical_depth,
-            widths_px=recipe.physics.scatter.widths,
-            weights=recipe.physics.scatter.weights,
-        )
+        self.loop = self._new_loop()
         self.planes = [*training, *validation]
         settings = recipe.training
         self.pairs = PairDataset(
@@ -313,6 +304,9 @@ class _Training(pl.LightningModule):
         self.recent: list[float] = []
         self.begun_at = time.monotonic()
         self.first_step = 0
+
+    def _new_loop(self) -> Loop:
+        return Loop.from_recipe(self.recipe)
 
     # ---- data
 
@@ -583,7 +577,6 @@ def _finish(
     loop = module.loop.cpu().eval()
     stop_rule = calibrate_stop_rule(loop, module.recipe)
     statistics = fit_statistics(loop, module.recipe, module.planes)
-    _add_balance(out, loop, statistics.balance)
     record = RunRecord(
         version=__version__,
         torch_version=torch.__version__,
@@ -598,25 +591,17 @@ def _finish(
         stop_rule=stop_rule,
         depth=statistics.depth,
         ood=statistics.ood,
-        local_dial=statistics.local_dial,
     )
     with replace_whole(out / "run.json") as path:
         path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return record
 
 
-def _add_balance(folder: Path, loop: Loop, balance: LocalBalance | None) -> None:
-    """Write the weights anew, with those of the local dial if there is one."""
-    loop.balance = balance
-    with replace_whole(folder / "weights.pt") as path:
-        torch.save(loop.state_dict(), path)
-
-
 def recalibrate(folder: Path, paths: Sequence[Path] = ()) -> RunRecord:
     """Fit everything that is fitted after training again, for a run that has ended.
 
     The network stays as it is; ``run.json`` gets the limits of the stop rule, the estimator of
-    optical depth and the out-of-distribution statistics, ``weights.pt`` the local dial.
+    optical depth and the out-of-distribution statistics.
 
     Parameters
     ----------
@@ -640,18 +625,15 @@ def recalibrate(folder: Path, paths: Sequence[Path] = ()) -> RunRecord:
     found, records = _read_planes(paths or [Path(entry["path"]) for entry in stored], recipe)
     _same_images(folder, records)
     loop = loop.eval()
-    loop.balance = None
     training, validation = split_planes(found, recipe.data.validation_fraction, recipe.seed)
     training += phantom_planes(recipe, len(stored))
     stop_rule = calibrate_stop_rule(loop, recipe)
     statistics = fit_statistics(loop, recipe, [*training, *validation])
-    _add_balance(folder, loop, statistics.balance)
     record = record.model_copy(
         update={
             "stop_rule": stop_rule,
             "depth": statistics.depth,
             "ood": statistics.ood,
-            "local_dial": statistics.local_dial,
         }
     )
     with replace_whole(folder / "run.json") as path:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from conftest import NoLocalDial
 from descriptions import described
 from matplotlib.image import imread
 
@@ -540,7 +539,7 @@ def test_results_do_not_go_into_a_file(tmp_path: Path) -> None:
         write_evaluation(evaluation(), path)
 
 
-class Stretch(NoLocalDial):
+class Stretch:
     """Stands in for trained weights: iteration k stretches the image k + 1 times."""
 
     device = "cpu"

@@ -9,7 +9,6 @@ import baselines
 import numpy as np
 import pytest
 import torch
-from conftest import NoLocalDial
 from descriptions import described
 from function_models import TISSUE, Double, image_of, model_of
 
@@ -341,7 +340,7 @@ def test_a_stack_needs_a_reference_of_as_many_planes(inverse: Model) -> None:
 
 
 @dataclass
-class Neighbours(NoLocalDial):
+class Neighbours:
     """Iteration k takes away a share of the planes k above and below."""
 
     device: str = "cpu"

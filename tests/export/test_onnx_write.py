@@ -13,14 +13,15 @@ from torch import nn
 from deepcontrast_bmz.export import onnx_write
 from deepcontrast_bmz.export.onnx_write import has_older_exporter, write_onnx, write_onnx_by_newer
 from deepcontrast_bmz.export.weights import onnx_bytes
-from deepcontrast_bmz.model.open import build_loop, read_run
+from deepcontrast_bmz.model.loop import Loop
+from deepcontrast_bmz.model.network import build_network
+from deepcontrast_bmz.model.open import read_run
 from deepcontrast_bmz.package.weights import local_paths
 from deepcontrast_bmz.settings import NetworkSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from deepcontrast_bmz.model.loop import Loop
 
 ROOT = Path(__file__).parents[2]
 FREE = {0: "batch", 2: "y", 3: "x"}
@@ -44,14 +45,7 @@ def _only_newer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def tiny_loop() -> Loop:
     torch.manual_seed(1)
-    return build_loop(
-        NetworkSettings(width=4, dilations=(1, 2, 1)),
-        iterations=2,
-        reinjection=0.5,
-        step_optical_depth=1.0,
-        widths_px=(1.5, 3.0),
-        weights=(0.6, 0.4),
-    ).eval()
+    return Loop(build_network(NetworkSettings(width=4, dilations=(1, 2, 1))), 2).eval()
 
 
 def shipped_loop(folder: Path) -> Loop:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 import onnx
@@ -29,38 +29,27 @@ from deepcontrast_bmz.export.weights import (
     state_dict_bytes,
     torchscript_bytes,
 )
-from deepcontrast_bmz.model.open import WEIGHTS_FORMATS, build_loop
+from deepcontrast_bmz.model.loop import Loop
+from deepcontrast_bmz.model.network import build_network
+from deepcontrast_bmz.model.open import WEIGHTS_FORMATS
 from deepcontrast_bmz.settings import NetworkSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import FrameType
 
-    from deepcontrast_bmz.model.loop import Loop
 
-Kind = Literal["dilated", "blurpool_unet", "plain_unet", "invertible"]
-CASES: list[tuple[Kind, float]] = [
-    ("dilated", 0.0),
-    ("dilated", 0.5),
-    ("blurpool_unet", 0.0),
-    ("plain_unet", 0.0),
-    ("invertible", 0.0),
-]
+Kind = Literal["dilated", "invertible"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def network(kind: Kind = "dilated") -> NetworkSettings:
     return NetworkSettings(kind=kind, width=4, dilations=(1, 2, 1), levels=2)
 
 
-def make_loop(kind: Kind = "dilated", reinjection: float = 0.0) -> Loop:
+def make_loop(kind: Kind = "dilated") -> Loop:
     torch.manual_seed(1)
-    return build_loop(
-        network(kind),
-        iterations=3,
-        reinjection=reinjection,
-        step_optical_depth=1.0,
-        widths_px=(1.5, 3.0),
-        weights=(0.6, 0.4),
-    ).eval()
+    return Loop(build_network(network(kind)), 3).eval()
 
 
 def load_torchscript(content: bytes, device: str = "cpu") -> Any:
@@ -75,12 +64,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportReco
     return folder, export_weights(make_loop(), folder, network())
 
 
-@pytest.mark.parametrize(("kind", "reinjection"), CASES)
-def test_every_format_gives_the_values_of_the_loop(
-    tmp_path: Path, kind: Kind, reinjection: float
-) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_format_gives_the_values_of_the_loop(tmp_path: Path, kind: Kind) -> None:
     """Batch 1 and 2, odd sizes, and an image smaller than all that the loop sees."""
-    record = export_weights(make_loop(kind, reinjection), tmp_path, network(kind))
+    record = export_weights(make_loop(kind), tmp_path, network(kind))
     assert {row.weights_format for row in record.parity} == set(WEIGHTS_FORMATS)
     assert {row.shape for row in record.parity} == {
         (1, 1, 137, 151),
@@ -92,16 +79,16 @@ def test_every_format_gives_the_values_of_the_loop(
     assert record.largest_difference("pytorch_state_dict") == 0
 
 
-@pytest.mark.parametrize(("kind", "reinjection"), [("dilated", 0.5), ("blurpool_unet", 0.0)])
-def test_the_same_loop_gives_the_same_bytes(kind: Kind, reinjection: float) -> None:
-    loop = make_loop(kind, reinjection)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_loop_gives_the_same_bytes(kind: Kind) -> None:
+    loop = make_loop(kind)
     for write in (state_dict_bytes, torchscript_bytes, onnx_bytes):
         assert write(loop) == write(copy.deepcopy(loop))
 
 
 @torch.no_grad()
 def test_folding_changes_no_value_and_leaves_the_loop_alone() -> None:
-    loop = make_loop(reinjection=0.5)
+    loop = make_loop()
     before = {name: tensor.clone() for name, tensor in loop.state_dict().items()}
     folded = fold_kernels(loop)
     x = torch.rand(1, 1, 20, 23)
@@ -113,11 +100,9 @@ def test_folding_changes_no_value_and_leaves_the_loop_alone() -> None:
 # ---- state dict and architecture
 
 
-@pytest.mark.parametrize(("kind", "reinjection"), CASES)
-def test_the_architecture_needs_torch_alone_and_has_the_same_keys(
-    kind: Kind, reinjection: float
-) -> None:
-    loop = make_loop(kind, reinjection)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_architecture_needs_torch_alone_and_has_the_same_keys(kind: Kind) -> None:
+    loop = make_loop(kind)
     source = architecture_source(network(kind))
     roots: set[str] = set()
     for node in ast.walk(ast.parse(source)):
@@ -138,7 +123,37 @@ def test_the_architecture_needs_torch_alone_and_has_the_same_keys(
         assert torch.equal(rebuilt.eval()(x), loop(x))
 
 
-@pytest.mark.parametrize("kind", ["dilated", "blurpool_unet", "plain_unet", "invertible"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_architecture_holds_nothing_that_its_loop_does_not_use(
+    tmp_path: Path, kind: Kind
+) -> None:
+    """Every function, class and method is entered when the loop is built and run."""
+    path = tmp_path / "architecture.py"
+    path.write_text(architecture_source(network(kind)), encoding="utf-8")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kinds = ast.FunctionDef | ast.ClassDef
+    defined = {(n.name, n.body[0].lineno) for n in ast.walk(tree) if isinstance(n, kinds)}
+    kwargs = architecture_kwargs(make_loop(kind), network(kind))
+    entered: set[str] = set()
+
+    def watch(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename == str(path):
+            entered.add(frame.f_code.co_name)
+
+    room: dict[str, Any] = {}
+    sys.setprofile(watch)
+    try:
+        exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), room)
+        room["DeepContrastLoop"](**kwargs)(torch.rand(1, 1, 12, 9))
+    finally:
+        sys.setprofile(None)
+    unused = {name for name, _ in defined} - entered
+    # Stacks and planes are one loop.
+    assert unused <= {"extend_volume"}
+    assert {"DeepContrastLoop", "Loop", "AffineConv", "sort_pairs", "crop"} <= entered
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_architecture_is_clean_python(tmp_path: Path, kind: Kind) -> None:
     path = tmp_path / "architecture.py"
     path.write_text(architecture_source(network(kind)), encoding="utf-8")
@@ -156,10 +171,10 @@ def test_the_architecture_is_clean_python(tmp_path: Path, kind: Kind) -> None:
 # ---- TorchScript
 
 
-@pytest.mark.parametrize(("kind", "reinjection"), CASES)
-def test_torchscript_follows_to_another_device(kind: Kind, reinjection: float) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_torchscript_follows_to_another_device(kind: Kind) -> None:
     """The device `meta` holds no values, but refuses tensors of another device as any does."""
-    content = torchscript_bytes(make_loop(kind, reinjection))
+    content = torchscript_bytes(make_loop(kind))
     x = torch.zeros(2, 1, 31, 17, device="meta")
     modules = [load_torchscript(content).to("meta")]
     if kind == "dilated":

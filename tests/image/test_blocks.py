@@ -16,7 +16,7 @@ from deepcontrast_bmz.model.network import build_network
 from deepcontrast_bmz.settings import NetworkSettings
 
 DILATED = NetworkSettings(width=4, dilations=(1, 2, 1))
-BLURPOOL = NetworkSettings(kind="blurpool_unet", width=4, levels=3)
+ON_GRID = NetworkSettings(kind="invertible", width=4, levels=3)
 
 
 def random_loop(network: NetworkSettings) -> Loop:
@@ -102,7 +102,7 @@ def test_no_more_is_read_than_the_box_and_its_surroundings() -> None:
     assert asked == [(slice(35, 65), slice(0, 15))]
 
 
-@pytest.mark.parametrize("network", [DILATED, BLURPOOL], ids=lambda n: n.kind)
+@pytest.mark.parametrize("network", [DILATED, ON_GRID], ids=lambda n: n.kind)
 @settings(max_examples=15, deadline=None)
 @given(height=st.integers(1, 60), width=st.integers(1, 60), side=st.integers(5, 70))
 def test_blocks_joined_are_the_whole(

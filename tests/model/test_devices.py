@@ -22,7 +22,7 @@ from deepcontrast_bmz.model.devices import (
     why_not,
 )
 from deepcontrast_bmz.model.loop import Loop
-from deepcontrast_bmz.model.network import BlurpoolUNet, DilatedNetwork, DilatedVolumeNetwork
+from deepcontrast_bmz.model.network import DilatedNetwork, DilatedVolumeNetwork, InvertibleNetwork
 from deepcontrast_bmz.model.network.strips import InStrips
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def test_the_trial_leaves_the_random_numbers_alone() -> None:
 def test_the_dilated_networks_run_in_strips_and_others_as_they_are() -> None:
     torch.manual_seed(0)
     image = 100 + torch.rand(1, 1, 24, 24)
-    for network in (DilatedNetwork(4, (1, 2)), BlurpoolUNet(4, 2)):
+    for network in (DilatedNetwork(4, (1, 2)), InvertibleNetwork(4, 2)):
         loop = Loop(network, 2)
         with torch.inference_mode():
             expected = loop(image)

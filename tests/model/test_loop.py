@@ -1,4 +1,4 @@
-"""The loop: iteration, extension at the border, residual re-injection, and the dial."""
+"""The loop: iteration, extension at the border and the dial."""
 
 from __future__ import annotations
 
@@ -15,22 +15,14 @@ from deepcontrast_bmz.model.loop import (
     extend_symmetric,
     fraction_weight,
 )
-from deepcontrast_bmz.model.open import build_loop
-from deepcontrast_bmz.physics.scatter import scatter
+from deepcontrast_bmz.model.network import build_network
 from deepcontrast_bmz.settings import NetworkSettings
 
 
-def loop(kind: str = "dilated", reinjection: float = 0.0, iterations: int = 3) -> Loop:
+def loop(kind: str = "dilated", iterations: int = 3) -> Loop:
     torch.manual_seed(0)
     network = NetworkSettings(kind=kind, width=4, dilations=(1, 2), levels=2)  # pyright: ignore[reportArgumentType]
-    return build_loop(
-        network,
-        iterations=iterations,
-        reinjection=reinjection,
-        step_optical_depth=1.0,
-        widths_px=(1.5, 3.0),
-        weights=(0.6, 0.4),
-    ).eval()
+    return Loop(build_network(network), iterations).eval()
 
 
 def image(height: int = 40, width: int = 33) -> torch.Tensor:
@@ -45,12 +37,11 @@ def test_extension_is_symmetric_at_any_size(shape: tuple[int, int], margin: int)
     np.testing.assert_array_equal(extend_symmetric(x, margin).numpy()[0, 0], expected)
 
 
-@pytest.mark.parametrize("kind", ["dilated", "blurpool_unet"])
-@pytest.mark.parametrize("reinjection", [0.0, 0.5])
+@pytest.mark.parametrize("kind", ["dilated", "invertible"])
 @torch.no_grad()
-def test_iterating_is_applying_again(kind: str, reinjection: float) -> None:
+def test_iterating_is_applying_again(kind: str) -> None:
     """On an image that comes with its surroundings, k iterations are k single ones."""
-    run = loop(kind, reinjection)
+    run = loop(kind)
     r = run.radius
     x = image(6 * r + 20, 6 * r + 16)
     together = run.iterate(x, 3)
@@ -63,20 +54,18 @@ def test_iterating_is_applying_again(kind: str, reinjection: float) -> None:
 
 
 @pytest.mark.parametrize("shape", [(40, 33), (1, 1), (1, 64), (3, 5)])
-@pytest.mark.parametrize("reinjection", [0.0, 0.5])
 @torch.no_grad()
-def test_whole_image_keeps_its_size(shape: tuple[int, int], reinjection: float) -> None:
-    y = loop(reinjection=reinjection)(image(*shape))
+def test_whole_image_keeps_its_size(shape: tuple[int, int]) -> None:
+    y = loop()(image(*shape))
     assert y.shape == (1, 3, *shape)
     assert bool(torch.isfinite(y).all())
 
 
 @torch.no_grad()
 def test_loop_commutes_with_grey_values() -> None:
-    for reinjection in (0.0, 0.5):
-        run = loop(reinjection=reinjection).double()
-        x = image().double()
-        torch.testing.assert_close(run(250 * x + 32768), 250 * run(x) + 32768)
+    run = loop().double()
+    x = image().double()
+    torch.testing.assert_close(run(250 * x + 32768), 250 * run(x) + 32768)
 
 
 @torch.no_grad()
@@ -87,31 +76,6 @@ def test_mirrored_image_gives_the_mirrored_border() -> None:
     x = image()
     extended = extend_symmetric(x, margin)
     torch.testing.assert_close(run.iterate(extended, 2), run(x))
-
-
-@torch.no_grad()
-def test_reinjection_adds_the_unexplained_residual() -> None:
-    """Against the definition, with the Fourier form of the operator."""
-    run = loop(reinjection=0.5, iterations=1)
-    plain = loop(reinjection=0.0, iterations=1)
-    x = image(260, 260)
-    feedback = run.reinjection
-    assert feedback is not None
-    after = plain.network(x)
-    r = plain.network_radius
-    before = x[:, :, r:-r, r:-r]
-    residual = before - scatter(after, 1.0, (1.5, 3.0), (0.6, 0.4))
-    smooth = torch.nn.functional.conv2d(residual, feedback.smooth, padding=2)
-    expected = after + 0.5 * smooth
-    m = feedback.radius
-    got = run.iterate(x, 1)
-    inner = slice(m + 20, -(m + 20))
-    margin = (expected.shape[-1] - got.shape[-1]) // 2
-    cropped = expected[:, :, margin:-margin, margin:-margin]
-    assert got.shape == cropped.shape
-    torch.testing.assert_close(
-        got[..., inner, inner], cropped[..., inner, inner], atol=2e-4, rtol=0
-    )
 
 
 # ---- the dial

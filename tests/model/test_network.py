@@ -11,8 +11,6 @@ from deepcontrast_bmz.settings import NetworkSettings
 
 SETTINGS = {
     "dilated": NetworkSettings(kind="dilated", width=6, dilations=(1, 2, 3, 1)),
-    "blurpool_unet": NetworkSettings(kind="blurpool_unet", width=4, levels=3),
-    "plain_unet": NetworkSettings(kind="plain_unet", width=4, levels=3),
     "invertible": NetworkSettings(kind="invertible", width=4, levels=3),
 }
 KINDS = list(SETTINGS)
@@ -74,29 +72,16 @@ def test_dilated_commutes_with_every_shift(shift: tuple[int, int]) -> None:
     torch.testing.assert_close(net(x[:, :, dy:, dx:]), net(x)[:, :, dy:, dx:], rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("kind", ["blurpool_unet", "invertible"])
 @torch.no_grad()
-def test_networks_of_levels_commute_with_shifts_by_their_coarsest_pixel(kind: str) -> None:
-    net, x = network(kind), image(120, 120)
+def test_invertible_commutes_with_shifts_by_its_coarsest_pixel() -> None:
+    net, x = network("invertible"), image(120, 120)
     m = net.multiple
     torch.testing.assert_close(net(x[:, :, m:, m:]), net(x)[:, :, m:, m:], rtol=0, atol=1e-12)
     odd = (net(x[:, :, 1:, 1:]) - net(x)[:, :, 1:, 1:]).abs().max()
     assert float(odd) > 1e-6, "pooling must show off its grid, or this test proves nothing"
 
 
-@torch.no_grad()
-def test_plain_unet_commutes_with_shifts_by_its_pooling_factor() -> None:
-    """Up to its statistics: a periodic image keeps mean and deviation when it is shifted."""
-    net = network("plain_unet")
-    m = net.multiple
-    tile = image(24, 24)[:1]
-    x = tile.repeat(1, 1, 5, 5)
-    moved = torch.roll(x, (m, m), (2, 3))
-    difference = net(moved)[:, :, m:, m:] - net(x)[:, :, :-m, :-m]
-    assert float(difference.abs().max()) < 1e-10
-
-
-@pytest.mark.parametrize("kind", ["dilated", "blurpool_unet", "invertible"])
+@pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_nothing_beyond_the_radius_is_seen(kind: str) -> None:
     net = network(kind)

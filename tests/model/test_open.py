@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import shutil
@@ -206,10 +207,30 @@ def test_the_architecture_in_a_package_is_never_run(package: Path) -> None:
     assert not trace.exists()
 
 
-def test_reinjection_is_part_of_a_package() -> None:
-    recipe = RECIPE.model_copy(update={"loop": RECIPE.loop.model_copy(update={"reinjection": 0.5})})
-    loop = untrained_loop(recipe)
-    assert describe_run(recipe, RECORD, loop).radius_px == loop.radius > new_loop().radius
+def test_packages_of_version_0_1_open(package: Path) -> None:
+    rdf = read_rdf(package)
+    rdf["config"]["dcbmz"] |= {"reinjection": 0.0, "local_dial": None}
+    write_rdf(package, rdf)
+    found = open_model(package, device="cpu").iterate(extended(2), 2)
+    torch.testing.assert_close(found, expected(2), rtol=0, atol=ROUNDING)
+
+
+def test_packages_of_version_0_1_that_reinject_are_refused(package: Path) -> None:
+    rdf = read_rdf(package)
+    rdf["config"]["dcbmz"]["reinjection"] = 0.5
+    write_rdf(package, rdf)
+    with pytest.raises(InputError, match=r"config\.dcbmz.*re-injection, which was removed in .* 0"):
+        open_model(package, device="cpu")
+
+
+def test_runs_of_version_0_1_open(run: Path) -> None:
+    recipe = (run / "recipe.toml").read_text(encoding="utf-8")
+    old = recipe.replace("[loop]\n", "[loop]\nreinjection = 0.0\nlocal_dial = false\n")
+    assert old != recipe
+    (run / "recipe.toml").write_text(old, encoding="utf-8")
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    (run / "run.json").write_text(json.dumps(record | {"local_dial": None}), encoding="utf-8")
+    assert open_model(run, device="cpu").description == describe_run(RECIPE, RECORD, new_loop())
 
 
 # ---- what is refused

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from deepcontrast_bmz.model.loop import Loop
-from deepcontrast_bmz.model.network import DilatedNetwork, DilatedVolumeNetwork
+from deepcontrast_bmz.model.network import DilatedNetwork, DilatedVolumeNetwork, build_network
 from deepcontrast_bmz.model.network.strips import InStrips
-from deepcontrast_bmz.model.open import build_loop
 from deepcontrast_bmz.settings import NetworkSettings
 
 
@@ -97,18 +96,10 @@ def test_strips_leave_the_image_alone() -> None:
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("reinjection", [0.0, 0.5])
-def test_strips_go_through_the_loop(reinjection: float) -> None:
-    plain = build_loop(
-        NetworkSettings(width=4, dilations=(1, 2, 1)),
-        iterations=2,
-        reinjection=reinjection,
-        step_optical_depth=1.0,
-        widths_px=(1.0, 3.0),
-        weights=(0.7, 0.3),
-    )
+def test_strips_go_through_the_loop() -> None:
+    plain = Loop(build_network(NetworkSettings(width=4, dilations=(1, 2, 1))), 2)
     assert isinstance(plain.network, DilatedNetwork)
-    strips = Loop(InStrips(plain.network, 4), 2, plain.reinjection)
+    strips = Loop(InStrips(plain.network, 4), 2)
     assert (strips.radius, strips.radii) == (plain.radius, plain.radii)
     x = recording(1, 1, 30, 40)
     with torch.inference_mode():

@@ -36,9 +36,9 @@ from deepcontrast_bmz.export.weights import (
 )
 from deepcontrast_bmz.image import write_image
 from deepcontrast_bmz.model.loop import Loop, blend, crop, extend_symmetric, extend_volume
-from deepcontrast_bmz.model.network import DilatedVolumeNetwork
+from deepcontrast_bmz.model.network import DilatedVolumeNetwork, build_network
 from deepcontrast_bmz.model.network.volumes import mixing_positions
-from deepcontrast_bmz.model.open import WEIGHTS_FORMATS, build_loop, open_model, read_run
+from deepcontrast_bmz.model.open import WEIGHTS_FORMATS, open_model, read_run
 from deepcontrast_bmz.physics.camera import Camera, expose
 from deepcontrast_bmz.physics.phantoms import phantom_stack
 from deepcontrast_bmz.physics.scatter import scatter
@@ -64,16 +64,9 @@ def network() -> DilatedVolumeNetwork:
     return DilatedVolumeNetwork(6, (1, 2, 1), 2).double().eval()
 
 
-def loop(reinjection: float = 0.0, iterations: int = 2) -> Loop:
+def loop(iterations: int = 2) -> Loop:
     torch.manual_seed(1)
-    return build_loop(
-        SETTINGS,
-        iterations=iterations,
-        reinjection=reinjection,
-        step_optical_depth=1.0,
-        widths_px=(1.0, 1.5),
-        weights=(0.6, 0.4),
-    ).eval()
+    return Loop(build_network(SETTINGS), iterations).eval()
 
 
 def stack(*shape: int, batch: int = 1) -> torch.Tensor:
@@ -177,10 +170,9 @@ def test_extension_is_symmetric_at_any_size(
     np.testing.assert_array_equal(extend_volume(x, planes, margin).numpy(), expected)
 
 
-@pytest.mark.parametrize("reinjection", [0.0, 0.5])
 @torch.no_grad()
-def test_iterating_is_applying_again(reinjection: float) -> None:
-    run = loop(reinjection).double()
+def test_iterating_is_applying_again() -> None:
+    run = loop().double()
     x = extend_volume(stack(3, 8, 7), *run.margins(2)[:2])
     one = run.iterate(x, 1)
     together = run.iterate(x, 2)
@@ -189,11 +181,10 @@ def test_iterating_is_applying_again(reinjection: float) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 12, 9), (2, 40, 33), (9, 3, 1)])
-@pytest.mark.parametrize("reinjection", [0.0, 0.5])
 @torch.no_grad()
-def test_any_size_keeps_its_size(shape: tuple[int, int, int], reinjection: float) -> None:
+def test_any_size_keeps_its_size(shape: tuple[int, int, int]) -> None:
     """Also one plane, and fewer planes than the loop sees."""
-    y = loop(reinjection)(stack(*shape, batch=2).float())
+    y = loop()(stack(*shape, batch=2).float())
     assert y.shape == (2, 2, *shape)
     assert bool(torch.isfinite(y).all())
 
@@ -213,16 +204,6 @@ def test_blocks_with_real_neighbours_are_the_whole() -> None:
                 torch.testing.assert_close(
                     run.iterate(block, 2), whole[:, :, z0:z1, y0:y1, x0:x1], rtol=0, atol=2e-6
                 )
-
-
-@torch.no_grad()
-def test_residual_is_fed_back_plane_by_plane() -> None:
-    feedback = loop(reinjection=0.5).reinjection
-    assert feedback is not None
-    before, after = stack(3, 30, 28).float(), stack(3, 30, 28).float().flip(3)
-    together = feedback(before, after)
-    for z in range(3):
-        torch.testing.assert_close(together[:, :, z], feedback(before[:, :, z], after[:, :, z]))
 
 
 @torch.no_grad()
@@ -482,9 +463,8 @@ def test_an_image_without_z_leaves_no_run(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("reinjection", [0.0, 0.5])
-def test_every_format_gives_the_values_of_the_loop(tmp_path: Path, reinjection: float) -> None:
-    made = loop(reinjection)
+def test_every_format_gives_the_values_of_the_loop(tmp_path: Path) -> None:
+    made = loop()
     record = export_weights(made, tmp_path, SETTINGS)
     shapes = {(batch, 1, *sides) for batch, *sides in PARITY_SHAPES[3]}
     assert {row.shape for row in record.parity} == shapes

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 import torch
 import xarray as xr
-from conftest import NoLocalDial, run_record, untrained_loop
+from conftest import run_record, untrained_loop
 
 from deepcontrast_bmz.dial import per_plane as room
 from deepcontrast_bmz.dial.automatic import DialChoice
@@ -23,7 +23,7 @@ from deepcontrast_bmz.model.loop import blend
 from deepcontrast_bmz.model.open import Model, describe_run, open_model
 from deepcontrast_bmz.predict.enhance import Enhanced, enhance
 from deepcontrast_bmz.predict.files import predict_files
-from deepcontrast_bmz.settings import NetworkSettings, Recipe
+from deepcontrast_bmz.settings import Recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 RECORD = run_record()
 DILATED = {"width": 4, "dilations": [1, 2, 1]}
-BLURPOOL = {"kind": "blurpool_unet", "width": 4, "levels": 2}
+ON_GRID = {"kind": "invertible", "width": 4, "levels": 2}
 STEP = 0.5
 
 
-class LoopRunner(NoLocalDial):
+class LoopRunner:
     """Runs a loop on the CPU, and counts."""
 
     device = "cpu"
@@ -109,7 +109,7 @@ def close(one: object, other: object) -> bool:
 # ---- images
 
 
-@pytest.mark.parametrize("network", [DILATED, BLURPOOL], ids=["dilated", "blurpool"])
+@pytest.mark.parametrize("network", [DILATED, ON_GRID], ids=["dilated", "invertible"])
 @pytest.mark.parametrize("block", [7, 16, 1024])
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("dial", [0.2, 0.5, 1.3])
@@ -272,7 +272,7 @@ def test_channels_and_times_are_not_smoothed(monkeypatch: pytest.MonkeyPatch) ->
     assert enhance(new_model(), image_of("cyx"), dial="auto").dials == (0.5, 1.5)
 
 
-@pytest.mark.parametrize("network", [DILATED, BLURPOOL], ids=["dilated", "blurpool"])
+@pytest.mark.parametrize("network", [DILATED, ON_GRID], ids=["dilated", "invertible"])
 def test_the_automatic_dial_is_within_reach_and_used(
     network: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -492,12 +492,6 @@ def test_a_run_enhances_files(tiny_run: Path, stack_path: Path, tmp_path: Path) 
     assert out.shape == image.shape
     assert out.attrs == image.attrs
     assert bool(np.isfinite(out).all())
-
-
-def test_the_plain_network_runs() -> None:
-    network = NetworkSettings(kind="plain_unet", width=2, levels=2).model_dump()
-    out = enhance(new_model(network), image_of(), iterations=1)
-    assert bool(np.isfinite(out.image).all())
 
 
 # ---- disks

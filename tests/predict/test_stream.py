@@ -21,7 +21,7 @@ import tifffile
 import torch
 import xarray as xr
 import zarr
-from conftest import NoLocalDial, run_record, untrained_loop
+from conftest import run_record, untrained_loop
 
 from deepcontrast_bmz.dial.automatic import DialChoice
 from deepcontrast_bmz.errors import InputError, Unfinished
@@ -245,7 +245,7 @@ def test_of_a_large_plane_and_a_long_stack_a_sample_is_looked_at(
 # ---- stacks
 
 
-class LoopRunner(NoLocalDial):
+class LoopRunner:
     device = "cpu"
     block = 16
 

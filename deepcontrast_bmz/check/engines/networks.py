@@ -112,8 +112,6 @@ def _own_state_dict(package: Package) -> Callable[[Array], Array]:
             extended = extended.take(indices, axis=axis)
         given = torch.from_numpy(_float32(extended))
         out = model.iterate(given, iterations).numpy()
-        if model.description.local_dial is not None:
-            out = np.concatenate((out, model.balanced(given).numpy()), axis=1)
         return out[(slice(None), slice(None), *(slice(size) for size in sizes))]
 
     return run

@@ -8,11 +8,9 @@ The one for stacks does the same to (B, 1, Z, Y, X).
 from __future__ import annotations
 
 __all__ = [
-    "BlurpoolUNet",
     "DilatedNetwork",
     "DilatedVolumeNetwork",
     "InvertibleNetwork",
-    "PlainUNet",
     "StepNetwork",
     "build_network",
 ]
@@ -21,13 +19,12 @@ from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.model.network.dilated import DilatedNetwork
 from deepcontrast_bmz.model.network.invertible import InvertibleNetwork
-from deepcontrast_bmz.model.network.unets import BlurpoolUNet, PlainUNet
 from deepcontrast_bmz.model.network.volumes import DilatedVolumeNetwork
 
 if TYPE_CHECKING:
     from deepcontrast_bmz.settings import NetworkSettings
 
-StepNetwork = DilatedNetwork | DilatedVolumeNetwork | BlurpoolUNet | PlainUNet | InvertibleNetwork
+StepNetwork = DilatedNetwork | DilatedVolumeNetwork | InvertibleNetwork
 
 
 def build_network(settings: NetworkSettings) -> StepNetwork:
@@ -36,8 +33,4 @@ def build_network(settings: NetworkSettings) -> StepNetwork:
         return DilatedNetwork(settings.width, settings.dilations)
     if settings.kind == "dilated_3d":
         return DilatedVolumeNetwork(settings.width, settings.dilations, settings.mixing_layers)
-    if settings.kind == "blurpool_unet":
-        return BlurpoolUNet(settings.width, settings.levels)
-    if settings.kind == "invertible":
-        return InvertibleNetwork(settings.width, settings.levels)
-    return PlainUNet(settings.width, settings.levels)
+    return InvertibleNetwork(settings.width, settings.levels)

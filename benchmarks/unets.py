@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["BlurpoolUNet", "PlainUNet"]
+__all__ = ["BlurpoolUNet", "PlainUNet", "UNetSettings", "build_unet"]
+
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from deepcontrast_bmz.model.network.layers import (
@@ -15,6 +18,25 @@ from deepcontrast_bmz.model.network.layers import (
     sort_pairs,
     to_grid,
 )
+from deepcontrast_bmz.settings import Record
+
+
+class UNetSettings(Record):
+    """Which U-Net, and how large."""
+
+    kind: Literal["blurpool_unet", "plain_unet"]
+    """`blurpool_unet`: equivariant to normalisation, and nearly to shift; `plain_unet`: neither,
+    normalised by mean and standard deviation."""
+    width: Annotated[int, Field(ge=2, le=1024, multiple_of=2)] = 16
+    """Channels of the first level."""
+    levels: Annotated[int, Field(ge=1, le=5)] = 3
+    """Resolutions, the first included."""
+
+
+def build_unet(settings: UNetSettings) -> BlurpoolUNet | PlainUNet:
+    """Return a freshly initialised U-Net; the global torch generator draws its weights."""
+    kind = BlurpoolUNet if settings.kind == "blurpool_unet" else PlainUNet
+    return kind(settings.width, settings.levels)
 
 
 class _BlurDown(nn.Module):
