@@ -1,7 +1,7 @@
-"""The command line ``dcbmz``: parse, call one function, print. No other room prints.
+"""The command line ``dcbmz``: parses options, calls one function per command, prints the result.
 
 Nothing heavy is imported here, so that ``dcbmz --help`` is instant; every command imports the
-room it needs. Exit codes: 0 done, 1 a check or verdict failed, 2 wrong usage or bad input.
+modules it needs. Exit codes: 0 done, 1 a check or verdict failed, 2 wrong usage or bad input.
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ __all__ = ["app", "main"]
 import io
 import os
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from deepcontrast_bmz.errors import InputError, Unfinished, finite
+from deepcontrast_bmz.progress import show_share, show_training
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from deepcontrast_bmz.evaluate.records import Evaluation
     from deepcontrast_bmz.predict.enhance import Enhanced
-    from deepcontrast_bmz.train.run import TrainingProgress
 
 app = typer.Typer(
     name="dcbmz",
@@ -37,13 +36,36 @@ app = typer.Typer(
 )
 
 Images = Annotated[
-    list[Path], typer.Argument(metavar="IMAGE...", help="Raw images.", show_default=False)
+    list[Path],
+    typer.Argument(
+        metavar="IMAGE...", help="Raw images: TIFF, OME-TIFF or OME-Zarr.", show_default=False
+    ),
 ]
 ModelName = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Run folder, package, or 'deepcontrast'.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Run folder, package, or 'deepcontrast' for the shipped model."
+    ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Channel = Annotated[str | None, typer.Option(help="Name or index (from 0) of the channel to use.")]
+Device = Annotated[str, typer.Option(help="Device to compute on: auto, cpu, cuda or mps.")]
+Channel = Annotated[str | None, typer.Option(help="Channel to use: its name, or its index from 0.")]
+
+MeanPhotons = Annotated[
+    float | None,
+    typer.Option(help="Mean photons per pixel before the tissue. Default: the values are photons."),
+]
+SavedDraw = Annotated[Path | None, typer.Option(help="JSON file to write the degradation to.")]
+ReplayedDraw = Annotated[
+    Path | None,
+    typer.Option(help="JSON file with the degradation to apply; the other options are ignored."),
+]
+ResultPath = Annotated[
+    Path,
+    typer.Option("--out", "-o", help="Output image, or folder for several.", show_default=False),
+]
+EveryIteration = Annotated[
+    bool, typer.Option("--all-iterations", help="Write every iteration, as channels.")
+]
 
 
 def _channel(text: str | None) -> str | int | None:
@@ -57,7 +79,7 @@ def _numbers(text: str, name: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise InputError(
-            f"{name} takes numbers separated by commas, such as 5.5,24, not {text!r}: correct it"
+            f"{name} is {text!r}, which is no list of numbers: write them with commas, as in 5.5,24"
         ) from error
 
 
@@ -89,10 +111,10 @@ def demo(
     ),
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
 ) -> None:
-    """Run everything on an image that ships with a dependency: train, enhance, score, export."""
+    """Train, enhance, score and export on a built-in image, in about five minutes."""
     from deepcontrast_bmz.demo import run_demo
 
-    table = run_demo(out, seed=seed, say=print, report=_training_progress("training"))
+    table = run_demo(out, seed=seed, say=print, report=show_training("training", _write_aside))
     print()
     for row in table:
         print(row)
@@ -103,56 +125,42 @@ def degrade(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image to degrade.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Output image.", show_default=False)],
     optical_depth: Annotated[float, typer.Option(help="Optical depth of the tissue.")] = 1.0,
-    widths: Annotated[str, typer.Option(help="Widths of the scattering kernel.")] = "5.5,24",
-    weights: Annotated[str, typer.Option(help="Shares of the widths.")] = "0.7,0.3",
+    widths: Annotated[
+        str,
+        typer.Option(help="Widths of the Gaussians of the scattering kernel, with commas between."),
+    ] = "5.5,24",
+    weights: Annotated[
+        str, typer.Option(help="Share of each width, with commas between; they add up to 1.")
+    ] = "0.7,0.3",
     unit: Annotated[str, typer.Option(help="Unit of the widths: px or um.")] = "px",
     absorption: Annotated[float, typer.Option(help="Optical depth of absorption.")] = 0.0,
     veil: Annotated[float, typer.Option(help="Even background, photons per pixel.")] = 0.0,
-    photons: Annotated[
-        float | None,
-        typer.Option(help="Mean photons per pixel before the tissue; else the values as given."),
-    ] = None,
+    photons: MeanPhotons = None,
     gain: Annotated[float, typer.Option(help="Electrons per count.")] = 1.0,
     offset: Annotated[float, typer.Option(help="Camera offset in counts.")] = 0.0,
     read_noise: Annotated[float, typer.Option(help="Read noise in electrons.")] = 0.0,
-    bit_depth: Annotated[int | None, typer.Option(help="Bits of the camera.")] = None,
+    bit_depth: Annotated[
+        int | None, typer.Option(help="Bits of the camera. Default: counts are not rounded.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
     channel: Channel = None,
-    save_draw: Annotated[
-        Path | None, typer.Option(help="Write the degradation to this JSON file.")
-    ] = None,
-    replay: Annotated[
-        Path | None, typer.Option(help="Apply the degradation in this JSON file instead.")
-    ] = None,
+    save_draw: SavedDraw = None,
+    replay: ReplayedDraw = None,
 ) -> None:
     """Apply the forward model to an image: scatter, absorb, veil, record."""
-    from deepcontrast_bmz.image import (
-        check_pixels,
-        read_image,
-        replace_whole,
-        select_channel,
-        write_image,
-    )
-    from deepcontrast_bmz.physics.simulate import (
-        make_degradation,
-        read_degradation,
-        refuse_overwriting,
-        simulate,
-    )
+    from deepcontrast_bmz.image import check_pixels, read_image, select_channel
+    from deepcontrast_bmz.physics import simulate
 
-    hint = "give a larger one"
-    finite(optical_depth, "an optical depth", minimum=0, hint=hint)
-    refuse_overwriting(
+    simulate.refuse_overwriting(
         [path for path in (image, replay) if path is not None],
         [path for path in (out, save_draw) if path is not None],
     )
     picture = select_channel(read_image(image), _channel(channel))
     check_pixels(picture, image.name)
     if replay is not None:
-        degradation = read_degradation(replay)
+        degradation = simulate.read_degradation(replay)
     else:
-        degradation = make_degradation(
-            picture,
+        options = simulate.DegradationOptions(
             optical_depth=optical_depth,
             widths=_numbers(widths, "--widths"),
             weights=_numbers(weights, "--weights"),
@@ -165,13 +173,11 @@ def degrade(
             bit_depth=bit_depth,
             seed=seed,
         )
+        degradation = simulate.make_degradation(picture, options)
     if photons is not None:
-        finite(photons, "--photons", minimum=1e-6, hint=hint)
-    recorded = simulate(picture, degradation, photons)
-    with nullcontext() if save_draw is None else replace_whole(save_draw) as draft:
-        if draft is not None:
-            draft.write_text(degradation.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        write_image(recorded, out)
+        finite(photons, "--photons", minimum=1e-6, hint="give a larger one")
+    recorded = simulate.simulate(picture, degradation, photons)
+    simulate.write_simulated(recorded, out, degradation, save_draw)
     print(f"{out}: {image.name} through optical depth {degradation.optical_depth:g}")
 
 
@@ -183,19 +189,25 @@ def train(
         typer.Argument(metavar="IMAGE...", help="Raw images.", show_default=False),
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="Settings, such as the recipe.toml of another run.")
+        Path | None, typer.Option(help="Settings to use, such as the recipe.toml of another run.")
     ] = None,
     channel: Channel = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps; else the recipe's.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed; else the recipe's.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps. Default: the recipe's.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of everything random. Default: the recipe's.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     device: Device = "auto",
-    devices: Annotated[int, typer.Option(help="Devices (on a CPU, processes) per node.")] = 1,
-    nodes: Annotated[int, typer.Option(help="Nodes; start the same command on each.")] = 1,
+    devices: Annotated[int, typer.Option(help="Devices per node; on a CPU, processes.")] = 1,
+    nodes: Annotated[int, typer.Option(help="Nodes. Start the same command on each.")] = 1,
     accumulate: Annotated[
-        int, typer.Option(help="Pieces that a batch is computed in, to save memory.")
+        int, typer.Option(help="Parts to compute each batch in, to save memory.")
     ] = 1,
-    precision: Annotated[str, typer.Option(help="auto, 32 or bf16.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Precision of training: auto, 32 or bf16.")
+    ] = "auto",
 ) -> None:
     """Train on raw images alone and write a run folder."""
     from deepcontrast_bmz.settings import Recipe, read_recipe
@@ -206,7 +218,8 @@ def train(
     if channel is not None or steps is not None or seed is not None:
         if resume:
             raise InputError(
-                "a resumed run keeps its settings: leave out --channel, --steps and --seed"
+                "--resume continues a run with its own settings: leave out --channel, --steps "
+                "and --seed"
             )
         settings = (settings or Recipe()).with_changes(
             channel=_channel(channel), steps=steps, seed=seed
@@ -218,7 +231,7 @@ def train(
         device=device,
         spread=Spread(devices, nodes, accumulate, precision),
         resume=resume,
-        report=_training_progress("training"),
+        report=show_training("training", _write_aside),
     )
     scores = record.validation
     print(
@@ -231,39 +244,37 @@ def train(
 def predict(
     model: ModelName,
     images: Images,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", help="Output image, or folder for several.", show_default=False
-        ),
-    ],
+    out: ResultPath,
     dial: Annotated[
         str | None,
         typer.Option(help="Optical depth to remove: a number, or 'auto'; else the model's advice."),
     ] = None,
-    iterations: Annotated[int | None, typer.Option(help="Whole iterations instead.")] = None,
-    all_iterations: Annotated[
-        bool, typer.Option("--all-iterations", help="Every iteration, as channels.")
-    ] = False,
+    iterations: Annotated[
+        int | None, typer.Option(help="Whole iterations to run, instead of --dial.")
+    ] = None,
+    all_iterations: EveryIteration = False,
     channel: Channel = None,
     weights: Annotated[
-        str | None, typer.Option(help="pytorch_state_dict, torchscript or onnx.")
+        str | None, typer.Option(help="Weights to run: pytorch_state_dict, torchscript or onnx.")
     ] = None,
     device: Device = "auto",
     block: Annotated[
-        str, typer.Option(help="Side of a block in pixels, or auto, by the model and the memory.")
+        str,
+        typer.Option(help="Side of a block in pixels, or auto, from the model and free memory."),
     ] = "auto",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with unfinished work at the block it was at.")
+        bool,
+        typer.Option("--resume", help="Continue an interrupted run at the block where it stopped."),
     ] = False,
     workers: Annotated[
         int | None, typer.Option(help="Processes that share the blocks and the cores.")
     ] = None,
     scheduler: Annotated[
-        str | None, typer.Option(help="Address of a dask.distributed scheduler to use instead.")
+        str | None, typer.Option(help="Address of a dask.distributed scheduler to run blocks on.")
     ] = None,
     sharded: Annotated[
-        bool, typer.Option("--sharded", help="Many chunks to a file in a .zarr (OME-Zarr 0.5).")
+        bool,
+        typer.Option("--sharded", help="Write many chunks per file in a .zarr (OME-Zarr 0.5)."),
     ] = False,
 ) -> None:
     """Enhance images of any size; axes, pixel size and channel names are kept."""
@@ -285,7 +296,7 @@ def predict(
         workers=workers,
         scheduler=scheduler,
         sharded=sharded,
-        progress=_fraction_progress("enhancing"),
+        progress=show_share("enhancing", _write_aside),
         finished=_say_enhanced,
     )
 
@@ -316,9 +327,7 @@ def _side(text: str) -> int | None:
     try:
         return int(text)
     except ValueError as error:
-        raise InputError(
-            f"--block takes a whole number of pixels, or auto, not {text!r}: correct it"
-        ) from error
+        raise InputError(f"--block is {text!r}: write a whole number of pixels, or auto") from error
 
 
 @app.command()
@@ -327,7 +336,7 @@ def evaluate(
     images: Images,
     out: Annotated[Path, typer.Option("--out", "-o", help="Results folder.", show_default=False)],
     reference: Annotated[
-        Path | None, typer.Option(help="Sharp image of the same field, for one IMAGE.")
+        Path | None, typer.Option(help="Sharp image of the same field; for one IMAGE only.")
     ] = None,
     channel: Channel = None,
     device: Device = "auto",
@@ -347,7 +356,7 @@ def evaluate(
         out,
         reference=reference,
         channel=_channel(channel),
-        progress=_fraction_progress("evaluating"),
+        progress=show_share("evaluating", _write_aside),
         finished=done.append,
     ):
         print(line)
@@ -360,15 +369,19 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Package.zip.", show_default=False)],
     iterations: Annotated[
-        int | None, typer.Option(min=1, max=16, help="Output channels; else the recipe's.")
+        int | None,
+        typer.Option(
+            min=1, max=16, help="Iterations, one output channel each. Default: the recipe's."
+        ),
     ] = None,
-    card: Annotated[Path | None, typer.Option(help="Model card, Markdown.")] = None,
+    card: Annotated[Path | None, typer.Option(help="Markdown file with the model card.")] = None,
     maintainer: Annotated[
-        str | None, typer.Option(metavar="NAME:GITHUB_USER", help="Who answers questions.")
+        str | None,
+        typer.Option(metavar="NAME:GITHUB_USER", help="Maintainer named in the package."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
     sample: Annotated[
-        Path | None, typer.Option(help="Raw image for the test tensors; else a phantom.")
+        Path | None, typer.Option(help="Raw image for the test tensors. Default: a phantom.")
     ] = None,
     repository: Annotated[
         bool,
@@ -402,8 +415,8 @@ def check(
         str | None,
         typer.Option(
             metavar="ENGINES",
-            help="Comma-separated engines; 'all' of this process (default), 'real' for other "
-            "programs' own too (fetched once), 'none' to read files only.",
+            help="Engines to run, with commas between: 'all' in this process (default), 'real' "
+            "also those of other programs (downloaded once), 'none' to read files only.",
         ),
     ] = None,
     run_code: Annotated[
@@ -422,9 +435,7 @@ def check(
 
 @app.command()
 def port(
-    package: Annotated[
-        Path, typer.Argument(metavar="PACKAGE", help="Somebody's zip, folder or rdf.yaml.")
-    ],
+    package: Annotated[Path, typer.Argument(metavar="PACKAGE", help="Zip, folder or rdf.yaml.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Package.zip to write.", show_default=False)
     ],
@@ -433,7 +444,7 @@ def port(
         typer.Option("--run-code", help="Allow code inside the package to run, to add weights."),
     ] = False,
 ) -> None:
-    """Rewrite somebody else's package so that it opens in every program."""
+    """Rewrite another author's package so that it opens in every program."""
     from deepcontrast_bmz.port.port import port_package
 
     done = port_package(package, out, run_code=run_code)
@@ -447,79 +458,9 @@ def port(
             print(line)
 
 
-# ---- progress
-
-
-def _training_progress(what: str) -> Callable[[TrainingProgress], None]:
-    """Return a callback: a bar with loss and time left on a terminal, plain lines elsewhere."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        bar = Progress(
-            TextColumn(what),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total}  {task.fields[text]}"),
-            console=Console(stderr=True),
-        )
-        task = bar.add_task(what, total=None, text="")
-
-        def show(state: TrainingProgress) -> None:
-            if not bar.live.is_started:
-                bar.start()
-            bar.update(task, completed=state.step, total=state.steps, text=_state_text(state))
-            if state.step >= state.steps:
-                bar.stop()
-
-        return show
-
-    shown = -1
-
-    def say(state: TrainingProgress) -> None:
-        nonlocal shown
-        twentieth = state.step * 20 // state.steps
-        if twentieth != shown:
-            shown = twentieth
-            print(f"{what} {state.step}/{state.steps}  {_state_text(state)}", file=sys.stderr)
-
-    return say
-
-
-def _state_text(state: TrainingProgress) -> str:
-    text = f"loss {state.loss:.4f}"
-    if state.validation_loss is not None:
-        text += f"  validation {state.validation_loss:.4f}"
-    minutes, seconds = divmod(round(state.seconds_left), 60)
-    return f"{text}  {state.patches_per_second:.1f} patches/s  {minutes}:{seconds:02d} left"
-
-
-def _fraction_progress(what: str) -> Callable[[float], None]:
-    """Return a callback for a fraction done: a bar on a terminal, a line every fifth elsewhere."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import Progress
-
-        bar = Progress(console=Console(stderr=True), transient=True)
-        task = bar.add_task(what, total=1.0)
-
-        def show(fraction: float) -> None:
-            if not bar.live.is_started:
-                bar.start()
-            bar.update(task, completed=fraction)
-            if fraction >= 1:
-                bar.stop()
-
-        return show
-
-    shown = 0
-
-    def say(fraction: float) -> None:
-        nonlocal shown
-        if int(fraction * 5) > shown:
-            shown = int(fraction * 5)
-            print(f"{what} {fraction:.0%}", file=sys.stderr)
-
-    return say
+def _write_aside(line: str) -> None:
+    """Print a line of progress where it does not mix with results."""
+    print(line, file=sys.stderr)
 
 
 # ---- entry
@@ -534,8 +475,8 @@ def _printed(rest: str = "") -> int:
         sys.stdout.flush()
     except OSError as error:
         print(
-            f"dcbmz: what it says must be printed, but cannot be ({error.strerror}): make room, or "
-            "send it elsewhere",
+            f"dcbmz: the results cannot be printed ({error.strerror}): free some space, or send "
+            "them elsewhere",
             file=sys.stderr,
         )
         # Python would try once more at its end, and complain.

@@ -1,4 +1,4 @@
-"""Everything once, on an image that ships with scikit-image and needs no download.
+"""Runs everything once, on an image that ships with scikit-image and needs no download.
 
 The haematoxylin channel of a stained tissue section (brightfield, used as if it were light) is
 recorded through simulated tissue; a network is trained on that recording alone and applied to it;
@@ -36,12 +36,12 @@ from deepcontrast_bmz.settings import Recipe
 from deepcontrast_bmz.train.run import train_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from deepcontrast_bmz.train.run import TrainingProgress
+    from deepcontrast_bmz.progress import TrainingProgress
 
 MARK = ".dcbmz_demo"
 """A folder with this file in it was written by the demo and may be replaced by it."""
@@ -109,9 +109,7 @@ def run_demo(
         If the folder holds something the demo did not write.
     """
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARK).exists())):
-        raise InputError(
-            f"the demo writes into a new folder, but {out} holds something else: give -o another"
-        )
+        raise InputError(f"{out} holds something else than a demo: give a new folder with -o")
     begun = time.monotonic()
     with replace_whole(out) as folder:
         folder.mkdir()
@@ -127,19 +125,10 @@ def _stages(
     say: Callable[[str], None],
     report: Callable[[TrainingProgress], None] | None,
 ) -> list[str]:
+    """Go through all stages in a folder and return the table of scores."""
     truth = specimen()
     recipe = demo_recipe(seed)
-    kernel = recipe.physics.scatter
-    tissue = Degradation(
-        optical_depth=OPTICAL_DEPTH,
-        widths_px=kernel.widths,
-        weights=kernel.weights,
-        camera=CAMERA,
-        seed=seed,
-    )
-    raw = simulate(truth, tissue, PHOTONS)
-    write_image(raw, folder / "raw.tif")
-    write_image(truth, folder / "truth.tif")
+    raw = _record(truth, recipe, folder)
     say(f"recorded a stained section through optical depth {OPTICAL_DEPTH:g}: raw.tif")
 
     train_run([folder / "raw.tif"], folder / "run", recipe, device="cpu", report=report)
@@ -147,13 +136,11 @@ def _stages(
     result = enhance(own, raw, dial="auto")
     write_image(result.image, folder / "enhanced.tif")
     say(f"trained on the recording alone and enhanced it: {result.reason}")
-    shipped = open_model("deepcontrast", device="cpu")
-    general = enhance(shipped, raw, dial="auto")
+    general = enhance(open_model("deepcontrast", device="cpu"), raw, dial="auto")
     write_image(general.image, folder / "enhanced_by_shipped_model.tif")
 
     package = export_run(folder / "run", folder / "deepcontrast_demo.zip", name="DeepContrast demo")
     judged = check_package(package, run=["core"], run_code=True).row("core")
-    formats = (*judged.runs.reasons, *judged.right_values.reasons)
     say(f"bioimageio test of the package: {'failed' if judged.failed else 'passed'}")
 
     pictures = {
@@ -162,26 +149,49 @@ def _stages(
         f"trained on it alone, dial {result.dials[0]:.2f}": result.image,
         f"shipped model, dial {general.dials[0]:.2f}": general.image,
     }
-    rows = [("image", "PSNR after fit, dB", "contrast recovery", "1-4 px detail correlation")]
-    rows += [
-        (name, *_scores(image.to_numpy(), truth.to_numpy()))
-        for name, image in list(pictures.items())[1:]
-    ]
     _before_after(folder / "before_after.png", pictures)
-    scored = raw.copy()
-    scored.name = "raw.tif"
-    reference = truth.copy()
-    reference.name = "truth.tif"
-    evaluation = evaluate(own, scored, reference=reference)
+    rows = _score_pictures(pictures)
+    formats = (*judged.runs.reasons, *judged.right_values.reasons)
     tested = [("bioimageio test",), *((line,) for line in formats)]
     write_evaluation(
-        evaluation,
+        evaluate(own, _named(raw, "raw.tif"), reference=_named(truth, "truth.tif")),
         folder,
         title="A stained section seen through simulated tissue",
         command=f"dcbmz demo --seed {seed}",
         sections=[("Against the truth", rows), ("The exported package", tested)],
     )
     return _as_text(rows)
+
+
+def _record(truth: xr.DataArray, recipe: Recipe, folder: Path) -> xr.DataArray:
+    """Return the specimen recorded through tissue; write both."""
+    kernel = recipe.physics.scatter
+    tissue = Degradation(
+        optical_depth=OPTICAL_DEPTH,
+        widths_px=kernel.widths,
+        weights=kernel.weights,
+        camera=CAMERA,
+        seed=recipe.seed,
+    )
+    raw = simulate(truth, tissue, PHOTONS)
+    write_image(raw, folder / "raw.tif")
+    write_image(truth, folder / "truth.tif")
+    return raw
+
+
+def _named(image: xr.DataArray, name: str) -> xr.DataArray:
+    """Return an image under the name of its file."""
+    copied = image.copy()
+    copied.name = name
+    return copied
+
+
+def _score_pictures(pictures: Mapping[str, xr.DataArray]) -> list[tuple[str, str, str, str]]:
+    """Return a table, head first, of all pictures but the first against the first, the truth."""
+    (_, truth), *others = pictures.items()
+    rows = [("image", "PSNR after fit, dB", "contrast recovery", "1-4 px detail correlation")]
+    rows += [(name, *_scores(image.to_numpy(), truth.to_numpy())) for name, image in others]
+    return rows
 
 
 def _scores(image: NDArray[np.generic], truth: NDArray[np.float32]) -> tuple[str, str, str]:

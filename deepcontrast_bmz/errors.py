@@ -1,10 +1,12 @@
-"""The ways in which a command can end badly.
+"""Exceptions that end a command, with their exit codes.
 
-``InputError`` (exit code 2): the user gave something that cannot be used; the message is one
-sentence that says the rule, the value met and what to do. ``Unfinished`` (exit code 1): the
-work was right, but could not be brought to its end; what is done is kept. Everything else is our
-own mistake and keeps its traceback.
+``InputError`` (exit code 2): the user gave something that cannot be used. The message is one
+sentence: what happened to which file or option, and what to do. ``Unfinished`` (exit code 1): the
+input was right, but the work could not be finished; what is done is kept. Everything else is a
+mistake of this project and keeps its traceback.
 """
+
+from __future__ import annotations
 
 __all__ = ["InputError", "Unfinished", "finite"]
 
@@ -12,7 +14,7 @@ import math
 
 
 class InputError(ValueError):
-    """What the user gave breaks a rule; the message says which, and what to do instead."""
+    """The user gave something that cannot be used; the message says why, and what to do."""
 
 
 class Unfinished(RuntimeError):  # noqa: N818 - it says what the work is
@@ -39,5 +41,5 @@ def finite(value: float, name: str, *, minimum: float, hint: str) -> float:
         If `value` is NaN, infinite or below `minimum`.
     """
     if not math.isfinite(value) or value < minimum:
-        raise InputError(f"{name} must be a number of at least {minimum:g}, not {value:g}: {hint}")
+        raise InputError(f"{name} is {value:g}, but must be at least {minimum:g}: {hint}")
     return value

@@ -1,9 +1,19 @@
-"""The forward model on a labelled image: what a camera would record through tissue."""
+"""Applies the forward model to labelled images: what a camera would record through tissue."""
 
 from __future__ import annotations
 
-__all__ = ["MOST_PHOTONS", "make_degradation", "read_degradation", "refuse_overwriting", "simulate"]
+__all__ = [
+    "MOST_PHOTONS",
+    "DegradationOptions",
+    "make_degradation",
+    "read_degradation",
+    "refuse_overwriting",
+    "simulate",
+    "write_simulated",
+]
 
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +21,7 @@ import torch
 from pydantic import ValidationError
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.image import pixel_size_um, planes
+from deepcontrast_bmz.image import pixel_size_um, planes, replace_whole, write_image
 from deepcontrast_bmz.physics.camera import Camera
 from deepcontrast_bmz.physics.degrade import Degradation, degrade
 from deepcontrast_bmz.physics.scatter import widths_in_pixels
@@ -41,8 +51,8 @@ def refuse_overwriting(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
         for place in (real, *real.parents):
             if place in taken:
                 raise InputError(
-                    f"an output never replaces an input or another output, but {output} would "
-                    f"({taken[place]}): give another name"
+                    f"{output} would replace {taken[place]}, but an output never replaces an "
+                    "input or another output: give another name"
                 )
         taken[real] = output
 
@@ -103,55 +113,64 @@ def simulate(
     return image.copy(data=out)
 
 
-def make_degradation(
-    image: xr.DataArray,
-    *,
-    optical_depth: float,
-    widths: tuple[float, ...],
-    weights: tuple[float, ...],
-    unit: str,
-    absorption: float,
-    veil: float,
-    gain: float,
-    offset: float,
-    read_noise: float,
-    bit_depth: int | None,
-    seed: int,
-) -> Degradation:
+@dataclass(frozen=True, kw_only=True)
+class DegradationOptions:
+    """A degradation as a user asked for it, not yet checked."""
+
+    optical_depth: float
+    """Of scattering."""
+    widths: tuple[float, ...]
+    """Of the scattering kernel, in `unit`."""
+    weights: tuple[float, ...]
+    """Share of each width."""
+    unit: str = "px"
+    """px or um."""
+    absorption: float = 0.0
+    """Optical depth of absorption."""
+    veil: float = 0.0
+    """Photons per pixel."""
+    gain: float = 1.0
+    """Of the camera, electrons per count."""
+    offset: float = 0.0
+    """Counts in the dark."""
+    read_noise: float = 0.0
+    """Electrons."""
+    bit_depth: int | None = None
+    """None: counts are not rounded."""
+    seed: int = 0
+    """Of the noise."""
+
+
+def make_degradation(image: xr.DataArray, options: DegradationOptions) -> Degradation:
     """Return a degradation from numbers a user gave, checked.
 
     Parameters
     ----------
     image : DataArray
         For its pixel size, where the widths are in micrometres.
-    optical_depth, absorption : float
-        Optical depths of scattering and absorption.
-    widths, weights : tuple of float
-        The scattering kernel, in `unit`.
-    unit : {'px', 'um'}
-    veil : float
-        Photons per pixel.
-    gain, offset, read_noise, bit_depth
-        The camera: electrons per count, counts, electrons, bits.
-    seed : int
+    options : DegradationOptions
 
     Raises
     ------
     InputError
         If a value is out of its range, or micrometres are asked for without a pixel size.
     """
+    kernel = {"widths": options.widths, "weights": options.weights, "unit": options.unit}
     try:
-        kernel = Scatter.model_validate({"widths": widths, "weights": weights, "unit": unit})
+        scatter = Scatter.model_validate(kernel)
         return Degradation(
-            optical_depth=optical_depth,
-            widths_px=widths_in_pixels(kernel, pixel_size_um(image)),
-            weights=kernel.weights,
-            absorption_optical_depth=absorption,
-            veil_photons=veil,
+            optical_depth=options.optical_depth,
+            widths_px=widths_in_pixels(scatter, pixel_size_um(image)),
+            weights=scatter.weights,
+            absorption_optical_depth=options.absorption,
+            veil_photons=options.veil,
             camera=Camera(
-                gain=gain, offset=offset, read_noise_electrons=read_noise, bit_depth=bit_depth
+                gain=options.gain,
+                offset=options.offset,
+                read_noise_electrons=options.read_noise,
+                bit_depth=options.bit_depth,
             ),
-            seed=seed,
+            seed=options.seed,
         )
     except ValidationError as error:
         raise InputError(describe_invalid(error, "the degradation")) from error
@@ -169,8 +188,32 @@ def read_degradation(path: Path) -> Degradation:
         return Degradation.model_validate_json(path.read_bytes())
     except OSError as error:
         raise InputError(
-            f"a saved degradation must be readable, but {path} is not ({error.strerror}): "
-            "name another file"
+            f"the saved degradation {path} cannot be read ({error.strerror}): name another file"
         ) from error
     except ValidationError as error:
         raise InputError(describe_invalid(error, f"the degradation in {path}")) from error
+
+
+def write_simulated(
+    image: xr.DataArray, out: Path, degradation: Degradation, saved: Path | None = None
+) -> None:
+    """Write an image and, if asked for, what was done to it: both or neither.
+
+    Parameters
+    ----------
+    image : DataArray
+    out : Path
+        Of the image.
+    degradation : Degradation
+    saved : Path, optional
+        JSON file for the degradation.
+
+    Raises
+    ------
+    InputError
+        If either file cannot be written.
+    """
+    with nullcontext() if saved is None else replace_whole(saved) as draft:
+        if draft is not None:
+            draft.write_text(degradation.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_image(image, out)

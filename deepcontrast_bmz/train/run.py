@@ -17,7 +17,6 @@ import logging
 import math
 import time
 import warnings
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -44,6 +43,7 @@ from deepcontrast_bmz.model.devices import choose_device
 from deepcontrast_bmz.model.loop import Loop, crop
 from deepcontrast_bmz.model.open import read_run
 from deepcontrast_bmz.physics.scatter import widths_in_pixels
+from deepcontrast_bmz.progress import TrainingProgress
 from deepcontrast_bmz.records import ImageRecord, RunRecord
 from deepcontrast_bmz.settings import Recipe, read_recipe, recipe_to_toml
 from deepcontrast_bmz.train.calibrate import calibrate_stop_rule, fit_statistics
@@ -67,24 +67,6 @@ logger = logging.getLogger(__name__)
 
 TRAINING, VALIDATION = 0, 1
 """Streams of random numbers."""
-
-
-@dataclass(frozen=True)
-class TrainingProgress:
-    """Where a training run stands."""
-
-    step: int
-    """Optimiser steps done."""
-    steps: int
-    """Optimiser steps in all."""
-    loss: float
-    """Training loss, averaged over about the last 50 steps."""
-    validation_loss: float | None
-    """Loss on held-out patches, once measured."""
-    seconds_left: float
-    """At the speed so far."""
-    patches_per_second: float = 0.0
-    """Of all processes together."""
 
 
 def train_run(
