@@ -57,7 +57,7 @@ MeanPhotons = Annotated[
 SavedDraw = Annotated[Path | None, typer.Option(help="JSON file to write the degradation to.")]
 ReplayedDraw = Annotated[
     Path | None,
-    typer.Option(help="JSON file with the degradation to apply; the other options are ignored."),
+    typer.Option(help="JSON file with the degradation to apply, in place of one from options."),
 ]
 ResultPath = Annotated[
     Path,
@@ -247,7 +247,9 @@ def predict(
     out: ResultPath,
     dial: Annotated[
         str | None,
-        typer.Option(help="Optical depth to remove: a number, or 'auto'; else the model's advice."),
+        typer.Option(
+            help="Optical depth to remove: a number, or 'auto'. Default: the model's advice."
+        ),
     ] = None,
     iterations: Annotated[
         int | None, typer.Option(help="Whole iterations to run, instead of --dial.")
@@ -314,9 +316,7 @@ def _dial(text: str | None) -> float | Literal["auto"] | None:
     try:
         value = float(text)
     except ValueError as error:
-        raise InputError(
-            f"--dial takes a number of at least 0 or auto, not {text!r}: correct it"
-        ) from error
+        raise InputError(f"--dial is {text!r}: write a number of at least 0, or auto") from error
     return finite(value, "--dial", minimum=0, hint="0 is the raw image")
 
 
