@@ -1,11 +1,11 @@
-r"""Scores of an image: contrast, what it cost in detail, and whether the recording agrees.
+r"""Scores images: contrast, what it cost in detail, and whether the recording agrees.
 
 Pure functions on arrays. Any contrast can be bought by gamma, by subtracting an offset or a
 background, so a gain is only worth the scores beside it: `contrast_recovery`,
 `band_correlation` or `split_half_detail`, and `forward_consistency`.
 
 Two notions recur. *Halves* are two images of one recording with independent noise, each on the
-scale of the recording (`split_photons`, `split_gaussian`); products across halves cancel noise.
+scale of the recording (`physics.noise.split_gaussian`); products across halves cancel noise.
 *Variance* is that of the recording's noise, in its own unit squared, per pixel.
 """
 
@@ -24,7 +24,6 @@ __all__ = [
     "best_scale_and_offset",
     "contrast_gain",
     "contrast_recovery",
-    "contrast_to_noise",
     "flagged_share",
     "forward_consistency",
     "michelson_contrast",
@@ -36,7 +35,6 @@ __all__ = [
     "split_half_consistency",
     "split_half_contrast",
     "split_half_detail",
-    "split_photons",
     "ssim",
 ]
 
@@ -188,21 +186,6 @@ def michelson_contrast(image: Array, signal: Mask, background: Mask, offset: flo
     return (bright - dark) / total if total > 0 else math.nan
 
 
-def contrast_to_noise(image: Array, signal: Mask, background: Mask) -> float:
-    r"""Return (S - B) / sd(background), over the masks of `michelson_masks`; NaN if one is empty.
-
-    Parameters
-    ----------
-    image : ndarray, (Y, X)
-    signal, background : ndarray of bool, (Y, X)
-    """
-    if not signal.any() or not background.any():
-        return math.nan
-    values = _double(image)
-    difference = float(values[signal].mean() - values[background].mean())
-    return _ratio(difference, float(values[background].std()))
-
-
 def contrast_gain(enhanced: Array, raw: Array, offset: float = 0.0) -> float:
     """Return how many times the RMS contrast of the raw image the enhanced one has.
 
@@ -272,31 +255,6 @@ def band_correlation(image: Array, reference: Array, band: Band = MIDDLE_BAND) -
     """
     _same_shape(image, reference)
     return _correlation(band_pass(image, band), band_pass(reference, band))
-
-
-def split_photons(
-    photons: Array, rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Thin a photon image into two halves with independent Poisson noise.
-
-    Every photon falls into either half with even odds; halves are doubled, back to the scale of
-    the input, so that their mean is the input.
-
-    Parameters
-    ----------
-    photons : ndarray of non-negative whole numbers, any shape
-    rng : numpy.random.Generator
-
-    Raises
-    ------
-    ValueError
-        If a value is negative or no whole number.
-    """
-    whole = np.rint(photons)
-    if (whole < 0).any() or not np.allclose(whole, photons, atol=1e-6):
-        raise ValueError("photons are non-negative whole numbers: split other data by its variance")
-    first = rng.binomial(whole.astype(np.int64), 0.5).astype(np.float64)
-    return 2 * first, 2 * (whole - first)
 
 
 class SplitHalfDetail(NamedTuple):
