@@ -1,4 +1,4 @@
-"""Files and folders taken as a whole: replaced at once or not at all, and known by one digest."""
+"""Replaces files and folders at once or not at all, and hashes the content of images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan of blocks: how an image is cut, and what surroundings a block is read with.
+"""Cuts an image into blocks, and reads a block with its surroundings.
 
 Planes are cut along y and x, stacks along z, y and x. The cut depends on the shape, the block's
 side and the grid alone: never on how many work on it, where they stopped, or what is in memory.
@@ -8,7 +8,7 @@ them: no two blocks ever touch one chunk.
 
 from __future__ import annotations
 
-__all__ = ["Box", "chunk_of", "cut", "mirrored", "piece", "read_box", "split"]
+__all__ = ["Box", "chunk_of", "cut", "mirror_indices", "piece", "read_box", "split"]
 
 import itertools
 from dataclasses import dataclass
@@ -144,7 +144,7 @@ def chunk_of(length: int, largest: int) -> int:
     return length
 
 
-def mirrored(start: int, stop: int, length: int) -> NDArray[np.intp]:
+def mirror_indices(start: int, stop: int, length: int) -> NDArray[np.intp]:
     """Return indices start to stop on a line that goes on as its own mirror image on both sides."""
     index = np.arange(start, stop) % (2 * length)
     return np.where(index < length, index, 2 * length - 1 - index)
@@ -180,7 +180,7 @@ def read_box(
             wanted.append(slice(start - margin, stop + margin))
             order.append(None)
         else:
-            indices = mirrored(start - margin, stop + margin, length)
+            indices = mirror_indices(start - margin, stop + margin, length)
             first = int(indices.min())
             wanted.append(slice(first, int(indices.max()) + 1))
             order.append(indices - first)

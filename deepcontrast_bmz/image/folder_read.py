@@ -1,4 +1,4 @@
-"""A folder of planes: single TIFFs that together are a stack.
+"""Reads a folder of TIFF planes as one stack.
 
 What the names count is the axis: in ``embryo_t003_c1_z017.tif`` the letters before the numbers
 name it (``t`` or ``time``, ``c``, ``ch`` or ``channel``, ``z`` or ``slice``). Where names carry no

@@ -1,4 +1,4 @@
-"""An image in memory: named axes, named channels, pixel size, planes.
+"""Axes, channels, pixel sizes and planes of an image in memory.
 
 An image is an ``xarray.DataArray`` whose dims are a subset of ``t, c, z, y, x`` in that order,
 always with y and x. Channel names, when known, are the coordinate ``c``; the pixel size, in

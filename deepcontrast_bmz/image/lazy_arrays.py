@@ -1,4 +1,4 @@
-"""Pixels that lie in a file until some of them are asked for.
+"""Arrays whose pixels stay in a file until they are needed.
 
 A reader of a format hands out an object with shape, dtype and ``[...]``; whatever is asked for is
 read then, and nothing is kept. Every file is opened anew or belongs to one process, so that many

@@ -1,4 +1,4 @@
-"""Smaller resolutions of an image: every level is the mean of 2 x 2 pixels of the one before.
+"""Computes smaller resolutions of an image: means of 2 x 2 pixels of the level before.
 
 Planes shrink along y and x, a stack keeps its planes. A last row or column without a partner is
 the mean of what is there, so that a pixel of level k is always as wide as 2^k pixels.
@@ -6,7 +6,7 @@ the mean of what is there, so that a pixel of level k is always as wide as 2^k p
 
 from __future__ import annotations
 
-__all__ = ["SMALLEST", "halved", "level_count", "level_shape"]
+__all__ = ["SMALLEST", "halve", "level_count", "level_shape"]
 
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ def level_count(shape: tuple[int, ...]) -> int:
     return count
 
 
-def halved(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+def halve(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
     """Return the mean of 2 x 2 pixels: (..., Y, X) to (..., ceil(Y / 2), ceil(X / 2)).
 
     Integers are rounded to the nearest one.

@@ -1,4 +1,4 @@
-"""TIFF written: for OME readers and for ImageJ at once, or in tiles with a pyramid.
+"""Writes TIFF: readable as OME and by ImageJ, or in tiles with a pyramid.
 
 A plane that a program shows at once is written as it lies, with OME's header and ImageJ's. A
 larger one is cut into tiles, with smaller resolutions as SubIFDs, as Bio-Formats and QuPath read
@@ -17,7 +17,7 @@ import numpy as np
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image.atomic import replace_whole
 from deepcontrast_bmz.image.labels import channel_names, known_sizes, lazy_planes, planes
-from deepcontrast_bmz.image.pyramid import halved, level_count
+from deepcontrast_bmz.image.pyramid import halve, level_count
 from deepcontrast_bmz.image.tiff_header import AXES_NOTE
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def write_tiff(image: xr.DataArray, path: Path) -> None:
     if in_tiles(image.shape):
         levels = [np.asarray(image.data)]
         while len(levels) < level_count(image.shape):
-            levels.append(halved(levels[-1]))
+            levels.append(halve(levels[-1]))
         write_levels(image, levels, path)
         return
     stack = _in_order(image)

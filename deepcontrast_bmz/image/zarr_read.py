@@ -1,4 +1,4 @@
-"""OME-Zarr of formats 0.1 to 0.5, read at once or in parts.
+"""Reads OME-Zarr 0.1 to 0.5, at once or in parts.
 
 bioio-ome-zarr 3.8 ignores the units of the axes, invents channel names where there are none,
 loses the pixel size where a translation comes before the scale, and fails on axes of formats

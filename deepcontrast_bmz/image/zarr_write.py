@@ -1,4 +1,4 @@
-"""OME-Zarr written: created first, filled in any order, described when it is whole.
+"""Writes OME-Zarr: created first, filled in any order, described when complete.
 
 Format 0.4 with Blosc is what the readers in Java know too. With shards it is format 0.5, since
 only zarr 3 has them: many chunks in one file, for disks and archives that count files.
@@ -27,7 +27,7 @@ from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image.atomic import flush, replace_whole
 from deepcontrast_bmz.image.blocks import Box, chunk_of, cut
 from deepcontrast_bmz.image.labels import channel_names, known_sizes, lazy_planes
-from deepcontrast_bmz.image.pyramid import halved, level_count, level_shape
+from deepcontrast_bmz.image.pyramid import halve, level_count, level_shape
 from deepcontrast_bmz.image.zarr_read import is_zarr
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ def add_levels(path: Path, progress: Callable[[float], None] | None = None) -> N
                     tuple(min(2 * b, n) for b, n in zip(part.stops, above.shape[-2:], strict=True)),
                 )
                 pixels = np.asarray(above[(*index, *fine.slices)])
-                below[(*index, *part.slices)] = halved(pixels)
+                below[(*index, *part.slices)] = halve(pixels)
         above = below
         if progress is not None:
             progress(1 - 0.25**level)

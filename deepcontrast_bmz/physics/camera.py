@@ -1,4 +1,4 @@
-"""The detector: photons to counts, counts to photons, and its noise read off an image."""
+"""The camera: photons to counts and back, and its settings estimated from an image."""
 
 from __future__ import annotations
 

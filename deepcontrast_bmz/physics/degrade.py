@@ -1,4 +1,4 @@
-"""Tissue and detector together: drawing a degradation is apart from applying it.
+"""Degrades images by tissue and camera; drawing a degradation is apart from applying it.
 
 Light meets, in this order: scattering, absorption, veil, shot noise, read noise, gain, offset,
 bits. A `Degradation` is the whole draw; applied again to the same image it gives the same pixels.

@@ -1,4 +1,4 @@
-"""The noise of a recording: read off one image, and split into two of independent noise."""
+"""Estimates the noise of a recording, and splits it into halves of independent noise."""
 
 from __future__ import annotations
 

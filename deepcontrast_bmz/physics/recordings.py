@@ -1,4 +1,4 @@
-"""Recordings of procedural specimens: within the trained range, and beyond it on purpose.
+"""Simulates recordings of phantoms, within the trained range and beyond it.
 
 What no real recording tells, the depth it was made at and whether a model was trained for it, is
 known here. Depth estimator and out-of-distribution score are fitted to these.
@@ -11,12 +11,12 @@ __all__ = [
     "Beyond",
     "Light",
     "Processing",
-    "beyond_range",
     "depth_field",
     "draw_light",
-    "processed",
     "record",
-    "varied",
+    "record_beyond_range",
+    "simulate_processing",
+    "vary_specimen",
 ]
 
 import math
@@ -123,7 +123,7 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
-def varied(light: Light, rng: np.random.Generator) -> Light:
+def vary_specimen(light: Light, rng: np.random.Generator) -> Light:
     """Return the same recording of a specimen unlike the procedural kinds.
 
     Other tones, other sizes, granular texture, or a texture whose power falls with frequency as
@@ -243,7 +243,7 @@ def record(light: Light) -> Tensor:
     return _exposed(light, _seen(light))
 
 
-def processed(raw: Tensor, how: Processing, rng: np.random.Generator) -> Tensor:
+def simulate_processing(raw: Tensor, how: Processing, rng: np.random.Generator) -> Tensor:
     """Return a recording as files often hold it: smoothed by resampling, or black cut off.
 
     Parameters
@@ -262,7 +262,7 @@ def processed(raw: Tensor, how: Processing, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(image).float()
 
 
-def beyond_range(
+def record_beyond_range(
     light: Light, way: Beyond, physics: PhysicsSettings, deepest: float, rng: np.random.Generator
 ) -> Tensor:
     """Record a specimen with one thing beyond the trained range, by an amount drawn at random.

@@ -43,11 +43,11 @@ from deepcontrast_bmz.physics.noise import estimate_noise
 from deepcontrast_bmz.physics.phantoms import phantom, phantom_stack
 from deepcontrast_bmz.physics.recordings import (
     BEYOND,
-    beyond_range,
     draw_light,
-    processed,
     record,
-    varied,
+    record_beyond_range,
+    simulate_processing,
+    vary_specimen,
 )
 from deepcontrast_bmz.records import (
     DepthEstimator,
@@ -260,7 +260,7 @@ def _fit_depth(
 
     def add(light: Light, rng: np.random.Generator, turn: int, image: int | None = None) -> None:
         how = PROCESSINGS[turn % len(PROCESSINGS)]
-        raw = record(light) if how is None else processed(record(light), how, rng)
+        raw = record(light) if how is None else simulate_processing(record(light), how, rng)
         features = _features(loop, recipe, raw, loop.iterations)
         depth = float(light.optical_depth)
         examples.append(Example(features, depth, noisy=how is None, image=image))
@@ -274,7 +274,7 @@ def _fit_depth(
         depth = drawn_depth(rng, number, BEYOND_DEEPEST * deepest)
         light = draw_light(recipe.physics, rng, number, depth, side)
         if rng.random() < VARIED:
-            light = varied(light, rng)
+            light = vary_specimen(light, rng)
         add(light, rng, number)
     real = [plane for plane in planes if not plane.procedural]
     images = len({plane.image for plane in real})
@@ -312,7 +312,7 @@ def _fit_ood(
     beyond: list[FeatureVector] = []
     for number in range(2 * count):
         light, rng = drawn(8, number, number // len(BEYOND))
-        raw = beyond_range(light, BEYOND[number % len(BEYOND)], recipe.physics, deepest, rng)
+        raw = record_beyond_range(light, BEYOND[number % len(BEYOND)], recipe.physics, deepest, rng)
         beyond.append(_features(loop, recipe, raw, OOD_ITERATIONS))
     order = np.random.default_rng([recipe.seed, 10]).permutation(len(familiar))
     return fit_ood([familiar[i] for i in order], beyond, iterations=OOD_ITERATIONS)

@@ -35,7 +35,7 @@ from deepcontrast_bmz.image import (
     write_image,
 )
 from deepcontrast_bmz.image import reader as image_reading
-from deepcontrast_bmz.image.pyramid import halved, level_count, level_shape
+from deepcontrast_bmz.image.pyramid import halve, level_count, level_shape
 from deepcontrast_bmz.image.zarr_write import create_zarr
 
 if TYPE_CHECKING:
@@ -821,16 +821,16 @@ def test_folders_that_are_no_stack_are_refused(tmp_path: Path) -> None:
 def test_a_level_is_the_mean_of_two_by_two() -> None:
     content = np.arange(20, dtype=np.float32).reshape(4, 5)
     expected = [[3.0, 5.0, 6.5], [13.0, 15.0, 16.5]]
-    np.testing.assert_array_equal(halved(content), expected)
-    assert halved(np.array([[0, 1], [1, 1]], np.uint8)).tolist() == [[1]]
-    assert halved(np.full((3, 1, 1), 2**31, np.uint32)).tolist() == [[[2**31]]] * 3
+    np.testing.assert_array_equal(halve(content), expected)
+    assert halve(np.array([[0, 1], [1, 1]], np.uint8)).tolist() == [[1]]
+    assert halve(np.full((3, 1, 1), 2**31, np.uint32)).tolist() == [[[2**31]]] * 3
     assert [level_count((9, n, 5)) for n in (1, 1024, 1025, 4096, 4097)] == [1, 1, 2, 3, 4]
     assert level_shape((9, 2051, 5), 2) == (9, 513, 2)
 
 
 def reduced(image: np.ndarray, level: int) -> np.ndarray:
     for _ in range(level):
-        image = halved(image)
+        image = halve(image)
     return image
 
 

@@ -11,12 +11,12 @@ from deepcontrast_bmz.physics.recordings import (
     BEYOND,
     Beyond,
     Light,
-    beyond_range,
     depth_field,
     draw_light,
-    processed,
     record,
-    varied,
+    record_beyond_range,
+    simulate_processing,
+    vary_specimen,
 )
 from deepcontrast_bmz.settings import PhysicsSettings
 
@@ -45,7 +45,8 @@ def test_draws_stay_within_the_range() -> None:
 def test_each_way_beyond_gives_another_image_of_the_same_size(way: Beyond) -> None:
     drawn = light()
     images = [
-        beyond_range(drawn, way, PHYSICS, 4.0, np.random.default_rng(seed)) for seed in (0, 0, 1)
+        record_beyond_range(drawn, way, PHYSICS, 4.0, np.random.default_rng(seed))
+        for seed in (0, 0, 1)
     ]
     assert images[0].shape == record(drawn).shape
     assert images[0].dtype == torch.float32
@@ -55,14 +56,14 @@ def test_each_way_beyond_gives_another_image_of_the_same_size(way: Beyond) -> No
 
 
 def test_cut_off_black_has_eight_bits_and_zeros() -> None:
-    raw = processed(record(light()), "black cut off", np.random.default_rng(3))
+    raw = simulate_processing(record(light()), "black cut off", np.random.default_rng(3))
     assert set(raw.unique().tolist()) <= set(range(256))
     assert float((raw == 0).float().mean()) > 0.004
 
 
 def test_smoothing_removes_noise() -> None:
     raw = record(light())
-    smooth = processed(raw, "smoothed", np.random.default_rng(3))
+    smooth = simulate_processing(raw, "smoothed", np.random.default_rng(3))
     assert float(smooth.diff(dim=0).std()) < 0.7 * float(raw.diff(dim=0).std())
     assert float(smooth.mean()) == pytest.approx(float(raw.mean()), rel=1e-3)
 
@@ -88,7 +89,7 @@ def test_depth_fields_stay_in_range_and_differ() -> None:
 
 def test_varied_specimens_are_others() -> None:
     drawn = draw_light(PHYSICS, np.random.default_rng(2), 1, 1.0, 64)
-    others = [varied(drawn, np.random.default_rng(seed)) for seed in range(12)]
+    others = [vary_specimen(drawn, np.random.default_rng(seed)) for seed in range(12)]
     assert all(other.truth.shape == (64, 64) for other in others)
     assert all(float(other.truth.min()) >= 0 for other in others)
     assert sum(not torch.equal(other.truth, drawn.truth) for other in others) > 6
