@@ -21,7 +21,8 @@ import torch
 
 from deepcontrast_bmz.check.engines.engine import EngineMissingError
 from deepcontrast_bmz.check.engines.java import JAVA_ENGINES, prepare_java, run_java
-from deepcontrast_bmz.export.weights import onnx_bytes, torchscript_bytes
+from deepcontrast_bmz.export.onnx import onnx_bytes
+from deepcontrast_bmz.export.torchscript import torchscript_bytes
 from deepcontrast_bmz.model.loop import Loop
 from deepcontrast_bmz.model.network import DilatedNetwork
 from deepcontrast_bmz.model.network.layers import sort_pairs

@@ -96,7 +96,7 @@ way, _, name = kind.partition(" of ")
 multiple = 1
 if way == "onnx" and name == "dilated_3d":
     from deepcontrast_bmz.model.devices import onnx_session
-    from deepcontrast_bmz.export.weights import onnx_bytes
+    from deepcontrast_bmz.export.onnx import onnx_bytes
     loop = Loop(build_network(NetworkSettings(kind=name)), iterations).eval()
     session, _ = onnx_session(onnx_bytes(loop), "cpu")
     radii, given = loop.network.radii, session.get_inputs()[0].name

@@ -36,6 +36,7 @@ from matplotlib.image import imsave
 
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.export.halo import measure_halos
+from deepcontrast_bmz.export.parity import PARITY_LIMIT
 from deepcontrast_bmz.export.rdf import (
     ATTACHED,
     DEFAULT_NAME,
@@ -51,7 +52,7 @@ from deepcontrast_bmz.export.rdf import (
     title,
     to_yaml,
 )
-from deepcontrast_bmz.export.weights import PARITY_LIMIT, export_weights
+from deepcontrast_bmz.export.weights import export_weights
 from deepcontrast_bmz.image import check_pixels, read_image, replace_whole, select_channel
 from deepcontrast_bmz.model.loop import dial_position
 from deepcontrast_bmz.model.open import describe_run, read_run
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from deepcontrast_bmz.export.weights import ExportRecord
+    from deepcontrast_bmz.export.records import ExportRecord
     from deepcontrast_bmz.model.loop import Loop
     from deepcontrast_bmz.records import LoopDescription, RunRecord
     from deepcontrast_bmz.settings import Recipe

@@ -37,14 +37,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.export.architecture import ARCHITECTURE_CLASS
 from deepcontrast_bmz.export.fiji_order import loads_first, shares_slot
-from deepcontrast_bmz.export.weights import ARCHITECTURE_CLASS, INPUT_ID, OPSET_VERSION, OUTPUT_ID
+from deepcontrast_bmz.export.onnx_lower import OPSET_VERSION
+from deepcontrast_bmz.export.records import INPUT_ID, OUTPUT_ID
 from deepcontrast_bmz.settings import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from deepcontrast_bmz.export.weights import ExportRecord
+    from deepcontrast_bmz.export.records import ExportRecord
     from deepcontrast_bmz.records import LoopDescription, RunRecord
     from deepcontrast_bmz.settings import PhysicsSettings, Recipe
 

@@ -27,7 +27,7 @@ from deepcontrast_bmz.export.onnx_lower import (
     strip_debug,
 )
 from deepcontrast_bmz.export.onnx_write import write_onnx
-from deepcontrast_bmz.export.weights import plain_archive
+from deepcontrast_bmz.export.torchscript import plain_archive
 from deepcontrast_bmz.package.description import as_map, text
 from deepcontrast_bmz.package.weights import local_paths, onnx_facts, script_defines_interpolate
 from deepcontrast_bmz.port.draft import short

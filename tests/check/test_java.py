@@ -36,7 +36,7 @@ from deepcontrast_bmz.check.engines.java import (
 )
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.export.package import package_from_rdf
-from deepcontrast_bmz.export.weights import torchscript_bytes
+from deepcontrast_bmz.export.torchscript import torchscript_bytes
 from deepcontrast_bmz.model.loop import Loop
 from deepcontrast_bmz.model.network import DilatedNetwork, DilatedVolumeNetwork
 from deepcontrast_bmz.model.network.layers import sort_pairs

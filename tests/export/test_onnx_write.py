@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from deepcontrast_bmz.export import onnx_write
+from deepcontrast_bmz.export.onnx import onnx_bytes
 from deepcontrast_bmz.export.onnx_write import has_older_exporter, write_onnx, write_onnx_by_newer
-from deepcontrast_bmz.export.weights import onnx_bytes
 from deepcontrast_bmz.model.loop import Loop
 from deepcontrast_bmz.model.network import build_network
 from deepcontrast_bmz.model.open import read_run

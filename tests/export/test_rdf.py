@@ -26,7 +26,7 @@ from deepcontrast_bmz.export.rdf import (
     title,
     to_yaml,
 )
-from deepcontrast_bmz.export.weights import ExportRecord
+from deepcontrast_bmz.export.records import ExportRecord
 from deepcontrast_bmz.records import ImageRecord, LoopDescription
 from deepcontrast_bmz.settings import NetworkSettings, Recipe
 

@@ -16,19 +16,12 @@ import onnx
 import pytest
 import torch
 
-from deepcontrast_bmz.export import weights as export
-from deepcontrast_bmz.export.weights import (
-    PARITY_LIMIT,
-    ExportRecord,
-    architecture_kwargs,
-    architecture_source,
-    check_parity,
-    export_weights,
-    fold_kernels,
-    onnx_bytes,
-    state_dict_bytes,
-    torchscript_bytes,
-)
+from deepcontrast_bmz.export.architecture import architecture_kwargs, architecture_source
+from deepcontrast_bmz.export.fold import fold_kernels
+from deepcontrast_bmz.export.onnx import onnx_bytes
+from deepcontrast_bmz.export.parity import PARITY_LIMIT, check_parity
+from deepcontrast_bmz.export.torchscript import torchscript_bytes
+from deepcontrast_bmz.export.weights import export_weights, state_dict_bytes
 from deepcontrast_bmz.model.loop import Loop
 from deepcontrast_bmz.model.network import build_network
 from deepcontrast_bmz.model.open import WEIGHTS_FORMATS
@@ -37,6 +30,8 @@ from deepcontrast_bmz.settings import NetworkSettings
 if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
+
+    from deepcontrast_bmz.export.records import ExportRecord
 
 
 Kind = Literal["dilated", "invertible"]
@@ -130,9 +125,11 @@ def test_the_architecture_holds_nothing_that_its_loop_does_not_use(
     """Every function, class and method is entered when the loop is built and run."""
     path = tmp_path / "architecture.py"
     path.write_text(architecture_source(network(kind)), encoding="utf-8")
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    kinds = ast.FunctionDef | ast.ClassDef
-    defined = {(n.name, n.body[0].lineno) for n in ast.walk(tree) if isinstance(n, kinds)}
+    defined = {
+        node.name
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
     kwargs = architecture_kwargs(make_loop(kind), network(kind))
     entered: set[str] = set()
 
@@ -147,9 +144,8 @@ def test_the_architecture_holds_nothing_that_its_loop_does_not_use(
         room["DeepContrastLoop"](**kwargs)(torch.rand(1, 1, 12, 9))
     finally:
         sys.setprofile(None)
-    unused = {name for name, _ in defined} - entered
     # Stacks and planes are one loop.
-    assert unused <= {"extend_volume"}
+    assert defined - entered <= {"extend_volume"}
     assert {"DeepContrastLoop", "Loop", "AffineConv", "sort_pairs", "crop"} <= entered
 
 
@@ -195,6 +191,12 @@ def test_torchscript_keeps_nothing_of_the_machine() -> None:
             assert b"torch_mangle" not in content
             assert b".py\x00" not in content
         assert sum(name.endswith(".py") for name in archive.namelist()) == 1
+
+
+def test_torchscript_keeps_its_name_when_the_code_moves() -> None:
+    with zipfile.ZipFile(io.BytesIO(torchscript_bytes(make_loop()))) as archive:
+        code = [name for name in archive.namelist() if name.endswith(".py")]
+    assert code == ["archive/code/__torch__/deepcontrast_bmz/export.py"]
 
 
 def test_torchscript_tensors_lie_where_they_can_be_mapped() -> None:
@@ -247,7 +249,7 @@ def test_another_opset_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def older(*args: Any, **kwargs: Any) -> None:
         write(*args, **(kwargs | {"opset_version": 16}))
 
-    monkeypatch.setattr(export.torch.onnx, "export", older)
+    monkeypatch.setattr(torch.onnx, "export", older)
     with pytest.raises(RuntimeError, match=r"must be opset 17, IR 8.*16"):
         onnx_bytes(make_loop())
 

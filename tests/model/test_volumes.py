@@ -22,18 +22,14 @@ import yaml
 from pydantic import ValidationError
 
 from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.export.architecture import architecture_kwargs, architecture_source
 from deepcontrast_bmz.export.halo import measure_halos
+from deepcontrast_bmz.export.onnx import onnx_bytes
 from deepcontrast_bmz.export.package import export_run, package_from_rdf, write_repository_model
+from deepcontrast_bmz.export.parity import PARITY_LIMIT, PARITY_SHAPES
 from deepcontrast_bmz.export.rdf import smallest_block
-from deepcontrast_bmz.export.weights import (
-    PARITY_LIMIT,
-    PARITY_SHAPES,
-    architecture_kwargs,
-    architecture_source,
-    export_weights,
-    onnx_bytes,
-    torchscript_bytes,
-)
+from deepcontrast_bmz.export.torchscript import torchscript_bytes
+from deepcontrast_bmz.export.weights import export_weights
 from deepcontrast_bmz.image import write_image
 from deepcontrast_bmz.model.loop import Loop, blend, crop, extend_symmetric, extend_volume
 from deepcontrast_bmz.model.network import DilatedVolumeNetwork, build_network

@@ -1,0 +1,128 @@
+"""A loop as a frozen TorchScript archive; the same loop gives the same bytes."""
+
+from __future__ import annotations
+
+__all__ = [
+    "plain_archive",
+    "torchscript_bytes",
+    "without_deprecations",
+]
+
+import io
+import re
+import warnings
+import zipfile
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from deepcontrast_bmz.export.fold import example_image, fold_kernels
+from deepcontrast_bmz.model.loop import Loop, extend_symmetric, extend_volume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+
+@contextmanager
+def without_deprecations() -> Generator[None]:
+    """Silence what torch 2.15 says of `torch.jit`: programs in the field load nothing else."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning, UserWarning):
+            warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", category)
+        yield
+
+
+class _Iterations(nn.Module):
+    def __init__(self, loop: Loop) -> None:
+        super().__init__()
+        self.loop = loop
+
+    def forward(self, extended: Tensor) -> Tensor:
+        return self.loop.iterate(extended, self.loop.iterations)
+
+
+class _FlatLoop(nn.Module):
+    """A folded loop whose tensors are buffers of one single module.
+
+    One class in the archive has one name, whatever was traced before in the same process, and
+    buffers that stay attributes follow the module to another device, as constants do not.
+    """
+
+    def __init__(self, folded: Loop, extend: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.extend = extend
+        # One lateral margin, since both are the same; for stacks that along z before it.
+        self.margins = folded.margins(folded.iterations)[:-1]
+        self.slots: list[tuple[nn.Module, str, str]] = []
+        for path, tensor in folded.named_buffers():
+            owner, _, name = path.rpartition(".")
+            flat = path.replace(".", "_")
+            self.register_buffer(flat, tensor.contiguous())
+            self.slots.append((folded.get_submodule(owner), name, flat))
+        # In a list, so that the tracer does not find it as a submodule.
+        self.hidden = [_Iterations(folded)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for owner, name, flat in self.slots:
+            setattr(owner, name, getattr(self, flat))
+        return self.hidden[0](self.extend(x, *self.margins))
+
+
+# The archive holds the name of the class: it stays the same when this file moves.
+_FlatLoop.__module__ = "deepcontrast_bmz.export"
+
+
+_MANGLED = re.compile(rb"\.___torch_mangle_\d+")
+
+
+def plain_archive(archive: bytes, *, demangle: bool = True) -> bytes:
+    """Return a TorchScript archive without debug files, counters, dates or compression.
+
+    Parameters
+    ----------
+    archive : bytes
+    demangle : bool
+        Whether the counters in the names of classes go too; where two classes differ by them
+        alone, they may not.
+    """
+    out = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(archive)) as source,
+        zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target,
+    ):
+        for name in source.namelist():
+            # The serialization id is a hash over the debug files, too.
+            if name.endswith((".debug_pkl", "/serialization_id")):
+                continue
+            content = source.read(name)
+            if demangle and name.endswith((".py", "/data.pkl")):
+                content = _MANGLED.sub(b"", content)
+                name = re.sub(r"/___torch_mangle_\d+(?=\.py$)", "", name)
+            entry = zipfile.ZipInfo(name)
+            entry.create_system = 3
+            entry.external_attr = 0o644 << 16
+            # torch maps tensors into memory where they begin at a multiple of 64 bytes.
+            begin = out.tell() + 30 + len(entry.filename.encode()) + 4
+            pad = -begin % 64
+            entry.extra = b"FB" + pad.to_bytes(2, "little") + b"Z" * pad
+            target.writestr(entry, content)
+    return out.getvalue()
+
+
+def torchscript_bytes(loop: Loop) -> bytes:
+    """Return the loop as a frozen TorchScript archive that torch 2.0 and later load.
+
+    The mirroring is scripted, since a trace would write down the device of its indices; all the
+    rest is traced. Sizes are free; tensors follow ``to(device)`` and ``map_location``.
+    """
+    with without_deprecations(), torch.no_grad():
+        extend = extend_volume if loop.dims == 3 else extend_symmetric
+        flat = _FlatLoop(fold_kernels(loop), torch.jit.script(extend)).eval()
+        traced = torch.jit.trace(flat, example_image(loop), check_trace=False)
+        names = [name for name, _ in flat.named_buffers()]
+        frozen = torch.jit.freeze(traced, preserved_attrs=names)
+        file = io.BytesIO()
+        torch.jit.save(frozen, file)
+    return plain_archive(file.getvalue())
