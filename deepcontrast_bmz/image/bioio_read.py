@@ -66,4 +66,6 @@ def read_with_bioio(path: Path, *, lazily: bool | None = None) -> Found:
         single = [dim for dim, n in pixels.sizes.items() if n == 1 and str(dim) not in kept]
         pixels = pixels.squeeze(single, drop=True)
     dims, picks = named_axes("".join(str(dim) for dim in pixels.dims), pixels.shape, path)
-    return Found(pixels.data[picks], dims, names, sizes)
+    # S are the samples of a colour, as of a PNG.
+    notes = {"colour_samples": True} if "S" in pixels.dims and pixels.sizes["S"] > 1 else {}
+    return Found(pixels.data[picks], dims, names, sizes, notes)

@@ -2,7 +2,10 @@
 
 An image is an ``xarray.DataArray`` whose dims are a subset of ``t, c, z, y, x`` in that order,
 always with y and x. Channel names, when known, are the coordinate ``c``; the pixel size, in
-micrometres, is ``attrs["pixel_size_um"]``, a dict with the known ones of z, y and x.
+micrometres, is ``attrs["pixel_size_um"]``, a dict with the known ones of z, y and x. Where a file
+says so, there are further attributes: ``frame_interval`` with its ``time_unit``; ``length_unit``,
+the unit as ImageJ's header spells it, which a TIFF is written with again; ``colour_samples``, true
+if the channels are the colours of an RGB image.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["OpenImage", "labelled_image", "open_found"]
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -38,6 +38,8 @@ class OpenImage:
     """Of the channels, where known."""
     sizes: Mapping[str, float]
     """Known pixel sizes in micrometres."""
+    notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Further attributes of the image, as `labels` lists them."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -81,7 +83,7 @@ class OpenImage:
             asarray=False,
             meta=np.empty((0,) * len(self.shape), self.pixels.dtype),
         )
-        return _with_labels(data, self.dims, self.names, self.sizes)
+        return _with_labels(data, self.dims, self.names, self.sizes, self.notes)
 
 
 def open_found(found: Found, path: Path) -> OpenImage:
@@ -92,7 +94,7 @@ def open_found(found: Found, path: Path) -> OpenImage:
     InputError
         If it is no image.
     """
-    data, dims, names, sizes = checked(found, path)
+    data, dims, names, sizes, notes = checked(found, path)
     pixels = ArrayPixels(data) if isinstance(data, np.ndarray) or hasattr(data, "dask") else data
     order = [dim for dim in DIMS if dim in dims]
     return OpenImage(
@@ -101,6 +103,7 @@ def open_found(found: Found, path: Path) -> OpenImage:
         tuple(order),
         None if names is None else tuple(names),
         {dim: size for dim, size in sizes.items() if size is not None},
+        notes,
     )
 
 
@@ -114,19 +117,24 @@ def labelled_image(found: Found, path: Path) -> xr.DataArray:
     """
     if not isinstance(found.data, np.ndarray):
         return open_found(found, path).labelled()
-    data, dims, names, sizes = checked(found, path)
+    data, dims, names, sizes, notes = checked(found, path)
     if not data.dtype.isnative:
         data = data.astype(data.dtype.newbyteorder("="))
     known = {dim: size for dim, size in sizes.items() if size is not None}
-    image = _with_labels(data, tuple(dims), names, known)
+    image = _with_labels(data, tuple(dims), names, known, notes)
     return image.transpose(*(dim for dim in DIMS if dim in dims))
 
 
 def _with_labels(
-    data: Any, dims: tuple[str, ...], names: Any, sizes: Mapping[str, float]
+    data: Any,
+    dims: tuple[str, ...],
+    names: Any,
+    sizes: Mapping[str, float],
+    notes: Mapping[str, Any],
 ) -> xr.DataArray:
     coords = {} if names is None else {"c": list(names)}
-    image = xr.DataArray(data, dims=dims, coords=coords, attrs={"pixel_size_um": dict(sizes)})
+    attrs = {"pixel_size_um": dict(sizes), **notes}
+    image = xr.DataArray(data, dims=dims, coords=coords, attrs=attrs)
     # xarray would call the image as dask calls the array, by chance.
     image.name = None
     return image

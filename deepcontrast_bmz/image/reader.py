@@ -44,6 +44,8 @@ class Found(NamedTuple):
     dims: list[str]
     names: list[str] | None
     sizes: Mapping[str, float | None]
+    notes: Mapping[str, Any] = {}
+    """Further attributes of the image, as `labels` lists them."""
 
 
 def fits_in_memory(size: int, lazily: bool | None = None) -> bool:
@@ -53,7 +55,7 @@ def fits_in_memory(size: int, lazily: bool | None = None) -> bool:
 
 def checked(found: Found, path: Path) -> Found:
     """Return what was found if it is an image, with what is known of its axes and no more."""
-    data, dims, names, sizes = found
+    data, dims, names, sizes, notes = found
     dtype = np.dtype(data.dtype)
     if dtype.kind not in "iuf":
         kinds = {"b": "true and false (a mask)", "c": "complex numbers"}
@@ -73,7 +75,7 @@ def checked(found: Found, path: Path) -> Found:
         for dim in ("z", "y", "x")
         if dim in dims and (size := sizes.get(dim)) is not None and 0 < size < math.inf
     }
-    return Found(data, dims, names, known)
+    return Found(data, dims, names, known, notes)
 
 
 def named_axes(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 __all__ = ["AXES_NOTE", "Header", "main_file", "tiff_header"]
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from xml.etree import ElementTree
 
@@ -29,12 +30,14 @@ _PRINT_RESOLUTION_UM = 20.0
 
 
 class Header(NamedTuple):
-    """Pixel size, channel names, and the axes of length one that the header states."""
+    """Pixel size, channel names, axes of length one that are stated, and further attributes."""
 
     sizes: Mapping[str, float | None] = {}
     """In micrometres, None where the header says nothing."""
     names: list[str] | None = None
     stated: tuple[str, ...] = ()
+    notes: Mapping[str, Any] = {}
+    """As `labels` lists them."""
 
 
 def tiff_header(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Header:
@@ -55,6 +58,7 @@ def tiff_header(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Head
         # One OME channel may have three samples; its name is then nobody's.
         if header.names is None or len(header.names) != len(colours) > 1:
             header = header._replace(names=colours)
+        header = header._replace(notes={**header.notes, "colour_samples": True})
     return header
 
 
@@ -93,7 +97,11 @@ def _ome_header(xml: str) -> Header:
                 dim for dim in reversed(axes.lower()) if pixels.get(f"Size{dim.upper()}") == "1"
             )
     channels = [e.get("Name") for e in pixels if _tag(e) == "Channel"]
-    return Header(sizes, complete_names(channels), stated)
+    time = _time_notes(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"))
+    if time.get("time_unit") == "s":
+        # As ImageJ, whose header is written too, calls it.
+        time["time_unit"] = "sec"
+    return Header(sizes, complete_names(channels), stated, time)
 
 
 def _imagej_header(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> Header:
@@ -106,12 +114,23 @@ def _imagej_header(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> Header:
         "x": length_um(_per_pixel(page, "XResolution"), unit),
     }
     sizes = {dim: None if _printed(unit, size) else size for dim, size in sizes.items()}
+    notes = _time_notes(header.get("finterval"), header.get("tunit", "sec"))
+    if unit_um(unit) is not None:
+        notes["length_unit"] = unit
     labels = header.get("Labels")
     if not labels or int(header.get("channels", 1)) != int(header.get("images", 1)):
-        return Header(sizes)
+        return Header(sizes, notes=notes)
     names = [str(label).strip() for label in labels]
     distinct = all(names) and len(set(names)) == len(names) > 1
-    return Header(sizes, names if distinct else None)
+    return Header(sizes, names if distinct else None, notes=notes)
+
+
+def _time_notes(interval: object, unit: object) -> dict[str, Any]:
+    """Return the time between frames and its unit, if the header says them."""
+    length = number(interval)
+    if length is None or not 0 < length < math.inf:
+        return {}
+    return {"frame_interval": length, "time_unit": str(unit)}
 
 
 def _printed(unit: object, size_um: float | None) -> bool:

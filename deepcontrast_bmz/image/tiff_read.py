@@ -50,7 +50,7 @@ def read_tiff(path: Path, *, lazily: bool | None = None) -> Found:
             series = _only_series(tif, path)
             _check_whole(tif, series, path)
             dims, picks = named_axes(series.axes, series.shape, path)
-            sizes, names, stated = tiff_header(tif, series)
+            sizes, names, stated, notes = tiff_header(tif, series)
             data: Any
             if fits_in_memory(series.nbytes, lazily):
                 data = series.asarray()
@@ -70,8 +70,8 @@ def read_tiff(path: Path, *, lazily: bool | None = None) -> Found:
             axes.insert(0, None)
     if isinstance(data, np.ndarray):
         data = data[picks]
-        return Found(data[(np.newaxis,) * axes.count(None)], dims, names, sizes)
-    return Found(Arranged(data, axes), dims, names, sizes)
+        return Found(data[(np.newaxis,) * axes.count(None)], dims, names, sizes, notes)
+    return Found(Arranged(data, axes), dims, names, sizes, notes)
 
 
 def _only_series(tif: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:

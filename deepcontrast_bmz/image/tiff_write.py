@@ -19,6 +19,7 @@ from deepcontrast_bmz.image.atomic import replace_whole
 from deepcontrast_bmz.image.labels import channel_names, known_sizes, lazy_planes, planes
 from deepcontrast_bmz.image.pyramid import halve, level_count
 from deepcontrast_bmz.image.tiff_header import AXES_NOTE
+from deepcontrast_bmz.image.units import seconds, unit_um
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,7 +94,6 @@ def write_tiff(image: xr.DataArray, path: Path) -> None:
         write_levels(image, levels, path)
         return
     stack = _in_order(image)
-    sizes = known_sizes(stack)
     big = stack.size * dtype.itemsize > _CLASSIC_BYTES
     imagej = not big and dtype.name in ("uint8", "uint16", "int16", "uint32", "int32", "float32")
     with replace_whole(path) as temporary:
@@ -105,7 +105,7 @@ def write_tiff(image: xr.DataArray, path: Path) -> None:
                 photometric="minisblack",
                 metadata=_ome_metadata(stack, path.name),
                 extratags=_imagej_tags(stack) if imagej else (),
-                **_resolution(sizes),
+                **_resolution(known_sizes(stack), _unit(stack) if imagej else "micron"),
             )
         if imagej:
             _rename_tag(temporary)
@@ -196,11 +196,17 @@ def _in_order(image: xr.DataArray) -> xr.DataArray:
     return image.transpose(*(dim for dim in ("t", "z", "c", "y", "x") if dim in image.dims))
 
 
-def _resolution(sizes: Mapping[str, float]) -> dict[str, Any]:
-    """Return the baseline tags of the pixel size, in no unit, since the headers state it."""
+def _unit(stack: xr.DataArray) -> str:
+    """Return the unit of length that ImageJ is told, by the name that the input had for it."""
+    return str(stack.attrs.get("length_unit", "micron"))
+
+
+def _resolution(sizes: Mapping[str, float], unit: str = "micron") -> dict[str, Any]:
+    """Return the baseline tags of the pixel size, without the unit, which the headers state."""
     known = {"x", "y"} <= sizes.keys()
+    per_um = unit_um(unit) or 1.0
     return {
-        "resolution": (1 / sizes["x"], 1 / sizes["y"]) if known else None,
+        "resolution": (per_um / sizes["x"], per_um / sizes["y"]) if known else None,
         "resolutionunit": "NONE",
     }
 
@@ -215,6 +221,9 @@ def _ome_metadata(stack: xr.DataArray, name: str) -> dict[str, Any]:
         metadata[f"PhysicalSize{dim.upper()}Unit"] = "µm"
     if names is not None:
         metadata["Channel"] = {"Name": list(names)}
+    interval, second = stack.attrs.get("frame_interval"), seconds(stack.attrs.get("time_unit"))
+    if "t" in stack.dims and interval is not None and second is not None:
+        metadata |= {"TimeIncrement": interval * second, "TimeIncrementUnit": "s"}
     # The name of a single channel says already that there is such an axis.
     leading = [dim for dim in stack.dims[:-2] if dim != "c" or names is None]
     if any(stack.sizes[dim] == 1 for dim in leading):
@@ -229,9 +238,13 @@ def _imagej_tags(stack: xr.DataArray) -> list[tuple[int, int, Any, Any, bool]]:
     import tifffile
 
     sizes, names = known_sizes(stack), channel_names(stack)
-    calibration: dict[str, Any] = {"unit": "micron"} if sizes else {}
+    calibration: dict[str, Any] = {"unit": _unit(stack)} if sizes else {}
     if "z" in sizes:
-        calibration["spacing"] = sizes["z"]
+        calibration["spacing"] = sizes["z"] / (unit_um(_unit(stack)) or 1.0)
+    if "t" in stack.dims and "frame_interval" in stack.attrs:
+        calibration["finterval"] = stack.attrs["frame_interval"]
+        if stack.attrs.get("time_unit", "sec") != "sec":
+            calibration["tunit"] = stack.attrs["time_unit"]
     axes = "".join(str(dim) for dim in stack.dims).upper()
     header = tifffile.imagej_description(stack.shape, axes=axes, rgb=False, **calibration)
     tags: list[tuple[int, int, Any, Any, bool]] = [(_MAKE, 2, 0, header, True)]

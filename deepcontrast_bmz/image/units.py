@@ -1,8 +1,8 @@
-"""Lengths in whatever unit a file states them, in micrometres."""
+"""Lengths and times in whatever unit a file states them, in micrometres and seconds."""
 
 from __future__ import annotations
 
-__all__ = ["length_um", "number", "unit_um"]
+__all__ = ["length_um", "number", "seconds", "unit_um"]
 
 import re
 from typing import Any, cast
@@ -29,6 +29,28 @@ _UM_PER_UNIT = {
     "inch": 25400.0,
 }
 
+_SECONDS_PER_UNIT = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "usec": 1e-6,
+    "ms": 1e-3,
+    "msec": 1e-3,
+    "s": 1.0,
+    "sec": 1.0,
+    "second": 1.0,
+    "seconds": 1.0,
+    "min": 60.0,
+    "minute": 60.0,
+    "minutes": 60.0,
+    "h": 3600.0,
+    "hr": 3600.0,
+    "hour": 3600.0,
+    "hours": 3600.0,
+    "d": 86400.0,
+    "day": 86400.0,
+    "days": 86400.0,
+}
+
 
 def unit_um(unit: object) -> float | None:
     """Return how many micrometres a unit of length has, None if it is unknown."""
@@ -41,6 +63,14 @@ def unit_um(unit: object) -> float | None:
     text = re.sub("metres?$|meters$", "meter", text)
     text = {"microns": "micron", "inches": "inch", "angstroms": "angstrom"}.get(text, text)
     return _UM_PER_UNIT.get(text)
+
+
+def seconds(unit: object) -> float | None:
+    """Return how many seconds a unit of time has, None if it is unknown."""
+    if not isinstance(unit, str):
+        return None
+    text = unit.strip().replace("\\u00B5", "u").replace("\u00b5", "u").replace("\u03bc", "u")
+    return _SECONDS_PER_UNIT.get(text.lower().rstrip("."))
 
 
 def number(value: object) -> float | None:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["Enhanced", "block_grids", "block_sides", "enhance", "labels_of", "run_box"]
+__all__ = [
+    "Enhanced",
+    "block_grids",
+    "block_sides",
+    "check_grey",
+    "enhance",
+    "labels_of",
+    "run_box",
+]
 
 import contextlib
 import itertools
@@ -107,12 +115,14 @@ def enhance(
     ------
     InputError
         If the choice of dial contradicts itself or is out of the model's reach, pixels are not
-        numbers that can be computed with, or a model of stacks is given an image without z.
+        numbers that can be computed with, the image is RGB, or a model of stacks is given an image
+        without z.
     """
     sides = block_sides(model, block)
     choice = wanted(model, dial, iterations, all_iterations=all_iterations)
     name = str(image.name or "the image")
     lazy = image.chunks is not None
+    check_grey(image, name)
     if not lazy:
         check_pixels(image, name)
     source = Source(image.data, [str(dim) for dim in image.dims], model, name)
@@ -126,6 +136,29 @@ def enhance(
     task = _Task(model, source, dials, sides, choice.count, progress)
     data = task.run_lazily() if lazy else task.run()
     return Enhanced(_labelled(image, data, choice.count), dials, reason)
+
+
+def check_grey(image: xr.DataArray, name: str) -> None:
+    """Refuse an RGB image, as the scripts for Fiji and QuPath do.
+
+    Parameters
+    ----------
+    image : DataArray
+        One channel of an RGB image is a grey image.
+    name : str
+        What the image is called in the error.
+
+    Raises
+    ------
+    InputError
+        If its channels are the colours of an RGB image.
+    """
+    if "c" in image.dims and image.attrs.get("colour_samples"):
+        colours = ", ".join(channel_names(image) or map(str, range(image.sizes["c"])))
+        raise InputError(
+            f"'{name}' is RGB, but the model is made for grey values: choose one of its channels "
+            f"with --channel ({colours}), or save it with grey channels"
+        )
 
 
 def block_sides(model: Model, block: int | None = None) -> tuple[int, ...]:

@@ -42,7 +42,14 @@ from deepcontrast_bmz.image.zarr_write import (
 )
 from deepcontrast_bmz.model.open import Origin, open_model
 from deepcontrast_bmz.model.units import Source
-from deepcontrast_bmz.predict.enhance import Enhanced, block_grids, block_sides, labels_of, run_box
+from deepcontrast_bmz.predict.enhance import (
+    Enhanced,
+    block_grids,
+    block_sides,
+    check_grey,
+    labels_of,
+    run_box,
+)
 from deepcontrast_bmz.predict.resume import Journal, identity
 from deepcontrast_bmz.predict.workers import work
 
@@ -221,6 +228,7 @@ def stream_image(
     """
     source_image = open_image(request.path).channel(request.channel)
     labels = source_image.labelled()
+    check_grey(labels, request.path.name)
     source = Source(source_image.pixels, source_image.dims, model, request.path.name)
     zarr = request.target.name.lower().endswith(".zarr")
     if zarr:
@@ -382,7 +390,7 @@ def _finish(
         da.from_array(array, chunks=cast("Any", array.chunks), name=False),
         dims=dims,
         coords={} if names is None else {"c": list(names)},
-        attrs={"pixel_size_um": dict(image.sizes)},
+        attrs={"pixel_size_um": dict(image.sizes), **image.notes},
     )
     if tiled:
         levels = [array, *(level_of(journal.image, k) for k in range(1, level_count(array.shape)))]

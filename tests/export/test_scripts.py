@@ -23,7 +23,7 @@ import yaml
 from imagej import GROOVY, Opened, Told, read_opened, run_jobs
 
 from deepcontrast_bmz.export.package import export_run
-from deepcontrast_bmz.image import write_image
+from deepcontrast_bmz.image import read_image, write_image
 from deepcontrast_bmz.model.loop import blend
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ API = Path(__file__).parents[1] / "api"
 STEP = 0.5
 STARTS = ("many", "volume", "ready", "unnamed", "named", "current")
 """Jobs whose results are opened again."""
+UNITS = {"um": "um", "micro": "\\u00B5m", "nm": "nm", "mm": "mm"}
+"""As ImageJ's headers spell them."""
 PARTS = ("1", "2", "7", "16", "29", "39", "40")
 """Sizes of the parts that QuPath is given; the image is 40 x 30, the halo 3."""
 DIALS = ("0", "0.2", "0.5", "0.7", "1.0", "1.499", "1.5")
@@ -176,6 +178,14 @@ def write_images(folder: Path) -> None:
         coords={"c": ["GFP iteration_1", "GFP iteration_2", "GFP iteration_3"]},
     )
     write_image(named, folder / "predicted.tif")
+    # As ImageJ writes them, and as `dcbmz predict` gives them back.
+    for unit, told in UNITS.items():
+        movie = folder / f"movie in {unit}.tif"
+        metadata = {"axes": "TZYX", "unit": told, "spacing": 3.0, "finterval": 2.5}
+        metadata |= {"tunit": "min"} if unit == "nm" else {}
+        volumes = np.zeros((3, 2, 8, 7), np.uint16)
+        tifffile.imwrite(movie, volumes, imagej=True, resolution=(4, 2), metadata=metadata)
+        write_image(read_image(movie).astype(np.float32), folder / f"movie in {unit} again.tif")
     # Above 50 megapixels only together with a border of 72 pixels.
     tifffile.imwrite(folder / "large.tif", np.zeros((6990, 7000), np.uint8), compression="zlib")
 
@@ -252,10 +262,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory, package: Path) -> Bench:
     sure += [f"{name}{at}" for name in ("plane", "stack", "movie") for at in (" 0.7", " all")]
     sure += ["movie", "plane", "sample_input", "sample_output"]
     opening = {f"open {n}": ("open", kept[n], folder / f"{n}.opened") for n in sure}
+    for unit in UNITS:
+        for name in (f"movie in {unit}", f"movie in {unit} again"):
+            opening[f"open {name}"] = ("open", folder / f"{name}.tif", folder / f"{name}.opened")
     every = jobs | opening
     told = dict(zip(every, run_jobs(list(every.values())), strict=True))
     for name in opening:
-        assert told[name].ended, f"{name}: {told[name].text}; {told[name[5:]].text}"
+        assert told[name].ended, f"{name}: {told[name].text}; {told.get(name[5:])}"
     return Bench(folder, told)
 
 
@@ -281,6 +294,18 @@ def test_imagej_reads_the_samples_as_numpy_reads_the_tests(
     assert sample.facts["unit"] == "pixel"
     for (low, high), plane in zip(sample.shown, wanted[0], strict=True):
         assert plane.min() <= low < high <= plane.max()
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("unit", ["um", "micro", "nm", "mm"])
+def test_imagej_reads_the_calibration_that_the_input_had(bench: Bench, unit: str) -> None:
+    before, after = bench.opened(f"movie in {unit}"), bench.opened(f"movie in {unit} again")
+    for key in ("shape", "unit", "interval"):
+        assert after.facts[key] == before.facts[key], key
+    told = [[float(n) for n in opened.facts["pixel"].split()] for opened in (before, after)]
+    # TIFF keeps a resolution as a fraction of whole numbers.
+    assert told[1] == pytest.approx(told[0], rel=1e-6)
+    assert before.facts["interval"].split() == ["2.5", "min" if unit == "nm" else "sec"]
 
 
 # --------------------------------------------------------------------------------- Fiji

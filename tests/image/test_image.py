@@ -464,6 +464,54 @@ def test_micro_sign_is_understood_in_all_its_spellings(tmp_path: Path) -> None:
         assert image.attrs["pixel_size_um"] == {"z": 3.0, "y": 0.5, "x": 0.5}
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(
+    ("told", "notes"),
+    [
+        ({"finterval": 0.5}, {"frame_interval": 0.5, "time_unit": "sec"}),
+        (
+            {"finterval": 2, "tunit": "min", "unit": "nm"},
+            {"frame_interval": 2.0, "time_unit": "min", "length_unit": "nm"},
+        ),
+        ({"finterval": 0, "unit": "furlong"}, {}),
+        ({"unit": "micron"}, {"length_unit": "micron"}),
+    ],
+)
+def test_an_imagej_header_comes_back_as_it_was(
+    tmp_path: Path,
+    told: dict[str, Any],
+    notes: dict[str, Any],
+    lazy: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Interval and units, in ImageJ's header and, in seconds, in that of OME."""
+    if lazy:
+        monkeypatch.setattr(image_reading, "IN_MEMORY_BYTES", 0)
+    content, path = pixels(3, 5, 7), tmp_path / "i.tif"
+    tifffile.imwrite(
+        path, content, imagej=True, resolution=(4, 2), metadata={"axes": "TYX", **told}
+    )
+    image = read_image(path)
+    assert {key: image.attrs[key] for key in image.attrs if key != "pixel_size_um"} == notes
+    write_image(image, tmp_path / "o.tif")
+    with tifffile.TiffFile(tmp_path / "o.tif") as tif:
+        page = tif.pages.first
+        header = [tag.value for tag in page.tags if tag.code == 270][-1].splitlines()
+        for key in ("finterval", "tunit"):
+            wanted = [f"{key}={told[key]}"] if told.get(key) else []
+            found = [line for line in header if line.startswith(f"{key}=")]
+            assert [line.replace(".0", "") for line in found] == wanted
+        if "length_unit" in notes:
+            assert f"unit={told['unit']}" in header
+            assert page.tags["XResolution"].value == (4, 1)
+    again = read_image(tmp_path / "o.tif")
+    assert again.attrs["pixel_size_um"] == pytest.approx(image.attrs["pixel_size_um"])
+    seconds = {"sec": 1.0, "min": 60.0}
+    if "frame_interval" in notes:
+        interval = notes["frame_interval"] * seconds[notes["time_unit"]]
+        assert (again.attrs["frame_interval"], again.attrs["time_unit"]) == (interval, "sec")
+
+
 STRANGE_TIFFS: dict[str, tuple[dict[str, Any], tuple[int, ...], str]] = {
     "two unknown axes": ({}, (3, 4, 5, 7), "OME-TIFF"),
     "colour and channels": (

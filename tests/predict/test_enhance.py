@@ -21,6 +21,7 @@ from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import read_image, write_image
 from deepcontrast_bmz.model.loop import blend
 from deepcontrast_bmz.model.open import Model, describe_run, open_model
+from deepcontrast_bmz.predict import files as predict_module
 from deepcontrast_bmz.predict.enhance import Enhanced, enhance
 from deepcontrast_bmz.predict.files import predict_files
 from deepcontrast_bmz.settings import Recipe
@@ -402,6 +403,46 @@ def test_several_images_keep_their_names_and_formats(tmp_path: Path) -> None:
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1.0)
     assert sorted((tmp_path / "out").iterdir()) == sorted(written)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_rgb_image_is_refused_and_its_channels_are_not(
+    streamed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by the scripts for Fiji and QuPath; dyes that are called red, green and blue are fine."""
+    monkeypatch.setattr(predict_module, "STREAMED_BYTES", 0 if streamed else 2**28)
+    colours = np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8)
+    rgb, out = tmp_path / "rgb.tif", tmp_path / "out.tif"
+    tifffile.imwrite(rgb, colours, photometric="rgb")
+    with pytest.raises(InputError, match=r"'rgb.tif' is RGB.*--channel \(red, green, blue\)"):
+        predict_files(new_model(), [rgb], out, iterations=1)
+    assert not out.exists()
+    predict_files(new_model(), [rgb], out, dial=0, channel="green")
+    np.testing.assert_array_equal(read_image(out).to_numpy(), colours[..., 1])
+    dyes = xr.DataArray(
+        np.moveaxis(colours, 2, 0), dims=("c", "y", "x"), coords={"c": ["red", "green", "blue"]}
+    )
+    write_image(dyes, rgb)
+    predict_files(new_model(), [rgb], out, dial=0)
+    assert read_image(out).sizes["c"] == 3
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_imagej_movie_keeps_its_interval_and_the_name_of_its_unit(
+    streamed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict_module, "STREAMED_BYTES", 0 if streamed else 2**28)
+    movie, out = tmp_path / "movie.tif", tmp_path / "out.tif"
+    metadata = {"axes": "TYX", "unit": "um", "finterval": 0.25}
+    pixels = np.ones((3, 20, 30), np.uint16)
+    tifffile.imwrite(movie, pixels, imagej=True, resolution=(4, 2), metadata=metadata)
+    predict_files(new_model(), [movie], out, dial=0)
+    with tifffile.TiffFile(out) as tif:
+        headers = [tag.value for tag in tif.pages.first.tags if tag.code == 270]
+    assert {"unit=um", "finterval=0.25"} <= set(headers[-1].splitlines())
+    attrs = read_image(out).attrs
+    assert attrs["pixel_size_um"] == {"y": 0.5, "x": 0.25}
+    assert (attrs["frame_interval"], attrs["time_unit"]) == (0.25, "sec")
 
 
 def test_an_output_never_replaces_an_input(raw: Path, tmp_path: Path) -> None:
