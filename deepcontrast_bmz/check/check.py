@@ -22,17 +22,8 @@ __all__ = [
 from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.check.engines.engine import Engine
-from deepcontrast_bmz.check.findings import (
-    Finding,
-    Measured,
-    Report,
-    Row,
-    Rule,
-    Verdict,
-    apply_rules,
-    build_row,
-    refused_row,
-)
+from deepcontrast_bmz.check.findings import Finding, Measured, Report, Row, Verdict
+from deepcontrast_bmz.check.program import Rule, apply_rules, build_row, refused_row
 from deepcontrast_bmz.check.programs import bioengine, core, fiji, ilastik, qupath
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.package.files import open_package
@@ -41,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from deepcontrast_bmz.check.findings import Program
+    from deepcontrast_bmz.check.program import Program
     from deepcontrast_bmz.package.files import Package
 
 PROGRAMS = (core.PROGRAM, bioengine.PROGRAM, fiji.PROGRAM, qupath.PROGRAM, ilastik.PROGRAM)
@@ -72,7 +63,8 @@ def _measure(
     found = {program.name: Measured() for program in programs}
     if not engines:
         return found
-    from deepcontrast_bmz.check.measure import Session, attempt
+    from deepcontrast_bmz.check.measure import attempt
+    from deepcontrast_bmz.check.session import Session
 
     session = Session(package, run_code)
     try:

@@ -26,6 +26,7 @@ __all__ = [
     "percentiles_missing",
     "reference_tensor",
     "required_keys",
+    "steps",
     "unfrozen_interpolate",
     "unlike_versions",
 ]

@@ -1,4 +1,4 @@
-"""The records of a check: a rule, what broke it, and one row per program."""
+"""The records of a check: what broke a rule, what was measured, and one row per program."""
 
 from __future__ import annotations
 
@@ -6,55 +6,23 @@ __all__ = [
     "COLUMNS",
     "Column",
     "Finding",
-    "Program",
+    "Measured",
     "Report",
     "Row",
-    "Rule",
     "Severity",
+    "State",
     "Verdict",
-    "apply_rules",
-    "build_row",
-    "refused_row",
 ]
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from deepcontrast_bmz.settings import Record
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from deepcontrast_bmz.check.engines.engine import Engine
-    from deepcontrast_bmz.check.measure import Session
-    from deepcontrast_bmz.package.files import Package
 
 Severity = Literal["error", "warning"]
 State = Literal["passed", "failed", "skipped"]
 Column = Literal["opens", "runs", "right_values", "any_size", "seams"]
 COLUMNS: tuple[Column, ...] = get_args(Column)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rule of one program, as data, with a pure function that says where it is broken."""
-
-    name: str
-    """Its id: program, dot, a few words."""
-    checks: str
-    """What must hold, as a sentence."""
-    severity: Severity
-    """An error fails the program's row, a warning does not."""
-    column: Column
-    """What goes wrong for the user if it is broken."""
-    sees: str
-    """What a user of the program would see."""
-    mend: str
-    """What to change in the package."""
-    source: str
-    """Where the behaviour was read in the program, or that it was observed when run."""
-    find: Callable[[Package], Iterable[str]]
-    """Returns the value met at every breach; nothing if the rule holds."""
 
 
 class Finding(Record):
@@ -214,96 +182,3 @@ class Measured:
         reasons = store.setdefault(column, [])
         if reason not in reasons:
             reasons.append(reason)
-
-
-@dataclass(frozen=True)
-class Program:
-    """A program that opens packages, and what it demands of them."""
-
-    name: str
-    title: str
-    rules: tuple[Rule, ...]
-    not_run: str
-    """Why the program itself was not run."""
-    engines: tuple[Engine, ...]
-    """What can be run of it."""
-    measure: Callable[[Session, Engine, Measured], None]
-    """Runs one of the engines."""
-    refuses: Callable[[Package], str] | None = None
-    """Says why a package is of a kind that the program does not take at all; empty if it does."""
-    inspect: Callable[[Package], list[Finding]] | None = None
-    """Further findings from a judge outside the rules."""
-
-
-def apply_rules(rules: Sequence[Rule], package: Package) -> list[Finding]:
-    """Return one finding per breach of the rules."""
-    return [
-        Finding(
-            rule=rule.name,
-            severity=rule.severity,
-            column=rule.column,
-            met=met,
-            checks=rule.checks,
-            sees=rule.sees,
-            mend=rule.mend,
-            source=rule.source,
-        )
-        for rule in rules
-        for met in rule.find(package)
-    ]
-
-
-def build_row(program: Program, findings: Sequence[Finding], measured: Measured) -> Row:
-    """Join what the files say with what was measured into one row.
-
-    A column fails if a rule with severity error is broken or a measurement failed; it passes if a
-    measurement passed (for `opens`: if no rule is broken); else it is skipped.
-    """
-    # The validator and the runner of the same program may say the same.
-    first: dict[tuple[str, str], Finding] = {}
-    for finding in (*findings, *measured.findings):
-        first.setdefault((finding.rule, finding.met), finding)
-    everything = list(first.values())
-    cells: dict[str, Verdict] = {}
-    for column in COLUMNS:
-        broken = [f for f in everything if f.column == column and f.severity == "error"]
-        reasons = [f"{f.rule}: {f.checks}, but met {f.met}; {f.mend}" for f in broken]
-        reasons += measured.failed.get(column, [])
-        passed = measured.passed.get(column, [])
-        left_out = measured.skipped.get(column, [])
-        if reasons:
-            cells[column] = Verdict(state="failed", reasons=tuple(reasons), not_run=tuple(left_out))
-        elif passed:
-            cells[column] = Verdict(state="passed", reasons=tuple(passed), not_run=tuple(left_out))
-        elif column == "opens":
-            words = f"the files break none of the {len(program.rules)} rules"
-            cells[column] = Verdict(state="passed", reasons=(words,), not_run=tuple(left_out))
-        else:
-            cells[column] = Verdict(state="skipped", reasons=tuple(left_out) or (program.not_run,))
-    ordered = sorted(everything, key=lambda f: f.severity != "error")
-    values: Mapping[str, Verdict] = cells
-    return Row(
-        program=program.name,
-        title=program.title,
-        opens=values["opens"],
-        runs=values["runs"],
-        right_values=values["right_values"],
-        any_size=values["any_size"],
-        seams=values["seams"],
-        findings=tuple(ordered),
-    )
-
-
-def refused_row(program: Program, reason: str) -> Row:
-    """Return the row of a program that does not take this kind of model: nothing was judged."""
-    cell = Verdict(state="skipped", reasons=(reason,))
-    return Row(
-        program=program.name,
-        title=program.title,
-        opens=cell,
-        runs=cell,
-        right_values=cell,
-        any_size=cell,
-        seams=cell,
-        findings=(),
-    )

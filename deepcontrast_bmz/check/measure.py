@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-__all__ = ["Session", "attempt", "emulated", "judge", "run_real", "whole_image"]
+__all__ = ["attempt", "emulated", "judge", "run_real", "whole_image"]
 
 import logging
-import shutil
-import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from deepcontrast_bmz.check.compare import BORDER_TOLERANCE, TILE_TOLERANCE, Bench
+from deepcontrast_bmz.check.compare import BORDER_TOLERANCE, TILE_TOLERANCE
 from deepcontrast_bmz.check.engines.engine import EngineError, EngineMissingError
 from deepcontrast_bmz.check.engines.networks import is_foreign_code, reads_itself
 from deepcontrast_bmz.check.findings import Finding
 from deepcontrast_bmz.check.processing import UnsupportedError
 from deepcontrast_bmz.check.tiling import NotPossibleError
-from deepcontrast_bmz.package.files import offline_description
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from deepcontrast_bmz.check.compare import Batch, Comparison
+    from deepcontrast_bmz.check.compare import Batch, Bench, Comparison
     from deepcontrast_bmz.check.engines.engine import Engine, EngineRun
     from deepcontrast_bmz.check.findings import Column, Measured
+    from deepcontrast_bmz.check.session import Session
     from deepcontrast_bmz.check.tiling import Handling
-    from deepcontrast_bmz.package.files import Package
 
 log = logging.getLogger(__name__)
 
@@ -41,51 +34,6 @@ STALL = 1.5
 """A later run may take so many times the first at the same size."""
 STALL_SECONDS = 1.0
 """And so much more, since other work on the machine takes time too."""
-
-
-@dataclass
-class Session:
-    """One package while it is run, and what its engines share."""
-
-    package: Package
-    run_code: bool
-    _temporary: list[tempfile.TemporaryDirectory[str]] = field(
-        default_factory=list[tempfile.TemporaryDirectory[str]]
-    )
-
-    @cached_property
-    def bench(self) -> Bench:
-        """The images and comparisons.
-
-        Raises
-        ------
-        NotPossibleError
-            If the package leaves nothing to compare.
-        """
-        return Bench(self.package, self.run_code)
-
-    @cached_property
-    def offline_copy(self) -> Path:
-        """A copy of the files that are named, with a description that needs no internet."""
-        self._temporary.append(tempfile.TemporaryDirectory(prefix="dcbmz-check-"))
-        folder = Path(self._temporary[-1].name)
-        for reference in self.package.references:
-            source = self.package.file(reference.source)
-            if source is not None:
-                target = folder / reference.source
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
-        description = folder / "rdf.yaml"
-        plain = offline_description(self.package.rdf)
-        description.write_text(
-            yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
-        return description
-
-    def close(self) -> None:
-        """Remove the copy."""
-        for temporary in self._temporary:
-            temporary.cleanup()
 
 
 @contextmanager

@@ -5,7 +5,17 @@ Reading never fails: what is missing or of the wrong kind is left out, and the r
 
 from __future__ import annotations
 
-__all__ = ["Axis", "ModelView", "Operation", "TensorView", "as_list", "as_map", "integer", "text"]
+__all__ = [
+    "Axis",
+    "ModelView",
+    "Operation",
+    "TensorView",
+    "as_list",
+    "as_map",
+    "integer",
+    "number",
+    "text",
+]
 
 from dataclasses import dataclass
 from typing import Any, cast

@@ -7,6 +7,7 @@ __all__ = [
     "local_paths",
     "onnx_facts",
     "script_calls",
+    "script_code",
     "script_defines_interpolate",
 ]
 

@@ -14,7 +14,7 @@ import yaml
 from torch import nn
 
 from deepcontrast_bmz.check.check import PROGRAMS, check_package
-from deepcontrast_bmz.check.findings import apply_rules
+from deepcontrast_bmz.check.program import apply_rules
 from deepcontrast_bmz.export.fiji_order import java_hash, loads_first, shares_slot
 from deepcontrast_bmz.package.description import ModelView
 from deepcontrast_bmz.package.files import Package

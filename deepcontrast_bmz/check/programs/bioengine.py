@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["PROGRAM"]
+__all__ = ["PROGRAM", "measure"]
 
 from functools import partial
 from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.check import faults as breaches
 from deepcontrast_bmz.check.engines.engine import Engine
-from deepcontrast_bmz.check.findings import Program, Rule
+from deepcontrast_bmz.check.program import Program, Rule
 from deepcontrast_bmz.package.description import as_list, as_map
 from deepcontrast_bmz.package.weights import onnx_facts
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from deepcontrast_bmz.check.findings import Measured
-    from deepcontrast_bmz.check.measure import Session
+    from deepcontrast_bmz.check.session import Session
     from deepcontrast_bmz.package.files import Package
 
 NEW_INPUT_KEYS = ("pad", "output_of")

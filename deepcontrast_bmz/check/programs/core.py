@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["PROGRAM", "offline_description"]
+__all__ = ["PROGRAM", "measure"]
 
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,16 +11,16 @@ import numpy as np
 
 from deepcontrast_bmz.check import faults as breaches
 from deepcontrast_bmz.check.engines.engine import Engine
-from deepcontrast_bmz.check.findings import Program, Rule
+from deepcontrast_bmz.check.program import Program, Rule
 from deepcontrast_bmz.check.programs import running_core
 from deepcontrast_bmz.package.description import as_list, as_map, text
-from deepcontrast_bmz.package.files import load_tensor, offline_description, sha256_of
+from deepcontrast_bmz.package.files import load_tensor, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from deepcontrast_bmz.check.findings import Measured
-    from deepcontrast_bmz.check.measure import Session
+    from deepcontrast_bmz.check.session import Session
     from deepcontrast_bmz.package.files import Package
 
 STATISTICS = ("scale_range", "zero_mean_unit_variance", "scale_mean_variance")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["PROGRAM", "weights_to_load"]
+__all__ = ["PROGRAM", "measure", "weights_to_load"]
 
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from deepcontrast_bmz.check import faults as breaches
 from deepcontrast_bmz.check.engines.engine import Engine
 from deepcontrast_bmz.check.engines.java import JAVA_ENGINES
-from deepcontrast_bmz.check.findings import Program, Rule
+from deepcontrast_bmz.check.program import Program, Rule
 from deepcontrast_bmz.export.fiji_order import VERSION_KEYS, loads_first, shares_slot
 from deepcontrast_bmz.package.description import as_map, text
 from deepcontrast_bmz.package.weights import script_calls
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from deepcontrast_bmz.check.findings import Measured
-    from deepcontrast_bmz.check.measure import Session
+    from deepcontrast_bmz.check.session import Session
     from deepcontrast_bmz.package.files import Package
 
 JAVA_FORMATS = ("torchscript", "onnx", "tensorflow_saved_model_bundle")

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ["PROGRAM", "tile_size"]
+__all__ = ["PROGRAM", "handling", "measure", "tile_size"]
 
 from functools import partial
 from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.check import faults as breaches
 from deepcontrast_bmz.check.engines.engine import Engine
-from deepcontrast_bmz.check.findings import Program, Rule
+from deepcontrast_bmz.check.program import Program, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from deepcontrast_bmz.check.compare import Bench
     from deepcontrast_bmz.check.findings import Measured
-    from deepcontrast_bmz.check.measure import Session
+    from deepcontrast_bmz.check.session import Session
     from deepcontrast_bmz.check.tiling import Handling
     from deepcontrast_bmz.package.description import Axis, TensorView
     from deepcontrast_bmz.package.files import Package

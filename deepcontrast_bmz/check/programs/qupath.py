@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["PROGRAM", "declared_halo", "tile_size"]
+__all__ = ["PROGRAM", "declared_halo", "handling", "measure", "refuses", "tile_size"]
 
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from deepcontrast_bmz.check import faults as breaches
 from deepcontrast_bmz.check.engines.engine import Engine
 from deepcontrast_bmz.check.engines.java import JAVA_ENGINES
-from deepcontrast_bmz.check.findings import Program, Rule
+from deepcontrast_bmz.check.program import Program, Rule
 from deepcontrast_bmz.package.description import text
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from deepcontrast_bmz.check.compare import Bench
     from deepcontrast_bmz.check.findings import Measured
-    from deepcontrast_bmz.check.measure import Session
+    from deepcontrast_bmz.check.session import Session
     from deepcontrast_bmz.check.tiling import Handling
     from deepcontrast_bmz.package.description import ModelView
     from deepcontrast_bmz.package.files import Package

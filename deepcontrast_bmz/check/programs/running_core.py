@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from deepcontrast_bmz.check.engines.engine import Engine
     from deepcontrast_bmz.check.engines.environments import Remark
     from deepcontrast_bmz.check.findings import Column, Measured
-    from deepcontrast_bmz.check.measure import Session
+    from deepcontrast_bmz.check.session import Session
     from deepcontrast_bmz.package.files import Package
 
 # Severity of bioimageio.spec from which a remark is a warning.

@@ -1,0 +1,65 @@
+"""One package while it is run: what its engines share."""
+
+from __future__ import annotations
+
+__all__ = ["Session"]
+
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from deepcontrast_bmz.check.compare import Bench
+from deepcontrast_bmz.package.files import offline_description
+
+if TYPE_CHECKING:
+    from deepcontrast_bmz.package.files import Package
+
+
+@dataclass
+class Session:
+    """One package while it is run, and what its engines share."""
+
+    package: Package
+    run_code: bool
+    _temporary: list[tempfile.TemporaryDirectory[str]] = field(
+        default_factory=list[tempfile.TemporaryDirectory[str]]
+    )
+
+    @cached_property
+    def bench(self) -> Bench:
+        """The images and comparisons.
+
+        Raises
+        ------
+        NotPossibleError
+            If the package leaves nothing to compare.
+        """
+        return Bench(self.package, self.run_code)
+
+    @cached_property
+    def offline_copy(self) -> Path:
+        """A copy of the files that are named, with a description that needs no internet."""
+        self._temporary.append(tempfile.TemporaryDirectory(prefix="dcbmz-check-"))
+        folder = Path(self._temporary[-1].name)
+        for reference in self.package.references:
+            source = self.package.file(reference.source)
+            if source is not None:
+                target = folder / reference.source
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+        description = folder / "rdf.yaml"
+        plain = offline_description(self.package.rdf)
+        description.write_text(
+            yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
+        return description
+
+    def close(self) -> None:
+        """Remove the copy."""
+        for temporary in self._temporary:
+            temporary.cleanup()
