@@ -86,6 +86,7 @@ def test_parts_make_the_description_again(tmp_path: Path) -> None:
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["pytorch_state_dict", "torchscript", "onnx"])
 def test_opens_by_name_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str

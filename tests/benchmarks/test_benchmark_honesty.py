@@ -65,6 +65,7 @@ def test_the_score_of_every_shift_is_printed(
         assert f"| {name} |" in printed
 
 
+@pytest.mark.slow
 def test_the_verdicts_are_counted(
     verdict: Any,
     tiny_run: Path,

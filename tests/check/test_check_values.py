@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SQUARE = 8
 
 
+@pytest.mark.slow
 def test_good_package_passes_everywhere_and_the_state_dict_is_not_called_passed(
     good: Path,
 ) -> None:

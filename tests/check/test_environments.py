@@ -193,6 +193,7 @@ def test_job_refuses_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 # ---- real engines
 
 
+@pytest.mark.slow
 @pytest.mark.engines
 @pytest.mark.parametrize("name", CORES)
 def test_core_sees_the_torch_that_is_installed_and_nothing_else(
@@ -230,6 +231,7 @@ def environments_of(program: str) -> list[str]:
     return [engine.name for engine in found.engines if engine.where == "environment"]
 
 
+@pytest.mark.slow
 @pytest.mark.engines
 def test_real_python_engines_pass_a_good_package_offline(
     good: Path, require: Require, monkeypatch: pytest.MonkeyPatch
@@ -251,6 +253,7 @@ def test_real_python_engines_pass_a_good_package_offline(
     assert all(f.source == "measured" for row in report.rows for f in row.findings)
 
 
+@pytest.mark.slow
 @pytest.mark.engines
 def test_state_dict_runs_in_an_old_core_only_when_its_code_may(
     spoilt: Copy, require: Require
@@ -275,6 +278,7 @@ def test_documentation_as_a_map_is_refused_by_the_old_cores_themselves(
     assert any(reason.startswith("core-0.10.2 (torchscript)") for reason in ilastik.opens.reasons)
 
 
+@pytest.mark.slow
 @pytest.mark.engines
 def test_fused_nodes_without_names_are_refused_by_bioengines_onnxruntime(
     spoilt: Copy, require: Require
@@ -316,6 +320,7 @@ def test_opset_18_is_refused_by_the_onnxruntime_of_fiji(spoilt: Copy, require: R
     assert any(r.startswith("onnxruntime-java-1.12.1") for r in fiji.runs.reasons)
 
 
+@pytest.mark.slow
 @pytest.mark.engines
 def test_real_java_engines_pass_a_good_package(good: Path, require: Require) -> None:
     require(java_missing())

@@ -605,6 +605,7 @@ def reference_runner() -> Generator[Any]:
         gc.collect()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights_format", WEIGHTS_FORMATS)
 def test_the_reference_runner_passes_it(package: Path, weights_format: Any) -> None:
     with reference_runner() as core:
@@ -614,6 +615,7 @@ def test_the_reference_runner_passes_it(package: Path, weights_format: Any) -> N
         assert all("Missing `maintainers`" in n.msg for n in notes if n.severity > 20)
 
 
+@pytest.mark.slow
 def test_the_reference_runner_gives_the_values_of_the_loop(package: Path, run: Path) -> None:
     """On a stack of odd sides, whole and in blocks."""
     raw = np.random.default_rng(1).poisson(200, (1, 1, 19, 141, 133)).astype(np.uint16)

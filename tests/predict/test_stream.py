@@ -875,6 +875,7 @@ def test_a_full_disk_keeps_what_is_done(
     assert read_image(target).shape == (70, 90)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.zarr", "out.tif"])
 def test_a_disk_that_takes_no_more_ends_with_code_1(
     tiny_run: Path, tmp_path: Path, name: str
@@ -969,6 +970,7 @@ def test_what_cannot_be_printed_is_said_once() -> None:
         assert "cannot be printed (No space left on device)" in done.stderr
 
 
+@pytest.mark.slow
 def test_names_beyond_ascii_and_a_closed_terminal_do_not_matter(
     tiny_run: Path, tmp_path: Path
 ) -> None:

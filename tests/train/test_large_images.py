@@ -136,6 +136,7 @@ def test_a_stack_gives_stacks(small: Callable[..., None]) -> None:
             excerpts_of(Recording(dims, shape).image, 0, "thin", WIDTHS, seed=1, planes=2)
 
 
+@pytest.mark.slow
 def test_training_from_an_image_that_does_not_fit(
     tmp_path: Path,
     tiny_recipe: Recipe,
