@@ -241,6 +241,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory, package: Path) -> Bench:
     fiji("no step", "enhanced={movie all.tif} input={movie.tif}")
     fiji("wrong iterations", "enhanced={stack all.tif} input={movie.tif} step=0.5")
     fiji("missing", "model={model_3} input={absent.tif}")
+    fiji("bare", "model={model_3} input={plane.tif}")
+    jobs["bare"] = ("bare", *jobs["bare"][1:])
     for name in ("silent", "broken", "halfway"):
         fiji(name, f"model={{{name}_3}} input={{plane.tif}}")
     (folder / "again.tif.txt").write_text("DCBMZ ERROR: of the last run\n", encoding="utf-8")
@@ -415,6 +417,7 @@ REFUSALS = {
     "no step": "give step=",
     "wrong iterations": "The iterations are 7 x 8 pixels in 12 planes, but movie.tif is 7 x 8 in 3",
     "missing": "absent.tif does not exist",
+    "bare": "deepImageJ is not installed",
     "silent": "deepImageJ gave no result",
     "broken": "deepImageJ gave no result",
     "halfway": "deepImageJ gave no result",

@@ -12,7 +12,19 @@ final class HeadlessImageJ {
     private static final Pattern COMMAND =
             Pattern.compile("^\\w+=\"([^\"\\[]+)(?:\\[.*])?\",(.+)$");
 
+    private static final String DEEPIMAGEJ = "DeepImageJ Run";
+
     private HeadlessImageJ() {}
+
+    /** Takes deepImageJ from the menus, or puts it back. */
+    @SuppressWarnings("unchecked")
+    static void install(boolean deepImageJ) {
+        Hashtable<String, String> commands = Menus.getCommands();
+        commands.remove(DEEPIMAGEJ);
+        if (deepImageJ) {
+            commands.put(DEEPIMAGEJ, "DeepImageJStandIn");
+        }
+    }
 
     static void start() throws IOException, ReflectiveOperationException {
         Hashtable<String, String> commands = new Hashtable<>();
@@ -27,7 +39,7 @@ final class HeadlessImageJ {
         }
         // Commands of the menus that ImageJ builds in its own code.
         commands.put("32-bit", "ij.plugin.Converter(\"32-bit\")");
-        commands.put("DeepImageJ Run", "DeepImageJStandIn");
+        commands.put(DEEPIMAGEJ, "DeepImageJStandIn");
         Field table = Menus.class.getDeclaredField("pluginsTable");
         table.setAccessible(true);
         table.set(null, commands);

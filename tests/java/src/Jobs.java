@@ -19,10 +19,11 @@ import java.util.List;
  * Runs the jobs of a file, one a line, its words parted by tabs, without a screen.
  *
  * <p>{@code open IMAGE RESULT}: what ImageJ reads, as RESULT.txt and RESULT.raw. {@code macro FILE
- * ARGUMENTS}: an ImageJ macro. {@code current IMAGE FILE ARGUMENTS}: the same on an open image.
- * {@code qupath SCRIPT EXTENSION IMAGE REGION ARGUMENT...}, {@code blend SCRIPT ...}: a Groovy
- * script. {@code signatures RESULT NAME...}: what classes offer. What job number n says goes to
- * n.txt in the folder of the jobs, with "ended" or "stopped" as its last line.
+ * ARGUMENTS}: an ImageJ macro. {@code bare FILE ARGUMENTS}: the same without deepImageJ. {@code
+ * current IMAGE FILE ARGUMENTS}: the same on an open image. {@code qupath SCRIPT EXTENSION IMAGE
+ * REGION ARGUMENT...}, {@code blend SCRIPT ...}: a Groovy script. {@code signatures RESULT
+ * NAME...}: what classes offer. What job number n says goes to n.txt in the folder of the jobs,
+ * with "ended" or "stopped" as its last line.
  */
 public final class Jobs {
     private Jobs() {}
@@ -60,6 +61,14 @@ public final class Jobs {
                 break;
             case "macro":
                 macro(Files.readString(Path.of(words[1])), words[2]);
+                break;
+            case "bare":
+                HeadlessImageJ.install(false);
+                try {
+                    macro(Files.readString(Path.of(words[1])), words[2]);
+                } finally {
+                    HeadlessImageJ.install(true);
+                }
                 break;
             case "current":
                 // Returns to the image afterwards: it must be as it was.
