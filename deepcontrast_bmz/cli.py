@@ -407,28 +407,62 @@ def export(
     )
 
 
+Engines = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ENGINES",
+        help="Engines to run, with commas between: 'all' in this process (default), 'real' "
+        "also those of other programs (downloaded once), 'none' to read files only.",
+    ),
+]
+RunCode = Annotated[bool, typer.Option("--run-code", help="Allow code inside the package to run.")]
+
+
 @app.command()
 def check(
     package: Annotated[Path, typer.Argument(metavar="PACKAGE", help="Zip, folder or rdf.yaml.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    run: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ENGINES",
-            help="Engines to run, with commas between: 'all' in this process (default), 'real' "
-            "also those of other programs (downloaded once), 'none' to read files only.",
-        ),
-    ] = None,
-    run_code: Annotated[
-        bool, typer.Option("--run-code", help="Allow code inside the package to run.")
+    run: Engines = None,
+    run_code: RunCode = False,
+    zoo: Annotated[
+        bool,
+        typer.Option("--zoo", help="Foretell what the BioImage Model Zoo will say, and the score."),
     ] = False,
 ) -> None:
     """Check that a package opens and runs in every program; exit code 1 if a row fails."""
     from deepcontrast_bmz.check.check import check_package
 
     engines = None if run is None else [part for part in run.split(",") if part]
-    result = check_package(package, run=engines, run_code=run_code)
+    result = check_package(package, run=engines, run_code=run_code, zoo=zoo)
     print(result.to_json() if as_json else result.to_text())
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def publish(
+    package: Annotated[Path, typer.Argument(metavar="PACKAGE", help="Zip, folder or rdf.yaml.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and list; nothing is sent.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    run: Engines = None,
+    run_code: RunCode = False,
+) -> None:
+    """Check a package as 'check --zoo' does and list what an upload to the zoo would send."""
+    if not dry_run:
+        raise InputError(
+            "no uploading is built in: add --dry-run to see what would be sent, then send it with "
+            "the Upload page of bioimage.io, or with bioimageio.spec.upload and a token of yours"
+        )
+    from deepcontrast_bmz.check.check import check_package
+
+    engines = None if run is None else [part for part in run.split(",") if part]
+    result = check_package(package, run=engines, run_code=run_code, zoo=True, by_spec=True)
+    print(result.to_json() if as_json else result.to_text())
+    if result.zoo is not None and not as_json:
+        print()
+        print(result.zoo.upload_text())
     if not result.passed:
         raise typer.Exit(1)
 

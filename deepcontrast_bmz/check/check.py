@@ -78,8 +78,33 @@ def _measure(
     return found
 
 
+def _check(package: Package, engines: Sequence[str], run_code: bool) -> tuple[Row, ...]:
+    """Return one row per program."""
+    refused = {
+        program.name: program.refuses(package) if program.refuses is not None else ""
+        for program in PROGRAMS
+    }
+    taking = [program for program in PROGRAMS if not refused[program.name]]
+    measured = _measure(taking, package, engines, run_code)
+    rows: list[Row] = []
+    for program in PROGRAMS:
+        if refused[program.name]:
+            rows.append(refused_row(program, refused[program.name]))
+            continue
+        findings = apply_rules(program.rules, package)
+        if program.inspect is not None:
+            findings += program.inspect(package)
+        rows.append(build_row(program, findings, measured[program.name]))
+    return tuple(rows)
+
+
 def check_package(
-    path: Path, *, run: Sequence[str] | None = None, run_code: bool = False
+    path: Path,
+    *,
+    run: Sequence[str] | None = None,
+    run_code: bool = False,
+    zoo: bool = False,
+    by_spec: bool = False,
 ) -> Report:
     """Check a model package against every program.
 
@@ -94,6 +119,11 @@ def check_package(
     run_code : bool
         Whether weights that need Python code from the package are run. It is somebody's code:
         allow it for packages you trust.
+    zoo : bool
+        Whether to foretell what the BioImage Model Zoo will say, too. Every row is then about the
+        package as the zoo has it: with an id.
+    by_spec : bool
+        Whether the zoo gets it through bioimageio.spec's upload, which refuses an id.
 
     Returns
     -------
@@ -103,23 +133,19 @@ def check_package(
     Raises
     ------
     InputError
-        If the path is no package, or `run` names something unknown.
+        If the path is no package, `run` names something unknown, or the zoo's verdict is asked for
+        a package without test tensors.
     """
     engines = _chosen(run)
     with open_package(path) as package:
-        refused = {
-            program.name: program.refuses(package) if program.refuses is not None else ""
-            for program in PROGRAMS
-        }
-        taking = [program for program in PROGRAMS if not refused[program.name]]
-        measured = _measure(taking, package, engines, run_code)
-        rows: list[Row] = []
-        for program in PROGRAMS:
-            if refused[program.name]:
-                rows.append(refused_row(program, refused[program.name]))
-                continue
-            findings = apply_rules(program.rules, package)
-            if program.inspect is not None:
-                findings += program.inspect(package)
-            rows.append(build_row(program, findings, measured[program.name]))
-    return Report(package=path.name, engines=engines, rows=tuple(rows))
+        if not zoo:
+            return Report(
+                package=path.name, engines=engines, rows=_check(package, engines, run_code)
+            )
+        from deepcontrast_bmz.check.zoo.case import as_published
+        from deepcontrast_bmz.check.zoo.foretell import foretell, require_test_tensors
+
+        require_test_tensors(package)
+        rows = _check(as_published(package), engines, run_code)
+        verdict = foretell(package, rows, engines, run_code=run_code, by_spec=by_spec)
+        return Report(package=path.name, engines=engines, rows=rows, zoo=verdict)

@@ -17,6 +17,7 @@ __all__ = [
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from deepcontrast_bmz.check.zoo.records import ZooVerdict  # noqa: TC001 - pydantic reads it
 from deepcontrast_bmz.settings import Record
 
 Severity = Literal["error", "warning"]
@@ -111,11 +112,14 @@ class Report(Record):
     """What was run; empty when only the files were read."""
     rows: tuple[Row, ...]
     """One per program."""
+    zoo: ZooVerdict | None = None
+    """What the BioImage Model Zoo will say, where that was asked."""
 
     @property
     def passed(self) -> bool:
         """Whether no row failed; parts that were not run are `skipped`, in words, in their row."""
-        return not any(row.failed for row in self.rows)
+        zoo = self.zoo is None or self.zoo.passed
+        return zoo and not any(row.failed for row in self.rows)
 
     def row(self, program: str) -> Row:
         """Return the row of one program."""
@@ -155,6 +159,8 @@ class Report(Record):
                     lines += [f"  {words} skipped in part: {part}" for part in verdict.not_run]
         failed = [row.program for row in self.rows if row.failed]
         lines += ["", f"failed: {', '.join(failed)}" if failed else "no row failed"]
+        if self.zoo is not None:
+            lines += ["", self.zoo.to_text()]
         return "\n".join(lines)
 
     def to_json(self) -> str:
@@ -164,6 +170,10 @@ class Report(Record):
         record = self.model_dump(mode="json")
         for row, described in zip(self.rows, record["rows"], strict=True):
             described["passed"] = row.passed
+        if self.zoo is None:
+            del record["zoo"]
+        else:
+            record["zoo"]["passed"] = self.zoo.passed
         return json.dumps({"passed": self.passed, **record}, indent=2)
 
 

@@ -127,7 +127,7 @@ ENVIRONMENTS: dict[str, Environment] = {
             (
                 Pin("bioimageio.core==0.10.4", "that of BioEngine; bioimageio.spec 0.5.10.2"),
                 _PYDANTIC,
-                _NUMPY_2,
+                Pin("numpy==1.26.4", "that of BioEngine"),
                 _onnxruntime("==1.20.1", "that of BioEngine"),
             ),
             torch=True,

@@ -1,0 +1,172 @@
+"""The zoo's test with deepImageJ: the sample through Fiji, compared with the test output.
+
+Read in bioimage-io/collection at 0d660e5, scripts/check_compatibility_deepimagej.py and
+scripts/deepimagej_jython_scripts/: halos are deleted, the sample of the first input is run (its
+test tensor where there is none), and every pixel is compared with the test output.
+"""
+
+from __future__ import annotations
+
+__all__ = ["judge_deepimagej"]
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepcontrast_bmz.check.engines.engine import EngineError, EngineMissingError
+from deepcontrast_bmz.check.processing import UnsupportedError
+from deepcontrast_bmz.check.programs.fiji import weights_to_load
+from deepcontrast_bmz.check.tiling import NotPossibleError
+from deepcontrast_bmz.check.zoo.criterion import (
+    ENGINE_DIFFERENCE,
+    allowed_difference,
+    breaks_criterion,
+    share_at_risk,
+)
+from deepcontrast_bmz.check.zoo.records import ZooRow
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from deepcontrast_bmz.check.zoo.case import Case
+    from deepcontrast_bmz.check.zoo.records import State
+
+TITLE = (
+    "deepImageJ: bioimage-io/collection 0d660e5, scripts/check_compatibility_deepimagej.py and "
+    "deepimagej_check_outputs.py (every pixel within 1.5e-4 + 1e-4 |test|)"
+)
+REAL_ENGINES = {"torchscript": "libtorch-2.0.0", "onnx": "onnxruntime-java-1.12.1"}
+"""Engines of JDLL 0.6.1, by weights format."""
+MEND = "save test tensors of order 1, or the difference between engines is too large at some pixel"
+
+
+def _row(state: State, reasons: Sequence[str], not_run: Sequence[str] = ()) -> ZooRow:
+    low, high = {"passed": (1.0, 1.0), "skipped": (0.0, 1.0)}.get(state, (0.0, 0.0))
+    return ZooRow(
+        name="deepimagej",
+        title=TITLE,
+        state=state,
+        reasons=tuple(reasons),
+        not_run=tuple(not_run),
+        low=low,
+        high=high,
+        counted=True,
+    )
+
+
+def _obstacles(case: Case) -> list[str]:
+    """Say what in the files keeps Fiji from opening or running the model."""
+    row = case.rows.get("fiji")
+    if row is None:
+        return []
+    return [
+        f"{f.rule}: {f.checks}, but met {f.met}; {f.mend}"
+        for f in row.findings
+        if f.severity == "error" and f.column in ("opens", "runs") and f.source != "measured"
+    ]
+
+
+def _given_image(case: Case) -> NDArray[Any]:
+    """Return what the zoo runs, in the axes of the test input.
+
+    Raises
+    ------
+    EngineError
+        If the sample has another size than the test input, whose output it is compared with.
+    """
+    test = case.session.bench.test_input
+    source = case.package.view.inputs[0].sample_source
+    path = case.package.file(source)
+    if not source or path is None or path.suffix.lower() not in (".tif", ".tiff"):
+        return np.asarray(test, np.float32)
+    import tifffile
+
+    try:
+        sample = np.squeeze(tifffile.imread(path))
+    except (tifffile.TiffFileError, ValueError, OSError) as error:
+        raise EngineError(f"the sample {source} cannot be read: {error}") from error
+    if sample.shape != np.squeeze(test).shape:
+        raise EngineError(
+            f"the zoo runs the sample {source} {sample.shape} and compares with the output of the "
+            f"test input {np.squeeze(test).shape}: make them the same image"
+        )
+    return np.asarray(sample, np.float32).reshape(test.shape)
+
+
+def _run(case: Case, weights_format: str, x: NDArray[Any]) -> tuple[NDArray[Any], str, str]:
+    """Return the result, who computed it, and why that was not Fiji's engine."""
+    bench = case.session.bench
+    engine = REAL_ENGINES.get(weights_format, "")
+    path = case.package.weights_file(weights_format)
+    missing = f"Fiji's engine was not run (--run {engine} does)"
+    if engine in case.engines and path is not None:
+        from deepcontrast_bmz.check.engines.java import run_java
+
+        try:
+            (run,) = run_java(engine, path, [bench.prepared(x)])
+        except EngineMissingError as error:
+            missing = f"Fiji's engine, {engine}, was not run: {error}"
+        else:
+            return bench.finished(run.output), f"{engine} ({weights_format})", ""
+    if "fiji" not in case.engines:
+        raise NotPossibleError(missing)
+    (out,) = bench.here(weights_format)([x])
+    return out, f"{weights_format} in this process", missing
+
+
+def _compare(
+    out: NDArray[Any], expected: NDArray[Any], who: str, missing: str
+) -> tuple[State, list[str]]:
+    if out.shape != expected.shape:
+        return "failed", [f"{who} gives {out.shape}, the test output is {expected.shape}"]
+    broken = breaks_criterion(out, expected)
+    difference = np.abs(np.asarray(out, np.float64) - np.asarray(expected, np.float64))
+    count = int(broken.sum())
+    if count:
+        first = tuple(int(i[0]) for i in np.nonzero(broken))
+        return "failed", [
+            f"{who}: {count} of {broken.size} pixels differ by more than is allowed, the first at "
+            f"{first} by {difference[first]:.3g} where {allowed_difference(expected)[first]:.3g} "
+            f"is: {MEND}"
+        ]
+    said = f"{who}: no pixel differs by more than is allowed, the most by {difference.max():.2g}"
+    risk = share_at_risk(expected)
+    warned = (
+        f"an engine that differs by {ENGINE_DIFFERENCE:g} of the range would fail {risk:.1%} of "
+        f"the pixels: {MEND}"
+    )
+    if risk and missing:
+        # The engine of this process made the test output: its agreement decides nothing.
+        return "skipped", [said, warned]
+    return "passed", [said, warned] if risk else [said]
+
+
+def judge_deepimagej(case: Case) -> ZooRow:
+    """Return what the zoo's test with deepImageJ says."""
+    inputs = len(case.package.view.inputs)
+    if inputs > 1:
+        return _row("failed", [f"it takes one input, not {inputs}"])
+    obstacles = _obstacles(case)
+    if obstacles:
+        return _row("failed", obstacles)
+    chosen = weights_to_load(case.package)
+    if chosen is None or chosen not in REAL_ENGINES:
+        words = f"Fiji would run {chosen or 'none'} of the weights, which is not emulated"
+        return _row("skipped", [words])
+    refused = case.formats.get(chosen, "")
+    if refused:
+        return _row("skipped", [refused])
+    try:
+        out, who, missing = _run(case, chosen, _given_image(case))
+    except (NotPossibleError, UnsupportedError) as error:
+        return _row("skipped", [str(error)])
+    except EngineError as error:
+        return _row("failed", [str(error)])
+    except Exception as error:  # whatever the weights of others do
+        return _row(
+            "failed", [f"{chosen}: the engine stopped: {' '.join(str(error).split())[:300]}"]
+        )
+    state, reasons = _compare(out, case.session.bench.test_output, who, missing)
+    return _row(state, reasons, [missing] if missing else [])

@@ -1,0 +1,413 @@
+"""Rules of an upload, and what the reviewers of the zoo ask, as far as files can answer.
+
+Read in bioimageio.spec 0.5.12.0, _upload.py, and in bioimage-io/bioimage.io at 645a3cc:
+src/components/Upload.tsx, src/components/ReviewWriter.tsx and
+public/skills/bioimageio-models/SKILL.md.
+"""
+
+from __future__ import annotations
+
+__all__ = ["REVIEW_RULES", "UPLOAD_RULES", "ZooRule", "apply_zoo_rules"]
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepcontrast_bmz.check.zoo.records import Remark, Severity
+from deepcontrast_bmz.check.zoo.upload import list_left_behind
+from deepcontrast_bmz.package.description import as_list, as_map, text
+from deepcontrast_bmz.package.files import load_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from deepcontrast_bmz.package.files import Package
+
+SPEC_UPLOAD = "bioimageio.spec 0.5.12.0, _upload.py"
+WEBSITE = "bioimage-io/bioimage.io 645a3cc, Upload.tsx"
+REVIEW = "bioimage-io/bioimage.io 645a3cc, ReviewWriter.tsx"
+GUIDE = "bioimage-io/bioimage.io 645a3cc, skills/bioimageio-models/SKILL.md"
+LARGEST_COVER = 500_000
+COVER_RATIOS = (1.0, 2.0)
+RATIO_TOLERANCE = 0.05
+FEWEST_FILES, MOST_FILES = 5, 9
+PLACEHOLDERS = ("author", "authors", "maintainer", "maintainers", "team", "contributors")
+
+
+@dataclass(frozen=True)
+class ZooRule:
+    """One rule, as data, with a pure function that says where it is broken."""
+
+    name: str
+    severity: Severity
+    checks: str
+    mend: str
+    source: str
+    find: Callable[[Package], Iterable[str]]
+
+
+def apply_zoo_rules(rules: Sequence[ZooRule], package: Package) -> tuple[Remark, ...]:
+    """Return one remark per breach, errors first."""
+    found = [
+        Remark(
+            rule=rule.name,
+            severity=rule.severity,
+            met=met,
+            checks=rule.checks,
+            mend=rule.mend,
+            source=rule.source,
+        )
+        for rule in rules
+        for met in rule.find(package)
+    ]
+    return tuple(sorted(found, key=lambda remark: remark.severity != "error"))
+
+
+# ------------------------------------------------------------------------------ upload
+
+
+def _has_id(package: Package) -> Iterator[str]:
+    if text(package.rdf.get("id")):
+        yield f"id {text(package.rdf['id'])!r}"
+
+
+def _missing_files(package: Package) -> Iterator[str]:
+    for reference in package.references:
+        if not reference.remote and package.file(reference.source) is None:
+            yield f"{reference.where}: no file {reference.source!r}"
+
+
+def _same_names(package: Package) -> Iterator[str]:
+    local = {r.source for r in package.references if not r.remote}
+    counts = Counter(PurePosixPath(source).name for source in local)
+    for name, count in counts.items():
+        if count > 1:
+            yield f"{count} files called {name}"
+
+
+def _folders(package: Package) -> Iterator[str]:
+    local = {r.source for r in package.references if not r.remote}
+    inside = sorted(source for source in local if "/" in source)
+    if inside:
+        yield f"{len(inside)} files in folders, such as {inside[0]}"
+
+
+def _own_config(package: Package) -> Iterator[str]:
+    keys = as_map(as_map(package.rdf.get("config")).get("bioimageio"))
+    if keys:
+        yield f"config.bioimageio with {', '.join(sorted(keys))}"
+
+
+def _description_name(package: Package) -> Iterator[str]:
+    if package.rdf_name not in ("rdf.yaml", "bioimageio.yaml"):
+        yield package.rdf_name
+
+
+UPLOAD_RULES: tuple[ZooRule, ...] = (
+    ZooRule(
+        "upload.id",
+        "warning",
+        "the description has no id: the zoo gives one",
+        "leave id out (dcbmz export --for zoo): bioimageio.spec's upload refuses a description "
+        "with one, the website writes its own over it",
+        f"{SPEC_UPLOAD}; {WEBSITE}",
+        _has_id,
+    ),
+    ZooRule(
+        "upload.files",
+        "error",
+        "every file that is named is in the package",
+        "add the file or correct its name",
+        SPEC_UPLOAD,
+        _missing_files,
+    ),
+    ZooRule(
+        "upload.same-names",
+        "error",
+        "no two files have the same name: folders are lost",
+        "rename one",
+        WEBSITE,
+        _same_names,
+    ),
+    ZooRule(
+        "upload.description-name",
+        "error",
+        "the description is called rdf.yaml or bioimageio.yaml",
+        "rename it to rdf.yaml",
+        WEBSITE,
+        _description_name,
+    ),
+    ZooRule(
+        "upload.folders",
+        "warning",
+        "the files lie beside rdf.yaml",
+        "lay them side by side: the website sends them without their folders, and the sources in "
+        "rdf.yaml stay as they were",
+        WEBSITE,
+        _folders,
+    ),
+    ZooRule(
+        "upload.website-config",
+        "warning",
+        "nothing is lost on the way",
+        "send it with bioimageio.spec's upload: the website's drops config.bioimageio, and with it "
+        "reproducibility_tolerance; otherwise test tensors must do with the default tolerance",
+        WEBSITE,
+        _own_config,
+    ),
+)
+
+
+# ------------------------------------------------------------------------------ review
+
+
+def _empty(key: str) -> Callable[[Package], Iterator[str]]:
+    def find(package: Package) -> Iterator[str]:
+        if package.rdf.get(key) in (None, "", [], {}):
+            yield f"no {key}"
+
+    return find
+
+
+def _people(package: Package, key: str) -> list[dict[str, object]]:
+    return [dict(as_map(person)) for person in as_list(package.rdf.get(key))]
+
+
+def _placeholder_authors(package: Package) -> Iterator[str]:
+    for person in _people(package, "authors"):
+        words = text(person.get("name")).lower().replace("_", " ").split()
+        reachable = any(person.get(k) for k in ("github_user", "orcid", "email"))
+        if not reachable and (not words or any(word in PLACEHOLDERS for word in words)):
+            yield f"author {text(person.get('name')) or 'without a name'!r}"
+
+
+def _no_maintainers(package: Package) -> Iterator[str]:
+    if _people(package, "maintainers"):
+        return
+    users = [p for p in _people(package, "authors") if p.get("github_user")]
+    yield "no maintainers" if users else "neither maintainers nor an author with github_user"
+
+
+def _uncited(package: Package) -> Iterator[str]:
+    cites = [as_map(cite) for cite in as_list(package.rdf.get("cite"))]
+    if not any(cite.get("doi") or cite.get("url") for cite in cites):
+        yield "no cite with doi or url" if cites else "no cite"
+
+
+def _documentation(package: Package) -> Path | None:
+    value = package.rdf.get("documentation")
+    source = text(as_map(value).get("source")) if isinstance(value, dict) else text(value)
+    return package.file(source)
+
+
+def _no_documentation(package: Package) -> Iterator[str]:
+    if not package.rdf.get("documentation"):
+        yield "no documentation"
+        return
+    path = _documentation(package)
+    if path is not None and not path.read_text(encoding="utf-8", errors="replace").strip():
+        yield f"{path.name}, which is empty"
+
+
+def _covers(package: Package) -> Iterator[Path]:
+    for value in as_list(package.rdf.get("covers")):
+        source = text(as_map(value).get("source")) if isinstance(value, dict) else text(value)
+        path = package.file(source)
+        if path is not None:
+            yield path
+
+
+def _large_cover(package: Package) -> Iterator[str]:
+    for path in _covers(package):
+        size = path.stat().st_size
+        if size > LARGEST_COVER:
+            yield f"{path.name} of {size / 1000:.0f} kB"
+
+
+def _cover_ratio(package: Package) -> Iterator[str]:
+    from PIL import Image, UnidentifiedImageError
+
+    for path in _covers(package):
+        if path.suffix.lower() == ".svg":
+            continue
+        try:
+            with Image.open(path) as opened:
+                wide, high = opened.size
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+            yield f"{path.name}, which is no picture"
+            continue
+        if all(abs(wide / high / ratio - 1) > RATIO_TOLERANCE for ratio in COVER_RATIOS):
+            yield f"{path.name} of {wide} x {high} pixels"
+
+
+def _no_samples(package: Package) -> Iterator[str]:
+    for tensor in package.view.tensors:
+        if not tensor.sample_source:
+            yield f"none for {tensor.name}"
+
+
+def _mostly_negative(package: Package) -> Iterator[str]:
+    inputs = [load_tensor(package, tensor.test_source) for tensor in package.view.inputs]
+    if any(x is None or x.size == 0 or x.dtype.kind not in "fiu" for x in inputs):
+        return
+    if any(float(x.min()) < 0 for x in inputs if x is not None):
+        return
+    for tensor in package.view.outputs:
+        array = load_tensor(package, tensor.test_source)
+        channel = next((i for i, a in enumerate(tensor.axes) if a.kind == "channel"), None)
+        if array is None or channel is None or array.ndim != len(tensor.axes):
+            continue
+        negative = np.mean(array < 0, axis=tuple(i for i in range(array.ndim) if i != channel))
+        share = float(negative.max(initial=0.0))
+        if share > 0.5:
+            worst = int(negative.argmax()) + 1
+            yield f"{share:.0%} of channel {worst} of {tensor.test_source}"
+
+
+def _no_training_data(package: Package) -> Iterator[str]:
+    zoo = as_map(as_map(package.rdf.get("config")).get("bioimageio"))
+    if not package.rdf.get("training_data") and not zoo.get("training"):
+        yield "neither training_data nor config.bioimageio.training"
+
+
+def _file_count(package: Package) -> Iterator[str]:
+    count = 1 + len({reference.source for reference in package.references})
+    if not FEWEST_FILES <= count <= MOST_FILES:
+        yield f"{count} with rdf.yaml"
+
+
+def _unreferenced(package: Package) -> Iterator[str]:
+    left = list_left_behind(package)
+    if left:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        yield f"{', '.join(left[:3])}{more}"
+
+
+REVIEW_RULES: tuple[ZooRule, ...] = (
+    ZooRule(
+        "review.description",
+        "error",
+        "a description says what the model is for",
+        "add description: purpose, input, result",
+        REVIEW,
+        _empty("description"),
+    ),
+    ZooRule(
+        "review.authors",
+        "error",
+        "authors are named",
+        "add authors with name and github_user",
+        REVIEW,
+        _empty("authors"),
+    ),
+    ZooRule(
+        "review.license",
+        "error",
+        "a licence is named",
+        "add license, an SPDX name such as MIT or CC-BY-4.0",
+        REVIEW,
+        _empty("license"),
+    ),
+    ZooRule("review.tags", "error", "there are tags", "add tags", REVIEW, _empty("tags")),
+    ZooRule(
+        "review.cite",
+        "error",
+        "there is a citation with doi or url",
+        "add cite with text and doi",
+        REVIEW,
+        _uncited,
+    ),
+    ZooRule(
+        "review.documentation",
+        "error",
+        "there is documentation",
+        "write a README.md: use, data, limits, validation",
+        REVIEW,
+        _no_documentation,
+    ),
+    ZooRule(
+        "review.cover",
+        "error",
+        "there is a cover",
+        "add a picture of input and output",
+        REVIEW,
+        _empty("covers"),
+    ),
+    ZooRule(
+        "review.cover-size",
+        "warning",
+        "covers are smaller than 500 kB",
+        "save it smaller",
+        "bioimageio.spec 0.5.12.0, generic/v0_3.py",
+        _large_cover,
+    ),
+    ZooRule(
+        "review.cover-ratio",
+        "warning",
+        "covers are twice as wide as high, or square",
+        "crop it to 2:1 or 1:1",
+        "bioimageio.spec 0.5.12.0, generic/v0_3.py",
+        _cover_ratio,
+    ),
+    ZooRule(
+        "review.real-authors",
+        "warning",
+        "authors are people",
+        "name people with github_user: the website gives authors and maintainers with an email "
+        "the right to write",
+        f"{REVIEW}; {WEBSITE}",
+        _placeholder_authors,
+    ),
+    ZooRule(
+        "review.maintainers",
+        "warning",
+        "maintainers are named with github_user",
+        "add maintainers: who answers questions about the package",
+        f"{REVIEW}; bioimageio.spec 0.5.12.0, generic/v0_3.py",
+        _no_maintainers,
+    ),
+    ZooRule(
+        "review.samples",
+        "warning",
+        "every tensor has a sample image",
+        "add sample_tensor, a TIFF that people can open",
+        REVIEW,
+        _no_samples,
+    ),
+    ZooRule(
+        "review.negative-output",
+        "warning",
+        "no channel of the test output is mostly negative where the input is not",
+        "choose a test image that the model is meant for",
+        f"{GUIDE}: representative samples",
+        _mostly_negative,
+    ),
+    ZooRule(
+        "review.training-data",
+        "warning",
+        "the training data are cited",
+        "add training_data, or config.bioimageio.training",
+        REVIEW,
+        _no_training_data,
+    ),
+    ZooRule(
+        "review.file-count",
+        "warning",
+        f"a package is {FEWEST_FILES} to {MOST_FILES} files",
+        "leave out what running and judging the model does not need",
+        GUIDE,
+        _file_count,
+    ),
+    ZooRule(
+        "review.unreferenced",
+        "warning",
+        "every file is named in rdf.yaml",
+        "leave them out (dcbmz export --for zoo): the website sends them, bioimageio.spec does not",
+        f"{GUIDE}; {WEBSITE}",
+        _unreferenced,
+    ),
+)
