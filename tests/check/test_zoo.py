@@ -68,6 +68,7 @@ def told(c: Copy, *engines: str, by_spec: bool = False, run_code: bool = False) 
 
 
 def test_package_made_for_the_zoo_passes(ready: Copy) -> None:
+    del ready.rdf["weights"]["onnx"]  # one format is enough, and half the time
     verdict = told(ready, "core", "fiji")
     states = {row.name: row.word for row in verdict.rows}
     assert states == {

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from deepcontrast_bmz.check.findings import Row
-    from deepcontrast_bmz.check.measure import Session
+    from deepcontrast_bmz.check.session import Session
     from deepcontrast_bmz.package.files import Package
 
 PUBLISHED_ID = "adjective-animal"

@@ -6,7 +6,7 @@ __all__ = ["ONLY_THE_ZOO", "foretell", "require_test_tensors"]
 
 from typing import TYPE_CHECKING
 
-from deepcontrast_bmz.check.measure import Session
+from deepcontrast_bmz.check.session import Session
 from deepcontrast_bmz.check.zoo.case import Case, as_published
 from deepcontrast_bmz.check.zoo.deepimagej import judge_deepimagej
 from deepcontrast_bmz.check.zoo.judges import (
