@@ -366,7 +366,9 @@ def evaluate(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Run folder, or 'deepcontrast' as it is shipped.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Package.zip.", show_default=False)],
     iterations: Annotated[
         int | None,
@@ -375,14 +377,30 @@ def export(
         ),
     ] = None,
     card: Annotated[Path | None, typer.Option(help="Markdown file with the model card.")] = None,
-    maintainer: Annotated[
-        str | None,
-        typer.Option(metavar="NAME:GITHUB_USER", help="Maintainer named in the package."),
-    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
     sample: Annotated[
-        Path | None, typer.Option(help="Raw image for the test tensors. Default: a phantom.")
+        Path | None,
+        typer.Option(help="Raw image for the test tensors. Default: a simulated one."),
     ] = None,
+    purpose: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            help="files: with all that Fiji and QuPath users need; zoo: without id, and only what "
+            "rdf.yaml names.",
+        ),
+    ] = "files",
+    author: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME:GITHUB_USER:ORCID:AFFILIATION", help="May be repeated."),
+    ] = None,
+    maintainer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME:GITHUB_USER", help="Who answers questions; may be repeated."),
+    ] = None,
+    git_repo: Annotated[str | None, typer.Option(help="Address of the repository.")] = None,
+    version: Annotated[str | None, typer.Option(help="Version of the model, as 1.0.0.")] = None,
+    training_data: Annotated[str | None, typer.Option(help="Id of a dataset in the zoo.")] = None,
     repository: Annotated[
         bool,
         typer.Option(
@@ -390,21 +408,22 @@ def export(
         ),
     ] = False,
 ) -> None:
-    """Export a run as a BioImage Model Zoo package."""
-    from deepcontrast_bmz.export.package import DEFAULT_NAME, export_run, write_repository_model
+    """Export a run, or the shipped model, as a BioImage Model Zoo package."""
+    from deepcontrast_bmz.export.command import export_named
+    from deepcontrast_bmz.export.publication import make_publication
 
-    write = write_repository_model if repository else export_run
-    print(
-        write(
-            run,
-            out,
-            iterations=iterations,
-            card=card,
-            maintainer=maintainer,
-            name=DEFAULT_NAME if name is None else name,
-            sample=sample,
-        )
+    publication = make_publication(
+        authors=author or [],
+        maintainers=maintainer or [],
+        git_repo=git_repo,
+        version=version,
+        training_data=training_data,
     )
+    options = {"iterations": iterations, "card": card, "name": name, "sample": sample}
+    given = {key: value for key, value in options.items() if value is not None}
+    if repository:
+        given["repository"] = True
+    print(export_named(run, out, purpose, publication, given))
 
 
 Engines = Annotated[

@@ -9,8 +9,11 @@ from __future__ import annotations
 __all__ = [
     "DataSettings",
     "LoopSettings",
+    "Maintainer",
     "NetworkSettings",
+    "Person",
     "PhysicsSettings",
+    "PublicationSettings",
     "Recipe",
     "Record",
     "Scatter",
@@ -20,11 +23,13 @@ __all__ = [
     "recipe_to_toml",
 ]
 
+import re
 import tomllib
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -230,6 +235,77 @@ class TrainingSettings(Record):
     """Fixed held-out patches the validation loss is computed on."""
 
 
+def _check_name(text: str) -> str:
+    if not text.strip() or re.search(r"[/\\\x00-\x1f]", text):
+        raise ValueError("a name has at least one letter, and no slash or control character")
+    return text.strip()
+
+
+def _check_github_user(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9]|-(?=[A-Za-z0-9])){0,38}", text):
+        raise ValueError("a GitHub user has 1 to 39 letters, digits and single hyphens between")
+    return text
+
+
+def _check_orcid(text: str) -> str:
+    """Refuse what is no ORCID iD; the last digit checks the others (ISO 7064, MOD 11-2)."""
+    if not re.fullmatch(r"\d{4}-\d{4}-\d{4}-\d{3}[\dX]", text):
+        raise ValueError("an ORCID iD has four groups of four digits, such as 0000-0002-1825-0097")
+    total = 0
+    for digit in text[:-1].replace("-", ""):
+        total = 2 * (total + int(digit))
+    if text[-1] != "0123456789X"[(12 - total % 11) % 11]:
+        raise ValueError("the last digit of an ORCID iD checks the others, and does not fit here")
+    return text
+
+
+def _check_url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/]+\.[^\s/]+(/\S*)?", text):
+        raise ValueError("an address begins with https:// and has no spaces")
+    return text
+
+
+def _check_version(text: str) -> str:
+    if not re.fullmatch(r"\d+\.\d+\.\d+([-+][0-9A-Za-z.-]+)?", text):
+        raise ValueError("a version is three numbers, such as 1.0.0")
+    return text
+
+
+_Name = Annotated[str, AfterValidator(_check_name)]
+_GithubUser = Annotated[str, AfterValidator(_check_github_user)]
+
+
+class Person(Record):
+    """An author of a model."""
+
+    name: _Name
+    github_user: _GithubUser | None = None
+    orcid: Annotated[str, AfterValidator(_check_orcid)] | None = None
+    affiliation: Annotated[str, Field(min_length=1)] | None = None
+
+
+class Maintainer(Record):
+    """Who answers questions about a model."""
+
+    name: _Name
+    github_user: _GithubUser
+
+
+class PublicationSettings(Record):
+    """What a description says beside the model itself; none of it changes the training."""
+
+    authors: tuple[Person, ...] = ()
+    """Each with name and, where known, github_user, orcid and affiliation; else the maintainers."""
+    maintainers: tuple[Maintainer, ...] = ()
+    """Who answers questions, each with name and github_user."""
+    git_repo: Annotated[str, AfterValidator(_check_url)] | None = None
+    """Address of the repository in which the model is developed."""
+    version: Annotated[str, AfterValidator(_check_version)] | None = None
+    """Version of the model, three numbers."""
+    training_data: Annotated[str, Field(min_length=1, pattern=r"^\S+$")] | None = None
+    """Id of a dataset in the BioImage Model Zoo."""
+
+
 class Recipe(Record):
     """All that decides a training run, beside the images."""
 
@@ -240,6 +316,7 @@ class Recipe(Record):
     loop: LoopSettings = LoopSettings()
     data: DataSettings = DataSettings()
     training: TrainingSettings = TrainingSettings()
+    publication: PublicationSettings = PublicationSettings()
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -313,6 +390,9 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _toml_value(value: Any) -> str:
+    if isinstance(value, Record):
+        set_fields = {k: v for k, v in value if v is not None}
+        return "{ " + ", ".join(f"{k} = {_toml_value(v)}" for k, v in set_fields.items()) + " }"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):

@@ -1,20 +1,19 @@
-"""The halo of a loop along every axis: what tiles need around them in practice.
+"""The halo that foreign programs need: how far a loop really sees, measured on an image.
 
-Planes are measured in `tiles.measure_halo`. A stack is first cut along y and x, all planes being
-there, then along z, too; its halo along z counts planes.
+Blocks of our own are read with all that the network can see (`blocks.py`) and need no such figure.
 """
 
 from __future__ import annotations
 
-__all__ = ["measure_halos"]
+__all__ = ["measure_halo"]
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 
-from deepcontrast_bmz.export.plane_halo import measure_halo
-from deepcontrast_bmz.model.loop import extend_volume
+from deepcontrast_bmz.model.loop import extend_symmetric, extend_volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,11 +23,29 @@ if TYPE_CHECKING:
     from deepcontrast_bmz.model.loop import Loop
 
 _GRID = 8
-"""Lateral halos are multiples of this; networks for stacks do not pool."""
+"""Lateral halos are multiples of this."""
+
+_ENOUGH_PIXELS = 64
+"""A halo counts as tested only if this many pixels of a plane were seen with it."""
 
 
-def measure_halos(loop: Loop, sample: Tensor, iterations: int, tolerance: float) -> tuple[int, ...]:
-    """Return the effective radius of a loop along (z,) y, x.
+class _Part(NamedTuple):
+    """A part of the sample that was run alone, mirrored where it was cut."""
+
+    change: Tensor
+    """((Z,) Y, X): largest change over the channels against the whole, over their range."""
+    seen: tuple[Tensor, ...]
+    """Real pixels between each pixel and the cut, along each axis."""
+
+
+def measure_halo(loop: Loop, sample: Tensor, iterations: int, tolerance: float) -> tuple[int, ...]:
+    """Return the effective radius of a loop along (z,) y, x: the halo that tiles need in practice.
+
+    The exact radius counts every pixel that has any influence; that of most is far below what a
+    sample's grey levels resolve. Here the sample is cut once along y and x, every part is run
+    as a foreign program would run a tile, mirrored where it was cut, and compared with the
+    sample run whole. A pixel h away from the nearest cut has been seen with h real neighbours.
+    Of stacks the halo along z is measured after that, cut along all three axes.
 
     Parameters
     ----------
@@ -45,79 +62,84 @@ def measure_halos(loop: Loop, sample: Tensor, iterations: int, tolerance: float)
     Returns
     -------
     tuple of int
-        Lateral halos as from `tiles.measure_halo`; along z the smallest number of planes, at
-        least 1, that keeps the tolerance together with them. The exact radius where the sample
-        is too small to find a smaller one.
+        Along y and x the smallest multiple of 8 and of the pooling grid, at least 8, at which
+        all pixels that far or farther from the cuts keep within the tolerance; along z the
+        smallest number of planes, at least 1, that does so together with them. Where the sample
+        is too small, or the loop too far-sighted, to find one: the exact radius, lateral ones
+        rounded up likewise.
     """
-    if loop.dims == 2:
-        return (measure_halo(loop, sample, iterations, tolerance),) * 2
-    planes, lateral, _ = loop.margins(iterations)
-    exact = max(-(-lateral // _GRID) * _GRID, _GRID)
-    depth, height, width = sample.shape[2:]
-    if min(depth, height, width) < 2:
-        return planes, exact, exact
+    grid = int(np.lcm(_GRID, loop.multiple))
+    exact = max(-(-iterations * loop.radius // grid) * grid, grid)
+    planes = iterations * loop.radii[0] if loop.dims == 3 else 0
+    unmeasured = (planes,) * (loop.dims - 2) + (exact, exact)
+    cuts = [n // 2 // loop.multiple * loop.multiple for n in sample.shape[2:]]
+    if min(cuts) == 0:
+        return unmeasured
     with torch.inference_mode():
-        whole = loop.iterate(extend_volume(sample, planes, lateral), iterations)
-        halo = exact
-        worst = torch.zeros(exact + 1)
-        for change, _, beside in _cut_apart(loop, sample, whole, iterations, (0,)):
-            worst.scatter_reduce_(
-                0, beside.clamp_max(exact).flatten(), change.amax(0).flatten(), "amax"
-            )
-        farthest = min(height // 2, width // 2) - 1
-        beyond = worst.flip(0).cummax(0).values.flip(0)
-        for candidate in range(_GRID, min(exact, farthest + 1), _GRID):
-            if beyond[candidate] <= tolerance:
-                halo = candidate
-                break
-        depths = torch.zeros(planes + 1)
-        for change, above, beside in _cut_apart(loop, sample, whole, iterations, (0, depth // 2)):
-            kept = torch.where(beside >= halo, change, 0.0).amax((1, 2))
-            depths.scatter_reduce_(0, above.clamp_max(planes), kept, "amax")
-    beyond = depths.flip(0).cummax(0).values.flip(0)
-    for candidate in range(1, min(planes, depth // 2)):
-        if beyond[candidate] <= tolerance:
-            return candidate, halo, halo
-    return planes, halo, halo
+        whole = loop.iterate(_extended(loop, sample, iterations), iterations)
+        parts = _run_apart(loop, sample, whole, iterations, [0, *cuts[-2:]][-loop.dims :])
+        lateral = _lateral_halo(parts, grid, exact, tolerance)
+        if loop.dims == 2:
+            return lateral, lateral
+        parts = _run_apart(loop, sample, whole, iterations, cuts)
+        return _axial_halo(parts, planes, lateral, cuts[0], tolerance), lateral, lateral
 
 
-def _cut_apart(
-    loop: Loop, sample: Tensor, whole: Tensor, iterations: int, tops: tuple[int, ...]
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Run the parts of a stack alone, mirrored where they were cut.
+def _lateral_halo(parts: Iterator[_Part], grid: int, exact: int, tolerance: float) -> int:
+    worst, tested = torch.zeros(exact + 1), torch.zeros(exact + 1)
+    for change, seen in parts:
+        beside = torch.minimum(seen[-2][:, None], seen[-1][None, :]).clamp_max(exact).flatten()
+        largest = change.amax(0) if change.ndim == 3 else change
+        worst.scatter_reduce_(0, beside, largest.flatten(), "amax")
+        tested += torch.bincount(beside, minlength=exact + 1)
+    worst_beyond = worst.flip(0).cummax(0).values.flip(0)
+    tested_beyond = tested.flip(0).cumsum(0).flip(0)
+    for halo in range(grid, exact, grid):
+        if tested_beyond[halo] >= _ENOUGH_PIXELS and worst_beyond[halo] <= tolerance:
+            return halo
+    return exact
 
-    Parameters
-    ----------
-    tops : tuple of int
-        First plane of each layer of parts; y and x are cut in the middle.
 
-    Yields
-    ------
-    change : Tensor, (Z, Y, X)
-        Of each pixel of a part against the whole, over the range of the channel.
-    above : Tensor, (Z,)
-        Real planes between each plane and the nearest cut.
-    beside : Tensor, (Y, X)
-        Real pixels between each pixel and the nearest cut.
-    """
-    planes, lateral, _ = loop.margins(iterations)
-    depth, height, width = sample.shape[2:]
-    inner = (2, 3, 4)
-    spread = whole.amax(inner, keepdim=True) - whole.amin(inner, keepdim=True)
-    layers = itertools.pairwise((*tops, depth))
-    sides = [((0, n // 2), (n // 2, n)) for n in (height, width)]
-    for bounds in itertools.product(layers, *sides):
-        place = tuple(slice(first, last) for first, last in bounds)
-        window = (slice(None), slice(None), *place)
-        part = extend_volume(sample[window], planes, lateral)
-        alone = loop.iterate(part, iterations)
-        change = (alone - whole[window]).abs() / spread.clamp_min(1e-30)
-        above, rows, columns = (
-            _real_neighbours(first, last, n)
-            for (first, last), n in zip(bounds, (depth, height, width), strict=True)
-        )
+def _axial_halo(
+    parts: Iterator[_Part], exact: int, lateral: int, cut: int, tolerance: float
+) -> int:
+    worst = torch.zeros(exact + 1)
+    for change, (above, rows, columns) in parts:
         beside = torch.minimum(rows[:, None], columns[None, :])
-        yield change.amax((0, 1)).cpu(), above, beside
+        kept = torch.where(beside >= lateral, change, 0.0).amax((1, 2))
+        worst.scatter_reduce_(0, above.clamp_max(exact), kept, "amax")
+    worst_beyond = worst.flip(0).cummax(0).values.flip(0)
+    for halo in range(1, min(exact, cut)):
+        if worst_beyond[halo] <= tolerance:
+            return halo
+    return exact
+
+
+def _extended(loop: Loop, image: Tensor, iterations: int) -> Tensor:
+    """Return an image mirrored at its border as far as the loop sees."""
+    if loop.dims == 2:
+        return extend_symmetric(image, iterations * loop.radius)
+    return extend_volume(image, iterations * loop.radii[0], iterations * loop.radius)
+
+
+def _run_apart(
+    loop: Loop, sample: Tensor, whole: Tensor, iterations: int, cuts: list[int]
+) -> Iterator[_Part]:
+    """Run the parts of a sample alone; a cut at 0 is none."""
+    inner = tuple(range(2, sample.ndim))
+    spread = whole.amax(inner, keepdim=True) - whole.amin(inner, keepdim=True)
+    sizes = sample.shape[2:]
+    ranges = [
+        [(0, n)] if cut == 0 else [(0, cut), (cut, n)] for cut, n in zip(cuts, sizes, strict=True)
+    ]
+    for bounds in itertools.product(*ranges):
+        window = (slice(None), slice(None), *(slice(first, last) for first, last in bounds))
+        alone = loop.iterate(_extended(loop, sample[window], iterations), iterations)
+        change = (alone - whole[window]).abs() / spread.clamp_min(1e-30)
+        seen = tuple(
+            _real_neighbours(first, last, n) for (first, last), n in zip(bounds, sizes, strict=True)
+        )
+        yield _Part(change.amax((0, 1)).cpu(), seen)
 
 
 def _real_neighbours(first: int, last: int, length: int) -> Tensor:

@@ -17,6 +17,7 @@ __all__ = [
     "describe_run",
     "open_model",
     "read_run",
+    "shipped_folder",
 ]
 
 import hashlib
@@ -263,7 +264,7 @@ def open_model(name: str | Path, *, weights: str | None = None, device: str = "a
     """
     model = _open(name, weights, device)
     shipped = str(name) in SHIPPED and (isinstance(name, str) or not Path(name).exists())
-    path = _shipped_folder() if shipped else Path(name).absolute()
+    path = shipped_folder() if shipped else Path(name).absolute()
     for inside in ("weights.pt", "rdf.yaml"):
         if (path / inside).is_file():
             path = path / inside
@@ -289,7 +290,7 @@ def _open(name: str | Path, weights: str | None, device: str) -> Model:
     target = _Target(real, insisted=device != "auto")
     try:
         if str(name) in SHIPPED and (isinstance(name, str) or not path.exists()):
-            return _open_package(_Folder(_shipped_folder()), "rdf.yaml", weights, target, str(name))
+            return _open_package(_Folder(shipped_folder()), "rdf.yaml", weights, target, str(name))
         if path.is_dir() and (path / "recipe.toml").is_file():
             return _open_run(path, weights, real)
         if path.is_dir() and (path / "rdf.yaml").is_file():
@@ -313,8 +314,8 @@ def _open(name: str | Path, weights: str | None, device: str) -> Model:
     )
 
 
-def _shipped_folder() -> Path:
-    """Where the shipped model lies: in the installed package, or at the root of a checkout."""
+def shipped_folder() -> Path:
+    """Return the folder of the shipped model: in the installed package, or a checkout."""
     package = Path(str(importlib.resources.files("deepcontrast_bmz")))
     installed = package / "shipped"
     return installed if (installed / "rdf.yaml").is_file() else package.parent

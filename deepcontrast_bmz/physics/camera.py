@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["Camera", "estimate_camera", "expose", "to_photons"]
+__all__ = ["Camera", "estimate_camera", "expose", "expose_by_pixel", "to_photons"]
 
 import math
 from typing import Annotated
 
+import scipy  # its subpackages load when they are used
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from deepcontrast_bmz.physics.noise import estimate_noise
+from deepcontrast_bmz.physics.poisson import poisson_quantile, uniform_numbers
 from deepcontrast_bmz.settings import NonNegative, Positive, Record
 
 
@@ -53,6 +55,38 @@ def expose(photons: Tensor, camera: Camera, generator: torch.Generator) -> Tenso
             photons.shape, generator=generator, dtype=photons.dtype, device=photons.device
         )
         electrons = electrons + camera.read_noise_electrons * noise
+    return _digitise(electrons, camera)
+
+
+def expose_by_pixel(photons: Tensor, camera: Camera, seed: int) -> Tensor:
+    """Record an image so that every machine records the same: as `expose`, but slower.
+
+    Every pixel has random numbers of its own (see `poisson`), so that the last bit of an
+    expectation, in which processors differ, does not reach other pixels.
+
+    Parameters
+    ----------
+    photons : Tensor, any shape
+        Expected photons per pixel; negative values count as 0.
+    camera : Camera
+    seed : int
+        Decides the noise, together with a pixel's place.
+
+    Returns
+    -------
+    Tensor of float64, same shape, on the CPU
+        Counts.
+    """
+    expected = photons.detach().cpu().double().numpy()
+    electrons = poisson_quantile(uniform_numbers(expected.shape, seed, 0), expected)
+    if camera.read_noise_electrons > 0:
+        normal = scipy.special.ndtri(uniform_numbers(expected.shape, seed, 1))
+        electrons = electrons + camera.read_noise_electrons * normal
+    return _digitise(torch.from_numpy(electrons), camera)
+
+
+def _digitise(electrons: Tensor, camera: Camera) -> Tensor:
+    """Return counts: gain, offset, then bits."""
     counts = electrons / camera.gain + camera.offset
     if camera.bit_depth is not None:
         counts = counts.round().clamp(0, 2**camera.bit_depth - 1)

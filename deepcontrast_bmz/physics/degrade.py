@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from deepcontrast_bmz.physics.camera import Camera, expose, to_photons
+from deepcontrast_bmz.physics.camera import Camera, expose, expose_by_pixel, to_photons
 from deepcontrast_bmz.physics.scatter import scatter
 from deepcontrast_bmz.settings import NonNegative, PhysicsSettings, Positive, Record
 
@@ -81,7 +81,7 @@ def draw_degradation(
     )
 
 
-def degrade(photons: Tensor, degradation: Degradation) -> Tensor:
+def degrade(photons: Tensor, degradation: Degradation, *, by_pixel: bool = False) -> Tensor:
     """Record an image through tissue.
 
     Parameters
@@ -90,18 +90,24 @@ def degrade(photons: Tensor, degradation: Degradation) -> Tensor:
         Photons per pixel that would reach the detector without tissue; may be negative where an
         offset was subtracted from noise.
     degradation : Degradation
+    by_pixel : bool
+        Draw the noise so that other machines draw the same, see `expose_by_pixel`. Training,
+        whose weights are those of one machine anyway, takes the faster generator.
 
     Returns
     -------
     Tensor, same shape
         Counts.
     """
-    generator = torch.Generator(device=photons.device).manual_seed(degradation.seed)
     scattered = scatter(
         photons, degradation.optical_depth, degradation.widths_px, degradation.weights
     )
     dimmed = scattered * math.exp(-degradation.absorption_optical_depth)
-    return expose(dimmed + degradation.veil_photons, degradation.camera, generator)
+    expected = dimmed + degradation.veil_photons
+    if by_pixel:
+        return expose_by_pixel(expected, degradation.camera, degradation.seed)
+    generator = torch.Generator(device=photons.device).manual_seed(degradation.seed)
+    return expose(expected, degradation.camera, generator)
 
 
 def remove_known_part(counts: Tensor, degradation: Degradation) -> Tensor:

@@ -6,7 +6,7 @@ pixel between 0 and about 1 with a dim, uneven background.
 
 from __future__ import annotations
 
-__all__ = ["KINDS", "Kind", "phantom", "phantom_stack"]
+__all__ = ["KINDS", "Kind", "exact_membranes", "phantom", "phantom_stack"]
 
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -90,6 +90,48 @@ def phantom_stack(
     fine = phantom(kind, (spacing * planes, height, width), rng)
     sections = scipy.ndimage.gaussian_filter1d(fine, spacing / 2, axis=0, mode="nearest")
     return np.ascontiguousarray(sections[spacing // 2 :: spacing])
+
+
+_CELL = 24
+"""Side of the cubes, in pixels, of which each has one cell of `exact_membranes`."""
+
+
+def exact_membranes(shape: tuple[int, ...], seed: int, *, spacing: int = 3) -> NDArray[np.float64]:
+    """Return walls between cells whose pixels are the same bits on every machine.
+
+    Only whole numbers, sums, products, quotients and square roots, which all processors round
+    alike: no exponential, transform or sum over many. Simpler than `phantom`, for files whose
+    bytes are promised.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (Y, X), or (Z, Y, X) with planes `spacing` pixels apart.
+    seed : int
+    spacing : int
+        Distance between planes, in lateral pixels.
+
+    Returns
+    -------
+    ndarray of that shape
+        Light per pixel, with a mean of about 1/3.
+    """
+    steps = (spacing, 1, 1)[-len(shape) :]
+    cells = [step * size // _CELL + 5 for step, size in zip(steps, shape, strict=True)]
+    corners = np.stack(np.meshgrid(*map(np.arange, cells), indexing="ij"), axis=-1)
+    corners = (corners.reshape(-1, len(shape)) - 2) * _CELL
+    bits = np.random.Philox(key=seed).random_raw((len(shape) + 1) * len(corners))
+    drawn = (bits >> np.uint64(54)).astype(np.float64).reshape(-1, len(shape) + 1)  # 0 .. 1023
+    tree = scipy.spatial.KDTree(corners + drawn[:, 1:] * (_CELL / 1024))
+    axes = [step * np.arange(size) for step, size in zip(steps, shape, strict=True)]
+    pixels = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(shape))
+    nearest = tree.query(pixels, k=2)
+    distance, owner = np.asarray(nearest[0]), np.asarray(nearest[1])
+    apart = (distance[:, 1] - distance[:, 0]) / 3
+    wall = 1 / ((1 + apart * apart) * (1 + apart * apart))
+    brightness = 0.5 + drawn[:, 0] / 1024
+    light = wall * (brightness[owner[:, 0]] + brightness[owner[:, 1]]) / 2
+    return (light + 0.08 * brightness[owner[:, 0]]).reshape(shape)
 
 
 def _smooth_noise(shape: Shape, scale: float, rng: np.random.Generator) -> Array:

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 
 MOST_PHOTONS = 1e15
-"""Per pixel: far beyond any camera, and still counted one by one by the Poisson generator."""
+"""Per pixel: far beyond any camera, and the spacing of double precision is
+still an eighth of a photon."""
 
 
 def refuse_overwriting(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
@@ -102,7 +103,7 @@ def simulate(
                 f"a pixel receives at most {MOST_PHOTONS:g} photons, but one would receive "
                 f"{brightest:g}: scale the image with --photons, or lower the veil"
             )
-        counts = degrade(photons, drawn).numpy()
+        counts = degrade(photons, drawn, by_pixel=True).numpy()
         largest = float(np.abs(counts).max())
         if not largest <= float(np.finfo(np.float32).max):
             raise InputError(

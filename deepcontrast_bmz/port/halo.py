@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepcontrast_bmz.check.engines.quiet import quiet
-from deepcontrast_bmz.export.rdf import LARGEST_HALO, shortest_side
+from deepcontrast_bmz.export.facts import LARGEST_HALO, shortest_side
 from deepcontrast_bmz.package.description import as_map, text
 
 if TYPE_CHECKING:

@@ -23,8 +23,9 @@ from deepcontrast_bmz.check.engines.quiet import quiet
 from deepcontrast_bmz.check.processing import UnsupportedError
 from deepcontrast_bmz.check.tiling import NotPossibleError
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.export.package import cover_png, imagej_tiff, stored_zip
+from deepcontrast_bmz.export.package import stored_zip
 from deepcontrast_bmz.export.rdf import absolute_tolerance, for_qupath, to_yaml
+from deepcontrast_bmz.export.samples import cover_png, imagej_tiff
 from deepcontrast_bmz.image import replace_whole
 from deepcontrast_bmz.package.description import as_list, as_map, text
 from deepcontrast_bmz.package.description import number as as_number
