@@ -9,11 +9,13 @@
 // input=     an image, or a folder of images; the current image if left out
 // output=    the result, or the folder of results; left out, the result is shown
 // dial=      optical depth to remove: 0 is the raw image, one iteration removes one step; fractions
-//            lie in between; `all` gives every channel of the model (image of one channel);
-//            `local` gives its channel `balanced`, where every pixel has its own dial
-// enhanced=  a result with all channels, made before: the model is not run again; model= is still
-//            needed if the channels have lost their names
+//            lie in between; `all` gives every iteration as a channel (image of one channel)
+// enhanced=  a result with all iterations, made before: the model is not run again
 // step=      optical depth of one iteration; only needed with enhanced= and no model=
+//
+// ImageJ ends with exit code 0 even if a macro failed. Without a screen a failure is therefore
+// written as a line that begins with "DCBMZ ERROR:" to standard output and standard error (on
+// Windows only the first), and in any case to a file: the name of output= with .txt behind it.
 //
 // Z and T are taken plane by plane, channels one after the other. The result is 32-bit, in the grey
 // values of the input, with its pixel size, units and frame interval.
@@ -21,38 +23,45 @@
 // deepImageJ does not come back from planes that have more pixels than this, border included.
 var LARGEST_PLANE = 4096 * 4096 * 3;
 
-// What the channel behind the iterations is called; no dial between iterations may touch it.
-var BALANCED = "balanced";
+// How the line begins that a failure leaves.
+var FAILED = "DCBMZ ERROR: ";
+
+// Temporary folder of the image that deepImageJ works on; empty where there is none.
+var work = "";
+
+// Where the result goes, known to `refuse` before anything else is read.
+var output = "";
 
 arguments = String.trim(getArgument());
 if (arguments == "")
     arguments = ask();
+output = slashes(option(arguments, "output", ""));
+forgetFailure();
 model = folderOfModel(option(arguments, "model", ""));
 input = slashes(option(arguments, "input", ""));
-output = slashes(option(arguments, "output", ""));
 dial = option(arguments, "dial", "1");
 ready = slashes(option(arguments, "enhanced", ""));
 if (model == "" && ready == "")
-    exit("A model is needed: give model= (folder of the package), or enhanced= (a result with all channels).");
+    refuse("No model is named: give model= (folder of the package), or enhanced= (a result with all iterations).");
 description = "";
 if (model != "")
     description = File.openAsString(model + "/rdf.yaml");
 step = parseFloat(option(arguments, "step", value(description, "step_optical_depth")));
-if (isNumber(dial) && (isNaN(step) || step <= 0))
-    exit("The optical depth of one iteration is not known: give step=, which is 1 for most models.");
+if (dial != "all" && (isNaN(step) || step <= 0))
+    refuse("The optical depth of one iteration is not known: give step=, which is 1 for most models.");
 if (input == "" && nImages == 0)
-    exit("There is no image: open one, or give input=.");
+    refuse("There is no image: open one, or give input=.");
 if (output == "" && headless())
-    exit("Without a screen the result must be saved: give output=.");
+    refuse("The result cannot be shown without a screen: give output=.");
 
 setBatchMode(true);
 if (input == "") {
     finish(enhance(getImageID()), output);
 } else if (File.isDirectory(input)) {
     if (ready != "")
-        exit("A folder needs the model: leave enhanced= away, or give one image as input=.");
+        refuse("enhanced= belongs to one image, but input= is a folder: leave enhanced= away, or give one image as input=.");
     if (output == "" || output == input)
-        exit("A folder of images needs a folder of results beside it: give another folder as output=.");
+        refuse("output= is missing, or is the folder of the images itself: give another folder as output=.");
     if (!File.isDirectory(output))
         File.makeDirectory(output);
     done = 0;
@@ -69,44 +78,27 @@ if (input == "") {
         }
     }
     if (done == 0)
-        exit("The folder " + input + " has no image that ends in .tif, .tiff, .png, .bmp, .pgm or .dcm: name another.");
+        refuse("The folder " + input + " has no image that ends in .tif, .tiff, .png, .bmp, .pgm or .dcm: name another.");
     print(done + " images enhanced");
 } else if (File.exists(input)) {
     open(input);
     finish(enhance(getImageID()), output);
 } else {
-    exit("The image " + input + " does not exist: correct input=.");
+    refuse("The image " + input + " does not exist: correct input=.");
 }
 if (output == "")
     setBatchMode("exit and display");
 
 // ------------------------------------------------------------------------------ arithmetic
 
-function isNumber(dial) {
-    if (dial == "all" || dial == "local")
-        return false;
-    return true;
-}
-
-// Returns k and alpha: the dial lies between channels k and k + 1, at weight alpha.
-function dialPosition(text, step, names) {
-    iterations = names.length;
-    words = "all";
-    if (names[iterations - 1] == BALANCED) {
-        iterations--;
-        words = "all or local";
-    }
+// Returns k and alpha: the dial lies between iterations k and k + 1, at weight alpha.
+function dialPosition(text, step, iterations) {
     if (text == "all")
         return newArray(0, 0);
-    if (text == "local") {
-        if (iterations == names.length)
-            exit("A channel called balanced is needed for dial=local, and " + model + ready + " has none: give a number or all as dial=.");
-        return newArray(names.length, 0);
-    }
     dial = parseFloat(text);
     largest = iterations * step;
     if (isNaN(dial) || dial < 0 || dial > largest * (1 + 1e-9))
-        exit("The dial lies between 0 and " + largest + " (" + iterations + " iterations of " + step + "), or is " + words + ", not " + text + ": choose a value in between.");
+        refuse("The dial " + text + " is neither between 0 and " + largest + " (" + iterations + " iterations of " + step + ") nor all: choose a value in between.");
     whole = minOf(floor(dial / step + 1e-9), iterations);
     rest = maxOf(dial - whole * step, 0);
     if (whole == iterations || rest <= 1e-9 * step)
@@ -115,8 +107,7 @@ function dialPosition(text, step, names) {
 }
 
 // Turns plane `slice` of `image`, which holds the raw values, into x_k + alpha (x_(k+1) - x_k).
-// `first` is the slice of iteration 1 in `iterations`; `factor` is a plane full of alpha. With
-// alpha 0, k is the channel to take.
+// `first` is the slice of iteration 1 in `iterations`; `factor` is a plane full of alpha.
 function blend(image, slice, iterations, first, k, alpha, factor) {
     if (k > 0) {
         show(iterations, first + k - 1);
@@ -149,20 +140,20 @@ function enhance(source) {
     title = getTitle();
     info = getMetadata("Info");
     if (bitDepth() == 24)
-        exit("An image of grey values is needed, and " + title + " is RGB: split it with Image > Color > Make Composite.");
+        refuse("The image " + title + " is RGB: give grey values, with Image > Color > Make Composite or Image > Type > 32-bit.");
     getDimensions(width, height, channels, slices, frames);
     halo = parseFloat(value(description, "halo_px"));
     if (isNaN(halo))
         halo = 0;
     if (ready == "" && (width + 2 * halo) * (height + 2 * halo) > LARGEST_PLANE)
-        exit("deepImageJ does not come back from planes above 50 megapixels, and " + title + " is " + width + " x " + height + ": cut it into parts.");
+        refuse("The image " + title + " is " + width + " x " + height + " pixels, and deepImageJ does not come back from planes above 50 megapixels: cut it into parts.");
     if (dial == "all" && channels > 1)
-        exit("All that the model makes of one channel fits into an image, and " + title + " has " + channels + " channels: split it with Image > Color > Split Channels, or give a number as dial=.");
+        refuse("The image " + title + " has " + channels + " channels, and the iterations of only one can be the channels of a result: split it with Image > Color > Split Channels, or give a number as dial=.");
     names = channelNames(description);
     if (model != "" && names.length == 0)
-        exit("A package of dcbmz export is needed, and " + model + " is none: give another as model=.");
+        refuse("The package " + model + " was not made by dcbmz export: give one that was as model=.");
     if (ready == "")
-        position = dialPosition(dial, step, names);
+        position = dialPosition(dial, step, names.length);
     // A copy in 32 bits, with calibration, labels and colours, by a function that needs no dialog.
     imageCalculator("Max create 32-bit stack", source, source);
     result = getImageID();
@@ -186,17 +177,17 @@ function enhance(source) {
         selectImage(enhanced);
         getDimensions(w, h, count, z, t);
         if (ready != "")
-            names = namesIn(enhanced, names);
+            names = iterationNames(count);
         count = names.length;
         if (nSlices != count * planes || w != width || h != height)
-            exit("The iterations of " + title + " must be channels of its size, " + planes + " planes each, but are " + w + " x " + h + " pixels in " + nSlices + " planes: give the right image as enhanced=, or report it.");
+            refuse("The iterations are " + w + " x " + h + " pixels in " + nSlices + " planes, but " + title + " is " + width + " x " + height + " in " + planes + ": give the right image as enhanced=, or report it.");
         if (dial == "all") {
             gathered = gather(result, enhanced, names, slices, frames);
             selectImage(result);
             close();
             result = gathered;
         } else {
-            position = dialPosition(dial, step, names);
+            position = dialPosition(dial, step, names.length);
             if (factor == 0) {
                 newImage("alpha", "32-bit black", width, height, 1);
                 factor = getImageID();
@@ -225,9 +216,9 @@ function enhance(source) {
 function allIterations(image, channel, channels, slices, frames) {
     if (ready != "") {
         if (channels > 1)
-            exit("Ready iterations belong to one channel, and the image has " + channels + ": split it with Image > Color > Split Channels.");
+            refuse("The image has " + channels + " channels, and enhanced= belongs to one: split it with Image > Color > Split Channels.");
         if (!File.exists(ready))
-            exit("The iterations " + ready + " do not exist: correct enhanced=.");
+            refuse("The iterations " + ready + " do not exist: correct enhanced=.");
         open(ready);
         if (bitDepth() != 32)
             run("32-bit");
@@ -251,26 +242,40 @@ function allIterations(image, channel, channels, slices, frames) {
         else
             Stack.setDimensions(1, 1, planes);
     }
-    folder = slashes(getDirectory("temp"));
-    folder = folder + "/deepcontrast_" + d2s(getTime(), 0);
-    File.makeDirectory(folder);
-    File.makeDirectory(folder + "/out");
-    saveAs("Tiff", folder + "/planes.tif");
+    List.setCommands;
+    if (List.get("DeepImageJ Run") == "")
+        refuse("deepImageJ is not installed: tick DeepImageJ in Help > Update... > Manage update sites, and restart Fiji.");
+    work = slashes(getDirectory("temp"));
+    work = work + "/deepcontrast_" + d2s(getTime(), 0);
+    File.makeDirectory(work);
+    File.makeDirectory(work + "/out");
+    saveAs("Tiff", work + "/planes.tif");
     close();
-    // The second spelling of each key is that of deepImageJ before mid-2025.
-    files = "input_path=[" + folder + "/planes.tif] inputPath=[" + folder + "/planes.tif] ";
-    files = files + "output_folder=[" + folder + "/out] outputFolder=[" + folder + "/out]";
+    // The second spelling of each key is that of deepImageJ before July 2025.
+    files = "input_path=[" + work + "/planes.tif] inputPath=[" + work + "/planes.tif] ";
+    files = files + "output_folder=[" + work + "/out] outputFolder=[" + work + "/out]";
+    // ImageJ prints what deepImageJ throws, and goes on.
     run("DeepImageJ Run", "model_path=[" + model + "] modelPath=[" + model + "] " + files);
-    written = getFileList(folder + "/out");
+    written = getFileList(work + "/out");
     if (written.length != 1)
-        exit("deepImageJ gave no result: look at its message in Window > Console; the model needs one engine, which deepImageJ installs when the model is run once by hand.");
-    open(folder + "/out/" + written[0]);
+        refuse("deepImageJ gave no result: look at its message above or in Window > Console; it needs one engine, which it downloads when the model is run once by hand.");
+    open(work + "/out/" + written[0]);
     opened = getImageID();
-    deleted = File.delete(folder + "/out/" + written[0]);
-    deleted = File.delete(folder + "/out");
-    deleted = File.delete(folder + "/planes.tif");
-    deleted = File.delete(folder);
+    tidy();
     return opened;
+}
+
+// Deletes the temporary folder, if there is one.
+function tidy() {
+    if (work == "")
+        return;
+    written = getFileList(work + "/out");
+    for (i = 0; i < written.length; i++)
+        deleted = File.delete(work + "/out/" + written[i]);
+    deleted = File.delete(work + "/out");
+    deleted = File.delete(work + "/planes.tif");
+    deleted = File.delete(work);
+    work = "";
 }
 
 // Returns all that the model made as channels with their names, calibrated like `image`.
@@ -331,6 +336,40 @@ function finish(result, file) {
     close();
 }
 
+// -------------------------------------------------------------------------------- failure
+
+// Ends the macro with a sentence, where scripts find it too.
+function refuse(sentence) {
+    tidy();
+    if (output != "" && canWriteFailure())
+        File.saveString(FAILED + sentence + "\n", output + ".txt");
+    if (!headless())
+        exit(sentence);
+    print(FAILED + sentence);
+    // No call of ImageJ writes to standard error; Linux and macOS have it as a file.
+    if (File.exists("/dev/stderr"))
+        File.append(FAILED + sentence, "/dev/stderr");
+    exit();
+}
+
+// Says whether the file of failures can be written without destroying another's.
+function canWriteFailure() {
+    parent = File.getParent(output);
+    if (parent != "" && parent != "null" && !File.isDirectory(parent))
+        return false;
+    if (!File.exists(output + ".txt"))
+        return true;
+    return startsWith(File.openAsString(output + ".txt"), FAILED);
+}
+
+// Deletes what an earlier run has left, so that it is not taken for this one's.
+function forgetFailure() {
+    if (output == "")
+        return;
+    if (File.exists(output + ".txt") && canWriteFailure())
+        deleted = File.delete(output + ".txt");
+}
+
 // ------------------------------------------------------------------- arguments and files
 
 // Returns what stands after key= in the arguments, in brackets if it has spaces.
@@ -344,7 +383,7 @@ function option(text, key, otherwise) {
         end = indexOf(rest, "]");
         inner = indexOf(rest, "[", 1);
         if (end < 0 || (inner > 0 && inner < end))
-            exit("A bracket is not closed after " + key + "=: write " + key + "=[...].");
+            refuse("A bracket is not closed after " + key + "=: write " + key + "=[...].");
         return substring(rest, 1, end);
     }
     if (end < 0)
@@ -384,30 +423,10 @@ function channelNames(text) {
     return names;
 }
 
-// Returns the names of the channels of an image by their labels, else those of the model.
-function namesIn(image, known) {
-    selectImage(image);
-    getDimensions(w, h, count, z, t);
+function iterationNames(count) {
     names = newArray(count);
-    for (c = 1; c <= count; c++) {
-        show(image, c);
-        // dcbmz predict puts the name of the image's own channel before it.
-        label = Property.getSliceLabel;
-        names[c - 1] = substring(label, lastIndexOf(label, " ") + 1);
-        expected = "iteration_" + c;
-        if (c == count && c > 1 && names[c - 1] == BALANCED)
-            expected = BALANCED;
-        if (names[c - 1] != expected) {
-            if (known.length == 0)
-                exit("The channels of " + ready + " have no names, so that the last may be the balanced image: give model=, the package that made them.");
-            // An index is looked up even where the condition before it fails.
-            if (count == known.length - 1) {
-                if (known[count] == BALANCED)
-                    known = Array.trim(known, count);
-            }
-            return known;
-        }
-    }
+    for (k = 1; k <= count; k++)
+        names[k - 1] = "iteration_" + k;
     return names;
 }
 
@@ -421,7 +440,7 @@ function folderOfModel(name) {
     inside = inside + "/models/" + name;
     if (File.exists(inside + "/rdf.yaml"))
         return inside;
-    exit("A model is a folder with rdf.yaml in it, and " + name + " is none: unpack the package and give its folder as model=.");
+    refuse("The folder " + name + " has no rdf.yaml: unpack the package and give its folder as model=.");
 }
 
 function slashes(path) {
@@ -455,10 +474,10 @@ function headless() {
 
 function ask() {
     if (headless())
-        exit("Without a screen, arguments are needed: model=[FOLDER] input=[IMAGE] output=[RESULT.tif] dial=1.");
+        refuse("There are no arguments, and no screen to ask for them: give model=[FOLDER] input=[IMAGE] output=[RESULT.tif] dial=1.");
     Dialog.create("DeepContrast");
     Dialog.addDirectory("Folder of the model", File.getDirectory(getInfo("macro.filepath")));
-    Dialog.addString("Dial (optical depth, all or local)", "1");
+    Dialog.addString("Dial (optical depth, or all)", "1");
     Dialog.show();
     folder = Dialog.getString();
     return "model=[" + folder + "] dial=[" + Dialog.getString() + "]";

@@ -79,8 +79,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals |= {"number": "{:g}".format, "numbers": _numbers, "sizes": _sizes}
+    functions: dict[str, Any] = {"number": _number, "numbers": _numbers, "sizes": _sizes}
+    environment.globals.update(functions)
     return environment
+
+
+def _number(value: float) -> str:
+    return f"{value:g}"
 
 
 def _numbers(values: Iterable[float]) -> str:

@@ -261,7 +261,7 @@ def _assemble(
         sample=None if sample is None else sample.name,
     )
     files["documentation"] = write_card(written, facts).encode()
-    entries = {
+    entries: dict[Role, FileEntry] = {
         role: FileEntry(path=place(role, stem), sha256=_sha256(data))
         for role, data in files.items()
     }

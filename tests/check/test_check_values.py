@@ -14,6 +14,7 @@ from torch import nn
 
 from deepcontrast_bmz.check.check import ENGINES, check_package
 from deepcontrast_bmz.export.package import export_run
+from deepcontrast_bmz.export.publication import make_publication
 
 from .spoilt_packages import (
     Brighter,
@@ -178,7 +179,11 @@ def test_engine_that_stops_is_a_failure_and_not_a_crash(spoilt: Copy) -> None:
 def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package of a run, as a folder."""
     folder = tmp_path_factory.mktemp("exported")
-    packed = export_run(tiny_run, folder / "tiny.zip", maintainer="Somebody:no-such-user")
+    packed = export_run(
+        tiny_run,
+        folder / "tiny.zip",
+        publication=make_publication(maintainers=["Somebody:no-such-user"]),
+    )
     with zipfile.ZipFile(packed) as archive:
         archive.extractall(folder / "tiny")
     return folder / "tiny"

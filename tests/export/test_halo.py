@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepcontrast_bmz.export.plane_halo import measure_halo
+from deepcontrast_bmz.export.halo import measure_halo
 from deepcontrast_bmz.model.loop import Loop
 from deepcontrast_bmz.model.network import build_network
 from deepcontrast_bmz.settings import NetworkSettings
@@ -59,13 +59,13 @@ def test_the_halo_of_a_known_network(
 ) -> None:
     loop = Loop(Neighbours(reach, radius, multiple), iterations)
     sample = torch.from_numpy(random_planes(1, 1, 96, 112))
-    assert measure_halo(loop, sample, iterations, 1e-3) == expected
+    assert measure_halo(loop, sample, iterations, 1e-3) == (expected, expected)
 
 
 def test_a_looser_tolerance_needs_no_larger_halo() -> None:
     loop = random_loop(DILATED, 3)
     sample = torch.from_numpy(random_planes(1, 1, 80, 80))
-    halos = [measure_halo(loop, sample, 3, tolerance) for tolerance in (1e-7, 1e-2, 10.0)]
+    halos = [measure_halo(loop, sample, 3, tolerance)[0] for tolerance in (1e-7, 1e-2, 10.0)]
     assert halos == sorted(halos, reverse=True)
     assert halos[-1] == 8
 
@@ -74,13 +74,13 @@ def test_a_looser_tolerance_needs_no_larger_halo() -> None:
 def test_a_sample_too_small_to_tell_gives_the_exact_radius(shape: tuple[int, int]) -> None:
     loop = Loop(Neighbours(5, 10), 3)
     sample = torch.from_numpy(random_planes(1, 1, *shape))
-    assert measure_halo(loop, sample, 3, 1e-3) == 32
+    assert measure_halo(loop, sample, 3, 1e-3) == (32, 32)
 
 
 def test_beyond_the_measured_halo_a_tile_agrees() -> None:
     loop = random_loop(NetworkSettings(width=4, dilations=(1, 4, 4, 1)), 3)
     sample = torch.from_numpy(random_planes(1, 1, 120, 120))
-    halo = measure_halo(loop, sample, 3, 1e-3)
+    halo, _ = measure_halo(loop, sample, 3, 1e-3)
     with torch.inference_mode():
         whole = loop(sample)
         tile = loop(sample[:, :, :, 40 - halo : 70 + halo])[:, :, :, halo:-halo]

@@ -23,9 +23,17 @@ import yaml
 from matplotlib.image import imread
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.export.package import export_run, package_from_rdf, write_repository_model
+from deepcontrast_bmz.export.command import export_named
+from deepcontrast_bmz.export.package import (
+    export_run,
+    export_shipped,
+    package_from_rdf,
+    write_repository_model,
+)
+from deepcontrast_bmz.export.publication import make_publication
 from deepcontrast_bmz.image import write_image
 from deepcontrast_bmz.model.open import WEIGHTS_FORMATS, open_model, read_run
+from deepcontrast_bmz.settings import recipe_to_toml
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -101,6 +109,36 @@ def test_the_repository_model_flattens_to_the_same_bytes(
     assert out.read_bytes() == package.read_bytes()
 
 
+def test_a_shipped_model_is_exported_like_the_run_it_came_from(
+    package: Path,
+    tiny_run: Path,
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For files and for the zoo, with people who answer for it, from anywhere."""
+    monkeypatch.setattr("deepcontrast_bmz.export.package.shipped_folder", lambda: repository)
+    monkeypatch.chdir(tmp_path)
+    assert export_shipped("deepcontrast", Path("a.zip")).read_bytes() == package.read_bytes()
+    publication = make_publication(maintainers=["Ada:ada-l"], version="1.0.0")
+    one = export_run(tiny_run, Path("b.zip"), publication=publication, purpose="zoo")
+    two = export_shipped("deepcontrast", Path("c.zip"), publication=publication, purpose="zoo")
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_package_for_the_zoo_has_no_id_and_only_what_it_names(
+    package: Path, repository: Path, tmp_path: Path
+) -> None:
+    zoo = package_from_rdf(repository / "rdf.yaml", tmp_path / "zoo.zip", purpose="zoo")
+    left_out = {"model.yaml", "recipe.toml", "run.json", *MEMBERS[-2:]}
+    with zipfile.ZipFile(zoo) as archive:
+        assert archive.namelist() == [name for name in MEMBERS if name not in left_out]
+    rdf, other = load_rdf(package), load_rdf(zoo)
+    del rdf["id"], rdf["attachments"]
+    assert other == rdf
+    assert open_model(zoo, device="cpu").description.iterations == 3
+
+
 def test_a_package_is_flat_with_fixed_dates_and_rights(package: Path) -> None:
     with zipfile.ZipFile(package) as archive:
         assert archive.namelist() == MEMBERS
@@ -139,12 +177,25 @@ def test_the_test_output_is_the_loop_of_the_raw_test_input(package: Path, tiny_r
     assert raw.dtype == enhanced.dtype == np.float32
     assert raw.shape == (1, 1, 264, 296)
     assert enhanced.shape == (1, 3, 264, 296)
-    # Counts as a 16-bit camera writes them, with its offset.
-    np.testing.assert_array_equal(raw, raw.round())
-    assert 100 < np.median(raw) < 65535
+    # Counts as a 16-bit camera writes them, divided by a power of two.
+    np.testing.assert_array_equal(raw * 2**16, (raw * 2**16).round())
     _, _, loop = read_run(tiny_run)
     with torch.no_grad():
         np.testing.assert_array_equal(loop.eval()(torch.from_numpy(raw)).numpy(), enhanced)
+
+
+def test_the_test_tensors_pass_the_zoos_fixed_tolerance(package: Path) -> None:
+    """An error of 2e-5 of the range between engines passes at every pixel, and the defaults."""
+    raw, enhanced = load_npy(package, "test_input.npy"), load_npy(package, "test_output.npy")
+    assert 0.5 <= max(np.abs(raw).max(), np.abs(enhanced).max()) < 1
+    assert 2e-5 * np.ptp(enhanced) <= 1.5e-4
+    assert "reproducibility_tolerance" not in load_rdf(package)["config"]["bioimageio"]
+
+
+def test_no_channel_of_the_sample_is_mostly_negative(package: Path) -> None:
+    enhanced = load_npy(package, "test_output.npy")[0]
+    assert all((channel < 0).mean() < 0.05 for channel in enhanced)
+    assert "synthetic" in read(package, "README.md").decode()
 
 
 def test_imagej_sees_iterations_as_channels(package: Path) -> None:
@@ -177,13 +228,22 @@ def test_a_sample_image_is_used(tiny_run: Path, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).poisson(300, (3, 90, 70)).astype(np.uint16)
     write_image(xr.DataArray(pixels, dims=("z", "y", "x")), tmp_path / "raw.tif")
     out = export_run(tiny_run, tmp_path / "out.zip", sample=tmp_path / "raw.tif")
-    raw = load_npy(out, "test_input.npy")
-    np.testing.assert_array_equal(raw[0, 0], pixels[1].astype(np.float32))
+    raw, enhanced = load_npy(out, "test_input.npy"), load_npy(out, "test_output.npy")
+    factor = pixels[1].max() / raw.max()
+    assert np.log2(factor) == np.round(np.log2(factor))
+    np.testing.assert_array_equal(raw[0, 0] * factor, pixels[1].astype(np.float32))
+    _, _, loop = read_run(tiny_run)
+    with torch.no_grad():
+        of_counts = loop.eval()(torch.from_numpy(raw * factor)).numpy()
+    np.testing.assert_array_equal(enhanced * factor, of_counts)
+    assert "The sample image is `raw.tif`" in read(out, "README.md").decode()
 
 
 def test_a_sample_image_must_hold_one_block(tiny_run: Path, tmp_path: Path) -> None:
     write_image(xr.DataArray(np.ones((20, 60), np.uint16), dims=("y", "x")), tmp_path / "raw.tif")
-    with pytest.raises(InputError, match=r"at least \d+ x \d+ pixels, but raw.tif is 20 x 60"):
+    with pytest.raises(
+        InputError, match=r"raw.tif is 20 x 60 pixels, too small.*at least \d+ x \d+"
+    ):
         export_run(tiny_run, tmp_path / "out.zip", sample=tmp_path / "raw.tif")
 
 
@@ -316,7 +376,7 @@ def test_another_number_of_iterations(tiny_run: Path, tmp_path: Path) -> None:
         tiny_run,
         tmp_path / "two.zip",
         iterations=2,
-        maintainer="Ada Lovelace:ada-l",
+        publication=make_publication(maintainers=["Ada Lovelace:ada-l"]),
         name="Embryo model",
     )
     rdf = load_rdf(out)
@@ -330,10 +390,9 @@ def test_another_number_of_iterations(tiny_run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"iterations": 0}, "between 1 and 16, not 0"),
-        ({"iterations": 17}, "between 1 and 16, not 17"),
-        ({"maintainer": "Ada"}, "NAME:GITHUB_USER"),
-        ({"name": "a/b/c/d"}, "name of a model"),
+        ({"iterations": 0}, "0 iterations.*between 1 and 16"),
+        ({"iterations": 17}, "17 iterations.*between 1 and 16"),
+        ({"name": "a/b/c/d"}, "cannot be called"),
         ({"card": Path("no_such_card.md")}, "model card.*no_such_card.md"),
         ({"sample": Path("no_such_image.tif")}, "no_such_image.tif"),
     ],
@@ -349,6 +408,47 @@ def test_a_wrong_option_leaves_the_old_package_and_nothing_else(
     assert list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.parametrize(
+    ("name", "purpose", "options", "message"),
+    [
+        ("nosuch", "files", {}, "'nosuch' is not there"),
+        ("deepcontrast", "elsewhere", {}, "'elsewhere'.*--for files or --for zoo"),
+        ("deepcontrast", "files", {"iterations": 2}, "--iterations cannot be used"),
+        ("deepcontrast", "files", {"card": Path("x.md"), "repository": True}, "--card, --repo"),
+        ("run", "zoo", {"repository": True}, "--repository writes no package for the zoo"),
+    ],
+)
+def test_a_wrong_command_is_one_sentence(
+    tmp_path: Path, name: str, purpose: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        export_named(name, tmp_path / "out.zip", purpose, make_publication(), options)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_recipe_can_say_who_made_it(tiny_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    text = (run / "recipe.toml").read_text(encoding="utf-8")
+    kept, _, _ = text.partition("[publication]")
+    told = """[publication]
+authors = [{ name = "Ada Lovelace", orcid = "0000-0002-1825-0097" }]
+maintainers = [{ name = "Ada Lovelace", github_user = "ada-l" }]
+version = "0.3.0"
+"""
+    (run / "recipe.toml").write_text(kept + told, encoding="utf-8")
+    rdf = load_rdf(export_run(run, tmp_path / "a.zip"))
+    assert rdf["authors"] == [{"name": "Ada Lovelace", "orcid": "0000-0002-1825-0097"}]
+    assert rdf["maintainers"] == [{"name": "Ada Lovelace", "github_user": "ada-l"}]
+    assert rdf["version"] == "0.3.0"
+    recipe, _, _ = read_run(run)
+    (run / "recipe.toml").write_text(recipe_to_toml(recipe), encoding="utf-8")
+    assert read_run(run)[0] == recipe
+    given = make_publication(version="1.0.0")
+    rdf = load_rdf(export_run(run, tmp_path / "b.zip", publication=given))
+    assert (rdf["version"], rdf["maintainers"][0]["name"]) == ("1.0.0", "Ada Lovelace")
+
+
 def test_an_existing_package_is_replaced(package: Path, tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.zip"
     out.write_bytes(b"old")
@@ -362,18 +462,18 @@ def test_a_place_that_cannot_be_written_is_refused(tiny_run: Path, tmp_path: Pat
     with pytest.raises(InputError, match=r"does not end in \.zip"):
         export_run(tiny_run, tmp_path / "out.tar")
     (tmp_path / "folder.zip").mkdir()
-    with pytest.raises(InputError, match="is a folder"):
+    with pytest.raises(InputError, match="is a folder, but"):
         export_run(tiny_run, tmp_path / "folder.zip")
-    with pytest.raises(InputError, match="a repository is a folder"):
+    with pytest.raises(InputError, match="is no folder"):
         write_repository_model(tiny_run, tmp_path / "missing")
 
 
 def test_what_is_no_finished_run_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.zip"
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match=r"missing' is not there: .*\(deepcontrast\)"):
         export_run(tmp_path / "missing", out)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"recipe\.toml in it, but .* has none"):
+    with pytest.raises(InputError, match=r"empty' has no recipe\.toml"):
         export_run(tmp_path / "empty", out)
     unfinished = shutil.copytree(tiny_run, tmp_path / "unfinished")
     (unfinished / "run.json").unlink()
@@ -386,13 +486,13 @@ def test_a_description_without_its_files_is_refused(repository: Path, tmp_path: 
     root = shutil.copytree(repository, tmp_path / "copy")
     weights = root / "weights" / "deepcontrast.onnx"
     weights.write_bytes(b"changed")
-    with pytest.raises(InputError, match=r"deepcontrast\.onnx was changed"):
+    with pytest.raises(InputError, match=r"deepcontrast\.onnx is not the file .* was changed"):
         package_from_rdf(root / "rdf.yaml", tmp_path / "out.zip")
     weights.unlink()
-    with pytest.raises(InputError, match=r"deepcontrast\.onnx cannot be read"):
+    with pytest.raises(InputError, match=r"deepcontrast\.onnx, .* cannot be read"):
         package_from_rdf(root / "rdf.yaml", tmp_path / "out.zip")
     for text in ("- a list", "name: other", "{", ""):
         (root / "rdf.yaml").write_text(text, encoding="utf-8")
-        with pytest.raises(InputError, match="one that dcbmz export wrote"):
+        with pytest.raises(InputError, match="no description that dcbmz export wrote"):
             package_from_rdf(root / "rdf.yaml", tmp_path / "out.zip")
     assert not (tmp_path / "out.zip").exists()

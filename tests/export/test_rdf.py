@@ -12,23 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.export.facts import ModelFacts, model_id, shortest_side, title
 from deepcontrast_bmz.export.fiji_order import loads_first
+from deepcontrast_bmz.export.publication import make_publication, parse_author, parse_maintainer
 from deepcontrast_bmz.export.rdf import (
     FileEntry,
-    Maintainer,
     Role,
+    absolute_tolerance,
     build_rdf,
     declared_torch_version,
     for_qupath,
-    model_id,
-    parse_maintainer,
-    shortest_side,
-    title,
+    for_zoo,
+    publish,
     to_yaml,
 )
 from deepcontrast_bmz.export.records import ExportRecord
 from deepcontrast_bmz.records import ImageRecord, LoopDescription
-from deepcontrast_bmz.settings import NetworkSettings, Recipe
+from deepcontrast_bmz.settings import Maintainer, NetworkSettings, Person, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,18 +71,17 @@ def description(halo: int = 64) -> LoopDescription:
     )
 
 
-def make_rdf(halo: int = 64, multiple: int = 1, **options: Any) -> dict[str, Any]:
-    return build_rdf(
-        "deepcontrast",
-        FILES,
-        description=description(halo),
+def make_rdf(halo: int = 64, multiple: int = 1, **publication: Any) -> dict[str, Any]:
+    facts = ModelFacts(
+        name="deepcontrast",
         recipe=RECIPE,
         run=RUN,
+        loop=description(halo),
         exported=EXPORTED,
         multiple=multiple,
-        output_range=options.pop("output_range", (90.0, 800.0)),
-        **options,
+        sample=None,
     )
+    return build_rdf(facts, FILES, make_publication(**publication))
 
 
 def walk(value: Any) -> Iterator[Any]:
@@ -150,7 +149,7 @@ def test_sizes_suit_every_tiling(halo: int, levels: int) -> None:
 
 
 def test_a_halo_that_leaves_no_tile_is_refused() -> None:
-    with pytest.raises(InputError, match=r"at most 240 pixels.*3 iterations.*need 248.*fewer"):
+    with pytest.raises(InputError, match=r"3 iterations.*need a halo of 248.*at most 240.*fewer"):
         make_rdf(248)
 
 
@@ -176,20 +175,21 @@ def test_the_declared_version_is_in_both_torch_entries() -> None:
     assert weights["onnx"]["opset_version"] == 17
 
 
+def test_the_default_tolerance_holds() -> None:
+    """Test tensors are of order one: no tolerance of several counts."""
+    assert "reproducibility_tolerance" not in make_rdf()["config"]["bioimageio"]
+
+
 @given(low=st.floats(-1e6, 1e6), spread=st.floats(1e-3, 1e6), positive=st.booleans())
-def test_the_tolerance_fits_the_scale_of_the_output(
+def test_a_tolerance_of_somebody_elses_package_fits_the_scale_of_its_output(
     low: float, spread: float, positive: bool
 ) -> None:
     low = abs(low) if positive else low
     high = low + spread
-    (entry,) = make_rdf(output_range=(low, high))["config"]["bioimageio"][
-        "reproducibility_tolerance"
-    ]
-    assert entry["absolute_tolerance"] > 0
-    assert entry["absolute_tolerance"] <= max(1e-3 * (high - low) * 1.001, 1e-3)
+    tolerance = absolute_tolerance(low, high)
+    assert 0 < tolerance <= max(1e-3 * (high - low) * 1.001, 1e-3)
     if high > 0.1:
-        assert entry["absolute_tolerance"] <= 0.01 * high
-    assert entry["relative_tolerance"] <= 1e-2
+        assert tolerance <= 0.01 * high
 
 
 # ---- people and names
@@ -198,8 +198,38 @@ def test_the_tolerance_fits_the_scale_of_the_output(
 def test_maintainers_are_there_when_given() -> None:
     assert "maintainers" not in make_rdf()
     assert all("github_user" not in author for author in make_rdf()["authors"])
-    rdf = make_rdf(maintainer=Maintainer(name="Ada", github_user="ada-l"))
-    assert rdf["maintainers"] == rdf["authors"] == [{"name": "Ada", "github_user": "ada-l"}]
+    rdf = make_rdf(maintainers=["Ada:ada-l", "Charles:babbage"])
+    assert rdf["maintainers"] == [
+        {"name": "Ada", "github_user": "ada-l"},
+        {"name": "Charles", "github_user": "babbage"},
+    ]
+    assert rdf["authors"] == rdf["maintainers"]
+
+
+def test_what_is_known_of_the_publication_is_told() -> None:
+    rdf = make_rdf(
+        authors=["Ada Lovelace:ada-l:0000-0002-1825-0097:Analytical Society: London", "Charles"],
+        maintainers=["Ada:ada-l"],
+        git_repo="https://example.org/ada/engine",
+        version="1.2.0",
+        training_data="ilastik/covid_if_training_data",
+    )
+    assert rdf["authors"] == [
+        {
+            "name": "Ada Lovelace",
+            "github_user": "ada-l",
+            "orcid": "0000-0002-1825-0097",
+            "affiliation": "Analytical Society: London",
+        },
+        {"name": "Charles"},
+    ]
+    assert rdf["maintainers"] == [{"name": "Ada", "github_user": "ada-l"}]
+    assert rdf["git_repo"] == "https://example.org/ada/engine"
+    assert rdf["version"] == "1.2.0"
+    assert rdf["training_data"] == {"id": "ilastik/covid_if_training_data"}
+    assert (
+        publish(make_rdf(), make_publication(version="1.2.0"))["authors"] == make_rdf()["authors"]
+    )
 
 
 def test_a_maintainer_is_a_name_and_a_user() -> None:
@@ -217,6 +247,42 @@ def test_a_wrong_maintainer_is_refused(text: str) -> None:
         parse_maintainer(text)
 
 
+def test_an_author_may_have_no_more_than_a_name() -> None:
+    assert parse_author("Ada") == Person(name="Ada")
+    assert parse_author("Ada::0000-0002-1694-233X") == Person(
+        name="Ada", orcid="0000-0002-1694-233X"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":ada-l", "Ada:a b", "Ada::0000-0002-1825-0098", "Ada::0000", "A/B"]
+)
+def test_a_wrong_author_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="NAME:GITHUB_USER:ORCID:AFFILIATION"):
+        parse_author(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"git_repo": "example.org/x"}, "git_repo.*https://"),
+        ({"git_repo": "https://exa mple.org"}, "git_repo.*no spaces"),
+        ({"version": "one"}, r"version.*such as 1\.0\.0"),
+        ({"training_data": "two words"}, "training_data"),
+    ],
+)
+def test_wrong_publication_settings_are_refused(given: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_publication(**given)  # pyright: ignore[reportArgumentType]
+
+
+def test_the_zoo_gives_the_id_and_wants_no_attachments() -> None:
+    rdf = make_rdf()
+    left_out = {"id", "attachments"}
+    assert for_zoo(rdf) == {key: value for key, value in rdf.items() if key not in left_out}
+    assert left_out <= rdf.keys()
+
+
 def test_the_id_follows_from_the_name() -> None:
     assert model_id("My embryo (deep) model") == "my-embryo-deep-model"
     assert title("My embryo model") == "My embryo model"
@@ -227,7 +293,7 @@ def test_the_id_follows_from_the_name() -> None:
     "name", ["", "ab", "a/b/c/d", "naïve model", "../escape", "-----", "x" * 65]
 )
 def test_a_name_that_a_description_cannot_hold_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match="name of a model"):
+    with pytest.raises(InputError, match="cannot be called"):
         model_id(name)
 
 

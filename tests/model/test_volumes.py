@@ -23,11 +23,11 @@ from pydantic import ValidationError
 
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.export.architecture import architecture_kwargs, architecture_source
-from deepcontrast_bmz.export.halo import measure_halos
+from deepcontrast_bmz.export.facts import smallest_block
+from deepcontrast_bmz.export.halo import measure_halo
 from deepcontrast_bmz.export.onnx import onnx_bytes
 from deepcontrast_bmz.export.package import export_run, package_from_rdf, write_repository_model
 from deepcontrast_bmz.export.parity import PARITY_LIMIT, PARITY_SHAPES
-from deepcontrast_bmz.export.rdf import smallest_block
 from deepcontrast_bmz.export.torchscript import torchscript_bytes
 from deepcontrast_bmz.export.weights import export_weights
 from deepcontrast_bmz.image import write_image
@@ -227,7 +227,7 @@ def test_halos_are_those_within_which_tiles_agree() -> None:
     run = loop()
     x = stack(18, 56, 60).float()
     tolerance = 1e-3
-    halo = measure_halos(run, x, 2, tolerance)
+    halo = measure_halo(run, x, 2, tolerance)
     exact = run.margins(2)
     assert 1 <= halo[0] <= exact[0]
     assert halo[1] == halo[2] == 8
@@ -242,8 +242,8 @@ def test_halos_are_those_within_which_tiles_agree() -> None:
 @torch.no_grad()
 def test_a_strict_tolerance_asks_for_all_that_is_seen() -> None:
     run = loop()
-    assert measure_halos(run, stack(18, 60, 60).float(), 2, 0.0) == (run.margins(2)[0], 16, 16)
-    assert measure_halos(run, stack(1, 60, 60).float(), 2, 1e-3) == (run.margins(2)[0], 16, 16)
+    assert measure_halo(run, stack(18, 60, 60).float(), 2, 0.0) == (run.margins(2)[0], 16, 16)
+    assert measure_halo(run, stack(1, 60, 60).float(), 2, 1e-3) == (run.margins(2)[0], 16, 16)
 
 
 def test_the_smallest_block_leaves_something_of_every_tile() -> None:
