@@ -14,17 +14,17 @@ import numpy as np
 import onnx
 import torch
 
+from deepcontrast_bmz.export.fast_loop import SameSizeNetwork, is_plainly_dilated
 from deepcontrast_bmz.export.fold import example_image, fold_kernels
 from deepcontrast_bmz.export.onnx_lower import IR_VERSION, OPSET_VERSION
 from deepcontrast_bmz.export.onnx_write import write_onnx
 from deepcontrast_bmz.export.records import INPUT_ID, OUTPUT_ID
+from deepcontrast_bmz.model.loop import Loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
-
-    from deepcontrast_bmz.model.loop import Loop
 
 
 def onnx_bytes(loop: Loop) -> bytes:
@@ -35,7 +35,10 @@ def onnx_bytes(loop: Loop) -> bytes:
     RuntimeError
         If the exporter wrote another opset or IR, or keeps tensors outside the file.
     """
-    folded = fold_kernels(loop)
+    if is_plainly_dilated(loop.network):
+        folded = Loop(SameSizeNetwork(loop.network), loop.iterations).eval()
+    else:
+        folded = fold_kernels(loop)
     free = {0: "batch", **dict(enumerate("zyx"[-loop.dims :], start=2))}
     model = write_onnx(folded, example_image(loop), names=(INPUT_ID, OUTPUT_ID), free=free)
     _tidy(model, loop.iterations)

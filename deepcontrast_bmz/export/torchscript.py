@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from deepcontrast_bmz.export.fast_loop import LoopInStrips, is_plainly_dilated
 from deepcontrast_bmz.export.fold import example_image, fold_kernels
 from deepcontrast_bmz.model.loop import Loop, extend_symmetric, extend_volume
 
@@ -114,15 +115,22 @@ def plain_archive(archive: bytes, *, demangle: bool = True) -> bytes:
 def torchscript_bytes(loop: Loop) -> bytes:
     """Return the loop as a frozen TorchScript archive that torch 2.0 and later load.
 
-    The mirroring is scripted, since a trace would write down the device of its indices; all the
-    rest is traced. Sizes are free; tensors follow ``to(device)`` and ``map_location``.
+    Dilated networks are scripted, in strips of rows. Of others the mirroring is scripted, since a
+    trace would write down the device of its indices, and all the rest is traced. Sizes are free;
+    tensors follow ``to(device)`` and ``map_location``.
     """
-    with without_deprecations(), torch.no_grad():
-        extend = extend_volume if loop.dims == 3 else extend_symmetric
-        flat = _FlatLoop(fold_kernels(loop), torch.jit.script(extend)).eval()
-        traced = torch.jit.trace(flat, example_image(loop), check_trace=False)
-        names = [name for name, _ in flat.named_buffers()]
-        frozen = torch.jit.freeze(traced, preserved_attrs=names)
+    # Without optimisation, freezing would leave calls of methods in the graph.
+    optimised = torch.jit.optimized_execution(True)  # pyright: ignore[reportPrivateImportUsage]
+    with without_deprecations(), torch.no_grad(), optimised:
+        if is_plainly_dilated(loop.network):
+            module = LoopInStrips(loop, loop.network).eval()
+            graph = torch.jit.script(module)
+        else:
+            extend = extend_volume if loop.dims == 3 else extend_symmetric
+            module = _FlatLoop(fold_kernels(loop), torch.jit.script(extend)).eval()
+            graph = torch.jit.trace(module, example_image(loop), check_trace=False)
+        names = [name for name, _ in module.named_buffers()]
+        frozen = torch.jit.freeze(graph, preserved_attrs=names)
         file = io.BytesIO()
         torch.jit.save(frozen, file)
     return plain_archive(file.getvalue())

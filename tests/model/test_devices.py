@@ -206,7 +206,7 @@ def test_the_layout_of_a_gpu_is_the_faster_one(
     clock = [0.0]
 
     def run(self: InStrips, x: torch.Tensor) -> torch.Tensor:
-        clock[0] += spent[self.format is torch.channels_last]
+        clock[0] += spent[self.channels_last]
         return x
 
     monkeypatch.setattr(backends.time, "perf_counter", lambda: clock[0])

@@ -24,6 +24,8 @@ class EngineRun:
     """Values of the first run, in the order of axes of the weights."""
     seconds: tuple[float, ...] = ()
     """Seconds of each of the successive runs on that very input."""
+    processor_seconds: tuple[float, ...] = ()
+    """Processor seconds of all threads in each of these runs, where the engine tells them."""
 
 
 class EngineError(RuntimeError):

@@ -448,7 +448,10 @@ def _run(
         return [
             EngineRun(
                 np.load(job / f"output_{index}.npy", allow_pickle=False),
-                tuple(map(float, (job / f"seconds_{index}.txt").read_text().split())),
+                *(
+                    tuple(map(float, (job / f"{kind}_{index}.txt").read_text().split()))
+                    for kind in ("seconds", "processor")
+                ),
             )
             for index in range(len(inputs))
         ]

@@ -1,4 +1,6 @@
+import com.sun.management.OperatingSystemMXBean;
 import java.io.IOException;
+import java.lang.management.ManagementFactory;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -7,10 +9,11 @@ import java.util.List;
 
 /**
  * What both runners do: read inputs from the job's folder, run each several times, write the first
- * output and the seconds of every run; write the engine's own sentence where it refuses.
+ * output, the seconds and the processor seconds of every run; write the engine's own sentence where
+ * it refuses.
  *
  * <p>Arguments: weights, folder, number of inputs, repeats, threads. Files in the folder:
- * input_0.npy, output_0.npy, seconds_0.txt, ...; version.txt; error.txt.
+ * input_0.npy, output_0.npy, seconds_0.txt, processor_0.txt, ...; version.txt; error.txt.
  */
 final class Job {
     /** Weights that are loaded. */
@@ -28,6 +31,10 @@ final class Job {
 
         Network load(Path weights, int threads) throws Exception;
     }
+
+    /** Counts the processor seconds of all threads. */
+    private static final OperatingSystemMXBean PROCESS =
+            (OperatingSystemMXBean) ManagementFactory.getOperatingSystemMXBean();
 
     private Job() {}
 
@@ -56,16 +63,20 @@ final class Job {
             for (int i = 0; i < inputs; i++) {
                 Npy input = Npy.read(folder.resolve("input_" + i + ".npy"));
                 List<String> seconds = new ArrayList<>();
+                List<String> processor = new ArrayList<>();
                 for (int k = 0; k < repeats; k++) {
+                    long busy = PROCESS.getProcessCpuTime();
                     long begin = System.nanoTime();
                     Object result = network.run(input);
                     seconds.add(Double.toString((System.nanoTime() - begin) * 1e-9));
+                    processor.add(Double.toString((PROCESS.getProcessCpuTime() - busy) * 1e-9));
                     Npy output = network.output(result);
                     if (k == 0) {
                         output.write(folder.resolve("output_" + i + ".npy"));
                     }
                 }
                 Files.write(folder.resolve("seconds_" + i + ".txt"), seconds);
+                Files.write(folder.resolve("processor_" + i + ".txt"), processor);
             }
         }
     }
