@@ -26,9 +26,10 @@ import torch
 import torch.nn.functional as F
 from baselines import richardson_lucy
 
+from deepcontrast_bmz.export.fast_loop import SameSizeNetwork
 from deepcontrast_bmz.model.network import DilatedNetwork
 from deepcontrast_bmz.model.network.layers import sort_pairs
-from deepcontrast_bmz.model.network.strips import InStrips
+from deepcontrast_bmz.model.network.strips import InStrips, fold_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,13 +70,12 @@ class Plain(torch.nn.Module):
 
 
 class Folded(Plain):
-    """The same in the basis of `strips`, whole: for exporting it."""
+    """The same in the basis of `strips`, whole."""
 
     def __init__(self, network: DilatedNetwork) -> None:
         super().__init__(network)
-        strips = InStrips(network, channels_last=False)
-        self.first, self.second, self.last = strips.first, strips.second, strips.last
-        self.hidden = [(layer.kernel, layer.dilation) for layer in strips.hidden]
+        self.first, self.second, _, hidden, self.last = fold_network(network)
+        self.hidden = [(layer.kernel, layer.dilation) for layer in hidden]
 
     def forward(self, x: Tensor) -> Tensor:
         """Undo one step."""
@@ -112,17 +112,18 @@ def onnx_session(module: torch.nn.Module, x: Tensor, threads: int) -> Callable[[
     return lambda: torch.from_numpy(session.run(None, {"x": array})[0])
 
 
-def torchscript(module: torch.nn.Module, x: Tensor) -> Callable[[], Any]:
+def torchscript(module: torch.nn.Module, x: Tensor, *, scripted: bool = False) -> Callable[[], Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        graph = torch.jit.freeze(torch.jit.trace(module.eval(), x))
+        script: Any = torch.jit.script(module) if scripted else torch.jit.trace(module.eval(), x)
+        graph = torch.jit.freeze(script.eval())
     return lambda: graph(x)
 
 
 def back_ends(network: DilatedNetwork, x: Tensor, threads: int, *, everything: bool) -> Works:
     strips, first = InStrips(network), InStrips(network, channels_last=False)
     last_format = x.contiguous(memory_format=torch.channels_last)
-    plain, folded = Plain(network), Folded(network)
+    plain, folded, same_size = Plain(network), Folded(network), SameSizeNetwork(network)
     channels_last = Plain(network)
     channels_last.hidden = [
         (kernel.contiguous(memory_format=torch.channels_last), m) for kernel, m in plain.hidden
@@ -140,9 +141,11 @@ def back_ends(network: DilatedNetwork, x: Tensor, threads: int, *, everything: b
         "torch, whole, kernels once, channels last": lambda: channels_last(last_format),
         "torch, whole, folded": lambda: folded(x),
         "torch, edge replicated before each layer": lambda: padded(network, inside),
-        "TorchScript, frozen": torchscript(plain, x),
-        "ONNX Runtime": onnx_session(plain, x, threads),
+        "TorchScript of the strips (exported)": torchscript(strips, x, scripted=True),
+        "TorchScript, traced": torchscript(plain, x),
+        "ONNX Runtime, convolutions, sums, Relu (exported)": onnx_session(same_size, x, threads),
         "ONNX Runtime, folded": onnx_session(folded, x, threads),
+        "ONNX Runtime": onnx_session(plain, x, threads),
     }
     if everything:
         works["torch, whole, bfloat16"] = lambda: half(x.bfloat16())
