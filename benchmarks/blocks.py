@@ -25,12 +25,14 @@ import torch
 import xarray as xr
 from baselines import richardson_lucy
 
-from deepcontrast_bmz.model.open import Model, open_model
+from deepcontrast_bmz.model.open import open_model
 from deepcontrast_bmz.physics.phantoms import phantom
 from deepcontrast_bmz.predict.enhance import enhance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from deepcontrast_bmz.model.model import Model
 
 
 def recording(side: int) -> np.ndarray:

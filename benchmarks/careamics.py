@@ -69,7 +69,7 @@ def measure(predict, network, flops_per_pixel):
 _OURS = """
 import xarray as xr
 from deepcontrast_bmz.enhance import enhance
-from deepcontrast_bmz.model import open_model
+from deepcontrast_bmz.model.open import open_model
 from deepcontrast_bmz.network import DilatedNetwork
 model, network = open_model("deepcontrast", device="cpu"), DilatedNetwork().eval()
 def predict(pixels):

@@ -25,7 +25,7 @@ from records import Table, print_tables, save, write_json
 from deepcontrast_bmz.dial.automatic import choose_dial
 from deepcontrast_bmz.evaluate.metrics import band_correlation, psnr_after_fit, rms_contrast
 from deepcontrast_bmz.model.loop import blend, extend_symmetric
-from deepcontrast_bmz.model.open import Model, open_model
+from deepcontrast_bmz.model.open import open_model
 from deepcontrast_bmz.physics.camera import Camera, expose, to_photons
 from deepcontrast_bmz.physics.phantoms import phantom
 from deepcontrast_bmz.physics.scatter import scatter
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from deepcontrast_bmz.model.model import Model
     from deepcontrast_bmz.physics.phantoms import Kind
 
     Double = NDArray[np.float64]

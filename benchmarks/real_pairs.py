@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from deepcontrast_bmz.model.loop import Loop
-    from deepcontrast_bmz.model.open import Model
+    from deepcontrast_bmz.model.model import Model
 
     Double = NDArray[np.float64]
     Mask = NDArray[np.bool_]

@@ -40,13 +40,14 @@ from rival_methods import (
     rivals,
 )
 
-from deepcontrast_bmz.model.open import Model, open_model
+from deepcontrast_bmz.model.open import open_model
 from deepcontrast_bmz.settings import read_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from deepcontrast_bmz.model.loop import Loop
+    from deepcontrast_bmz.model.model import Model
     from deepcontrast_bmz.physics.phantoms import Kind
 
 DEPTHS = (0.75, 1.5, 2.25, 3.0, 4.0)

@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from deepcontrast_bmz.dial.ood import measure, unusual
 from deepcontrast_bmz.model.loop import extend_symmetric
-from deepcontrast_bmz.model.open import Model, open_model
+from deepcontrast_bmz.model.open import open_model
 from deepcontrast_bmz.physics.camera import Camera, expose
 from deepcontrast_bmz.physics.phantoms import KINDS, phantom
 from deepcontrast_bmz.physics.scatter import scatter
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from deepcontrast_bmz.model.model import Model
     from deepcontrast_bmz.settings import PhysicsSettings
 
 SIDE = 176

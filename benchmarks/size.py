@@ -42,7 +42,8 @@ import tifffile
 import torch
 
 from deepcontrast_bmz.image import open_image
-from deepcontrast_bmz.model.open import Model, open_model
+from deepcontrast_bmz.model.model import Model
+from deepcontrast_bmz.model.open import open_model
 from deepcontrast_bmz.physics.phantoms import phantom
 
 _CHILD = """

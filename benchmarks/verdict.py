@@ -28,13 +28,15 @@ from records import Table, print_tables, save, write_json
 from deepcontrast_bmz.dial.automatic import choose_dial
 from deepcontrast_bmz.evaluate.sweep import evaluate
 from deepcontrast_bmz.model.loop import blend, extend_symmetric
-from deepcontrast_bmz.model.open import Model, open_model
+from deepcontrast_bmz.model.open import open_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from deepcontrast_bmz.model.model import Model
 
     Double = NDArray[np.float64]
     Function = Callable[[Double], Double]

@@ -11,7 +11,7 @@ import xarray as xr
 from descriptions import described
 from numpy.typing import NDArray
 
-from deepcontrast_bmz.model.open import Model
+from deepcontrast_bmz.model.model import Model
 from deepcontrast_bmz.settings import Scatter
 
 if TYPE_CHECKING:

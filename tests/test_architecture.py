@@ -99,7 +99,9 @@ def names_of(tree: ast.Module) -> tuple[set[str], set[str]]:
     defined = {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
     public = {name for name in defined if not name.startswith("_")}
     everything = set(defined)
-    for node in tree.body:
+    # The door of the package imports what it offers for type checkers alone.
+    body = [inner for n in tree.body for inner in (n.body if isinstance(n, ast.If) else [n])]
+    for node in body:
         if isinstance(node, ast.ImportFrom):
             everything |= {alias.asname or alias.name for alias in node.names}
         if isinstance(node, ast.Assign | ast.AnnAssign):

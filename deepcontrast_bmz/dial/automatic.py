@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from deepcontrast_bmz.dial.ood import OodScore
-    from deepcontrast_bmz.model.open import Model
+    from deepcontrast_bmz.model.model import Model
     from deepcontrast_bmz.records import LoopDescription
 
 _SMALLEST = 48

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from deepcontrast_bmz.dial.automatic import DialChoice
-    from deepcontrast_bmz.model.open import Model
+    from deepcontrast_bmz.model.model import Model
     from deepcontrast_bmz.model.units import Source
     from deepcontrast_bmz.records import LoopDescription
 

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from deepcontrast_bmz.dial.automatic import DialChoice
     from deepcontrast_bmz.dial.ood import OodScore
     from deepcontrast_bmz.evaluate.planes import Judged
-    from deepcontrast_bmz.model.open import Model
+    from deepcontrast_bmz.model.model import Model
     from deepcontrast_bmz.physics.noise import NoiseModel
 
 Float32 = NDArray[np.float32]

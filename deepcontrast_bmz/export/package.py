@@ -49,7 +49,8 @@ from deepcontrast_bmz.export.rdf import (
 from deepcontrast_bmz.export.weights import export_weights
 from deepcontrast_bmz.image import replace_whole
 from deepcontrast_bmz.model.loop import dial_position
-from deepcontrast_bmz.model.open import SHIPPED, describe_run, read_run, shipped_folder
+from deepcontrast_bmz.model.open import SHIPPED, find_shipped_folder
+from deepcontrast_bmz.model.run_folder import describe_run, read_run
 from deepcontrast_bmz.settings import recipe_to_toml
 
 if TYPE_CHECKING:
@@ -547,5 +548,5 @@ def export_shipped(
     if name not in SHIPPED:
         raise InputError(f"no shipped model is called {name!r}: give {' or '.join(SHIPPED)}")
     return package_from_rdf(
-        shipped_folder() / "rdf.yaml", out, publication=publication, purpose=purpose
+        find_shipped_folder() / "rdf.yaml", out, publication=publication, purpose=purpose
     )

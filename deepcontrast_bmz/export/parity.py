@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from deepcontrast_bmz.export.architecture import ARCHITECTURE_CLASS
 from deepcontrast_bmz.export.records import INPUT_ID, OUTPUT_ID, ParityRow
 from deepcontrast_bmz.export.torchscript import without_deprecations
-from deepcontrast_bmz.model.open import WEIGHTS_FORMATS, WeightsFormat
+from deepcontrast_bmz.model.model import WEIGHTS_FORMATS, WeightsFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -9,7 +9,7 @@ __all__ = [
     "ParityRow",
 ]
 
-from deepcontrast_bmz.model.open import WeightsFormat  # noqa: TC001 - pydantic reads it
+from deepcontrast_bmz.model.model import WeightsFormat  # noqa: TC001 - pydantic reads it
 from deepcontrast_bmz.settings import Record
 
 INPUT_ID = "raw"

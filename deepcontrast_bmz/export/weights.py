@@ -20,7 +20,7 @@ from deepcontrast_bmz.export.onnx import onnx_bytes
 from deepcontrast_bmz.export.parity import check_parity
 from deepcontrast_bmz.export.records import ExportRecord
 from deepcontrast_bmz.export.torchscript import torchscript_bytes
-from deepcontrast_bmz.model.open import WEIGHTS_FORMATS, WeightsFormat
+from deepcontrast_bmz.model.model import WEIGHTS_FORMATS, WeightsFormat
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from deepcontrast_bmz.model.open import Model
+    from deepcontrast_bmz.model.model import Model
 
 
 class _Parts(Protocol):

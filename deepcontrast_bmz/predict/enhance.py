@@ -30,7 +30,7 @@ from deepcontrast_bmz.image import channel_names, check_pixels, pixel_size_um
 from deepcontrast_bmz.image.blocks import Box, cut, piece, split
 from deepcontrast_bmz.model.devices import memory_ran_out
 from deepcontrast_bmz.model.loop import blend
-from deepcontrast_bmz.model.open import LARGE_BLOCK, LARGE_VOLUME_BLOCK
+from deepcontrast_bmz.model.model import LARGE_BLOCK, LARGE_VOLUME_BLOCK
 from deepcontrast_bmz.model.units import Source
 from deepcontrast_bmz.records import CHANNEL_PREFIX
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from deepcontrast_bmz.model.open import Model
+    from deepcontrast_bmz.model.model import Model
 
 logger = logging.getLogger(__name__)
 

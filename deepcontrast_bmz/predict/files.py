@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
-    from deepcontrast_bmz.model.open import Model
+    from deepcontrast_bmz.model.model import Model
     from deepcontrast_bmz.predict.workers import Crew
 
 logger = logging.getLogger(__name__)

@@ -40,7 +40,8 @@ from deepcontrast_bmz.image.zarr_write import (
     flush_part,
     level_of,
 )
-from deepcontrast_bmz.model.open import Origin, open_model
+from deepcontrast_bmz.model.model import Origin
+from deepcontrast_bmz.model.open import open_model
 from deepcontrast_bmz.model.units import Source
 from deepcontrast_bmz.predict.enhance import (
     Enhanced,
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
     from deepcontrast_bmz.dial.per_plane import Wanted
     from deepcontrast_bmz.image import OpenImage
     from deepcontrast_bmz.image.blocks import Box
-    from deepcontrast_bmz.model.open import Model
+    from deepcontrast_bmz.model.model import Model
     from deepcontrast_bmz.predict.workers import Crew
 
 logger = logging.getLogger(__name__)

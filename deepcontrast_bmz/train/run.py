@@ -41,7 +41,7 @@ from deepcontrast_bmz.image import (
 )
 from deepcontrast_bmz.model.devices import choose_device
 from deepcontrast_bmz.model.loop import Loop, crop
-from deepcontrast_bmz.model.open import read_run
+from deepcontrast_bmz.model.run_folder import read_run
 from deepcontrast_bmz.physics.scatter import widths_in_pixels
 from deepcontrast_bmz.progress import TrainingProgress
 from deepcontrast_bmz.records import ImageRecord, RunRecord

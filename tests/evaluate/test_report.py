@@ -31,7 +31,7 @@ from deepcontrast_bmz.evaluate.report.curve import HEIGHT, WIDTH, round_ticks
 from deepcontrast_bmz.evaluate.report.drawing import PALETTE
 from deepcontrast_bmz.evaluate.report.words import TIMES
 from deepcontrast_bmz.image import write_image
-from deepcontrast_bmz.model.open import Model
+from deepcontrast_bmz.model.model import Model
 from deepcontrast_bmz.physics.noise import NoiseModel
 from deepcontrast_bmz.physics.phantoms import phantom
 from deepcontrast_bmz.settings import Scatter

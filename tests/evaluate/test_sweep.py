@@ -17,7 +17,7 @@ from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.evaluate import metrics, planes, previews, sweep
 from deepcontrast_bmz.evaluate.records import DialScores, Evaluation
 from deepcontrast_bmz.evaluate.sweep import evaluate
-from deepcontrast_bmz.model.open import Model
+from deepcontrast_bmz.model.model import Model
 from deepcontrast_bmz.physics.phantoms import phantom
 from deepcontrast_bmz.physics.scatter import scatter
 from deepcontrast_bmz.predict.enhance import enhance

@@ -15,7 +15,7 @@ from deepcontrast_bmz.export.onnx import onnx_bytes
 from deepcontrast_bmz.export.onnx_write import has_older_exporter, write_onnx, write_onnx_by_newer
 from deepcontrast_bmz.model.loop import Loop
 from deepcontrast_bmz.model.network import build_network
-from deepcontrast_bmz.model.open import read_run
+from deepcontrast_bmz.model.run_folder import read_run
 from deepcontrast_bmz.package.weights import local_paths
 from deepcontrast_bmz.settings import NetworkSettings
 

@@ -32,7 +32,9 @@ from deepcontrast_bmz.export.package import (
 )
 from deepcontrast_bmz.export.publication import make_publication
 from deepcontrast_bmz.image import write_image
-from deepcontrast_bmz.model.open import WEIGHTS_FORMATS, open_model, read_run
+from deepcontrast_bmz.model.model import WEIGHTS_FORMATS
+from deepcontrast_bmz.model.open import open_model
+from deepcontrast_bmz.model.run_folder import read_run
 from deepcontrast_bmz.settings import recipe_to_toml
 
 if TYPE_CHECKING:
@@ -117,7 +119,7 @@ def test_a_shipped_model_is_exported_like_the_run_it_came_from(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """For files and for the zoo, with people who answer for it, from anywhere."""
-    monkeypatch.setattr("deepcontrast_bmz.export.package.shipped_folder", lambda: repository)
+    monkeypatch.setattr("deepcontrast_bmz.export.package.find_shipped_folder", lambda: repository)
     monkeypatch.chdir(tmp_path)
     assert export_shipped("deepcontrast", Path("a.zip")).read_bytes() == package.read_bytes()
     publication = make_publication(maintainers=["Ada:ada-l"], version="1.0.0")

@@ -24,8 +24,8 @@ from deepcontrast_bmz.export.parity import PARITY_LIMIT, check_parity
 from deepcontrast_bmz.export.torchscript import torchscript_bytes
 from deepcontrast_bmz.export.weights import export_weights, state_dict_bytes
 from deepcontrast_bmz.model.loop import Loop
+from deepcontrast_bmz.model.model import WEIGHTS_FORMATS
 from deepcontrast_bmz.model.network import build_network
-from deepcontrast_bmz.model.open import WEIGHTS_FORMATS
 from deepcontrast_bmz.settings import NetworkSettings
 
 if TYPE_CHECKING:

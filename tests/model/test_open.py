@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.resources
 import io
 import json
 import os
@@ -18,8 +19,9 @@ from conftest import run_record, untrained_loop
 
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.export.weights import export_weights
-from deepcontrast_bmz.model import open as rooms
-from deepcontrast_bmz.model.open import describe_run, open_model
+from deepcontrast_bmz.model.open import open_model
+from deepcontrast_bmz.model.run_folder import describe_run
+from deepcontrast_bmz.package import files
 from deepcontrast_bmz.records import LoopDescription
 from deepcontrast_bmz.settings import Recipe, recipe_to_toml
 
@@ -188,10 +190,10 @@ def test_a_shipped_model_opens_by_name(
     home.mkdir(parents=True)
     shutil.copytree(exported, home / "shipped" if installed else home.parent, dirs_exist_ok=True)
 
-    def files(_: str) -> Path:
+    def find(_: str) -> Path:
         return home
 
-    monkeypatch.setattr(rooms.importlib.resources, "files", files)
+    monkeypatch.setattr(importlib.resources, "files", find)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "deepcontrast").mkdir()  # a folder of that name is not meant
     model = open_model("deepcontrast", device="cpu")
@@ -231,6 +233,32 @@ def test_runs_of_version_0_1_open(run: Path) -> None:
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     (run / "run.json").write_text(json.dumps(record | {"local_dial": None}), encoding="utf-8")
     assert open_model(run, device="cpu").description == describe_run(RECIPE, RECORD, new_loop())
+
+
+def test_the_description_may_have_the_other_name_that_programs_read(package: Path) -> None:
+    (package / "rdf.yaml").rename(package / "bioimageio.yaml")
+    for path in (package, package / "bioimageio.yaml", zipped(package)):
+        found = open_model(path, device="cpu")
+        torch.testing.assert_close(
+            found.iterate(extended(1), 1), expected(1), rtol=0, atol=ROUNDING
+        )
+        assert len(found.sha256) == 64
+
+
+def test_a_package_zipped_within_its_folder_is_told_so(package: Path, tmp_path: Path) -> None:
+    """As the Finder does it, with its own folder beside."""
+    path = tmp_path / "finder.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in package.iterdir():
+            archive.write(file, f"my model/{file.name}")
+            archive.writestr(f"__MACOSX/my model/._{file.name}", b"\0\5\x16\7")
+    told = r"finder\.zip must hold rdf\.yaml at its root.*my model/rdf\.yaml: pack the files"
+    with pytest.raises(InputError, match=told):
+        open_model(path)
+    (tmp_path / "outer").mkdir()
+    package.rename(tmp_path / "outer" / "inner")
+    with pytest.raises(InputError, match="pack the files"):
+        open_model(tmp_path / "outer")
 
 
 # ---- what is refused
@@ -364,7 +392,7 @@ def test_weights_outside_the_package_are_refused(package: Path, source: str) -> 
     rdf["weights"]["pytorch_state_dict"]["source"] = source
     write_rdf(package, rdf)
     for path in (package, zipped(package)):
-        with pytest.raises(InputError, match="inside it"):
+        with pytest.raises(InputError, match="holds no such file inside it"):
             open_model(path)
 
 
@@ -379,7 +407,7 @@ def test_weights_on_the_web_are_not_fetched(package: Path) -> None:
 def test_a_link_out_of_the_package_is_refused(package: Path) -> None:
     (package / "weights.pt").rename(package.parent / "elsewhere.pt")
     (package / "weights.pt").symlink_to(package.parent / "elsewhere.pt")
-    with pytest.raises(InputError, match="leads out of it"):
+    with pytest.raises(InputError, match="holds no such file inside it"):
         open_model(package)
 
 
@@ -388,14 +416,14 @@ def test_a_zip_that_points_outside_is_refused(package: Path, name: str) -> None:
     path = zipped(package)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(name, b"x")
-    with pytest.raises(InputError, match="do not trust it"):
+    with pytest.raises(InputError, match="would be written outside its folder"):
         open_model(path)
 
 
 def test_a_zip_bomb_is_refused(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = zipped(package)
-    monkeypatch.setattr(rooms, "_LARGEST_ZIP", 1000)
-    with pytest.raises(InputError, match="unpacks to at most"):
+    monkeypatch.setattr(files, "ZIP_BYTES", 1000)
+    with pytest.raises(InputError, match="would unpack from"):
         open_model(path)
 
 
@@ -403,13 +431,13 @@ def test_a_broken_zip_is_refused(package: Path) -> None:
     path = zipped(package)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(InputError, match="cut short"):
+    with pytest.raises(InputError, match="is not a complete zip file"):
         open_model(path)
 
 
 def test_a_zip_without_rdf_is_refused(package: Path) -> None:
     (package / "rdf.yaml").unlink()
-    with pytest.raises(InputError, match=r"should hold rdf\.yaml"):
+    with pytest.raises(InputError, match=r"holds no rdf\.yaml"):
         open_model(zipped(package))
 
 
@@ -423,14 +451,15 @@ def test_a_missing_weights_file_is_named(package: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [1", "not valid YAML"),
-        ("- 1", "a mapping"),
-        ("", "a mapping"),
-        ("!!python/object/apply:os.getcwd []", "not valid YAML"),
-        ("[" * 1200, "not valid YAML"),
-        ("name: x", "bioimageio predict"),
-        ("config: 3", "bioimageio predict"),
-        ("config: {other: 3}", "bioimageio predict"),
+        ("a: [1", "cannot be read as YAML"),
+        ("- 1", "must hold a map"),
+        ("", "must hold a map"),
+        ("!!python/object/apply:os.getcwd []", "cannot be read as YAML"),
+        ("[" * 1200, "cannot be read as YAML"),
+        ("name: x", "does not describe a model"),
+        ("weights: {}", "bioimageio predict"),
+        ("{weights: {}, config: 3}", "bioimageio predict"),
+        ("{weights: {}, config: {other: 3}}", "bioimageio predict"),
     ],
 )
 def test_another_rdf_is_refused(package: Path, text: str, message: str) -> None:
@@ -441,7 +470,7 @@ def test_another_rdf_is_refused(package: Path, text: str, message: str) -> None:
 
 def test_an_rdf_that_is_no_text_is_refused(package: Path) -> None:
     (package / "rdf.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="not valid YAML"):
+    with pytest.raises(InputError, match="cannot be read as YAML"):
         open_model(package)
 
 
@@ -495,7 +524,7 @@ def test_onnx_on_cuda_needs_a_runtime_that_can(
     def chosen(_device: str) -> str:
         return "cuda"
 
-    monkeypatch.setattr(rooms, "choose_device", chosen)
+    monkeypatch.setattr("deepcontrast_bmz.model.open.choose_device", chosen)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     assert open_model(package, weights="onnx", device="auto").device == "cpu"
     with pytest.raises(InputError, match="onnxruntime-gpu"):

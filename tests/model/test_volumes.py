@@ -32,9 +32,11 @@ from deepcontrast_bmz.export.torchscript import torchscript_bytes
 from deepcontrast_bmz.export.weights import export_weights
 from deepcontrast_bmz.image import write_image
 from deepcontrast_bmz.model.loop import Loop, blend, crop, extend_symmetric, extend_volume
+from deepcontrast_bmz.model.model import WEIGHTS_FORMATS
 from deepcontrast_bmz.model.network import DilatedVolumeNetwork, build_network
 from deepcontrast_bmz.model.network.volumes import mixing_positions
-from deepcontrast_bmz.model.open import WEIGHTS_FORMATS, open_model, read_run
+from deepcontrast_bmz.model.open import open_model
+from deepcontrast_bmz.model.run_folder import read_run
 from deepcontrast_bmz.physics.camera import Camera, expose
 from deepcontrast_bmz.physics.phantoms import phantom_stack
 from deepcontrast_bmz.physics.scatter import scatter

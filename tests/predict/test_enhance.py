@@ -20,7 +20,9 @@ from deepcontrast_bmz.dial.automatic import DialChoice
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import read_image, write_image
 from deepcontrast_bmz.model.loop import blend
-from deepcontrast_bmz.model.open import Model, describe_run, open_model
+from deepcontrast_bmz.model.model import Model
+from deepcontrast_bmz.model.open import open_model
+from deepcontrast_bmz.model.run_folder import describe_run
 from deepcontrast_bmz.predict import files as predict_module
 from deepcontrast_bmz.predict.enhance import Enhanced, enhance
 from deepcontrast_bmz.predict.files import predict_files

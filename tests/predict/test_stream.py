@@ -27,7 +27,9 @@ from deepcontrast_bmz.dial.automatic import DialChoice
 from deepcontrast_bmz.errors import InputError, Unfinished
 from deepcontrast_bmz.image import read_image, write_image
 from deepcontrast_bmz.model.devices import fast_loop
-from deepcontrast_bmz.model.open import Model, describe_run, open_model
+from deepcontrast_bmz.model.model import Model
+from deepcontrast_bmz.model.open import open_model
+from deepcontrast_bmz.model.run_folder import describe_run
 from deepcontrast_bmz.predict import enhance as enhance_room
 from deepcontrast_bmz.predict import files as predict_room
 from deepcontrast_bmz.predict import stream as stream_room

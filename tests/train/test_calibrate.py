@@ -13,7 +13,7 @@ import xarray as xr
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import write_image
 from deepcontrast_bmz.model.loop import Loop
-from deepcontrast_bmz.model.open import read_run
+from deepcontrast_bmz.model.run_folder import read_run
 from deepcontrast_bmz.physics.phantoms import phantom
 from deepcontrast_bmz.physics.scatter import scatter
 from deepcontrast_bmz.records import StopRule

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from deepcontrast_bmz.evaluate.records import Evaluation
     from deepcontrast_bmz.evaluate.report.page import Section
-    from deepcontrast_bmz.model.open import Model
+    from deepcontrast_bmz.model.model import Model
 
 
 def write_evaluation(

@@ -1,0 +1,149 @@
+"""Loads weights files; no code that they may hold is run."""
+
+from __future__ import annotations
+
+__all__ = [
+    "load_onnx",
+    "load_state",
+    "load_torchscript",
+]
+
+import io
+import logging
+import warnings
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.model.devices import onnx_session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from deepcontrast_bmz.model.loop import Loop
+
+logger = logging.getLogger(__name__)
+
+
+def load_state(loop: Loop, data: bytes, what: str) -> None:
+    """Load a state dict into a loop, without running any code it may hold.
+
+    Parameters
+    ----------
+    loop : Loop
+    data : bytes
+    what : str
+        What to call the file in an error.
+
+    Raises
+    ------
+    InputError
+        If the file holds anything but the finite tensors of this loop.
+    """
+    try:
+        with warnings.catch_warnings():
+            # What torch has to say about a foreign pickle, the error below says, too.
+            warnings.simplefilter("ignore", UserWarning)
+            state: object = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch names no common base class for what a file can hold
+        raise InputError(
+            f"{what} must be plain tensors saved by torch, but cannot be loaded as such "
+            f"({type(error).__name__}): the file is damaged, or do not trust it"
+        ) from error
+    expected = loop.state_dict()
+    if not isinstance(state, dict) or set(cast("dict[str, object]", state)) != set(expected):
+        raise InputError(
+            f"{what} do not hold the tensors of the network that is described: export again"
+        )
+    tensors = cast("dict[str, object]", state)
+    for name, own in expected.items():
+        tensor = tensors[name]
+        if not isinstance(tensor, Tensor) or tensor.shape != own.shape:
+            met = str(tuple(tensor.shape)) if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise InputError(
+                f"{name} in {what} should be a tensor of {tuple(own.shape)}, not {met}: "
+                "export again"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{name} in {what} holds NaN or infinity: train again")
+    loop.load_state_dict(cast("dict[str, Tensor]", tensors))
+
+
+def load_torchscript(data: bytes, device: str, what: str) -> Callable[[Tensor], Tensor]:
+    """Load a TorchScript file.
+
+    Parameters
+    ----------
+    data : bytes
+    device : {'cpu', 'cuda', 'mps'}
+    what : str
+        What to call the file in an error.
+
+    Raises
+    ------
+    InputError
+        If it is no TorchScript file.
+    """
+    try:
+        with warnings.catch_warnings():
+            # The format is deprecated in torch, but the one that all programs of the zoo read.
+            for category in (FutureWarning, DeprecationWarning):
+                warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", category)
+            graph = torch.jit.load(io.BytesIO(data), map_location=device)
+    except RuntimeError as error:
+        raise InputError(
+            f"{what} must be a TorchScript file, but cannot be loaded: get the package again"
+        ) from error
+    graph.eval()
+    return cast("Callable[[Tensor], Tensor]", graph)
+
+
+def load_onnx(
+    data: bytes, device: str, what: str, *, insisted: bool
+) -> tuple[Callable[[Tensor], Tensor], str]:
+    """Return the graph and the device it really runs on: ONNX Runtime falls back silently.
+
+    Parameters
+    ----------
+    data : bytes
+    device : {'cpu', 'cuda', 'mps'}
+    what : str
+        What to call the file in an error.
+    insisted : bool
+        Whether another device is an error, not only a warning.
+
+    Raises
+    ------
+    InputError
+        If it is no ONNX file of one input and output, or cannot run on the device.
+    """
+    try:
+        session, real = onnx_session(data, device)
+    except Exception as error:  # its exceptions share no public base class
+        raise InputError(
+            f"{what} must be an ONNX file, but cannot be loaded ({type(error).__name__}): "
+            "get the package again"
+        ) from error
+    if real != device:
+        if insisted:
+            raise InputError(
+                f"onnx weights run on the device {device} only with an onnxruntime that can "
+                "use it (onnxruntime-gpu for cuda), and the installed one runs on the CPU: use "
+                "--device cpu, or --weights pytorch_state_dict"
+            )
+        logger.warning("onnxruntime runs on the CPU: it cannot use the device %s", device)
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise InputError(
+            f"{what} should have one input and one output, not {len(inputs)} and {len(outputs)}: "
+            "export again"
+        )
+    given, returned = inputs[0].name, outputs[0].name
+
+    def run(extended: Tensor) -> Tensor:
+        result = session.run([returned], {given: extended.cpu().numpy()})[0]
+        return torch.from_numpy(result)
+
+    return run, real
