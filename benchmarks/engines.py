@@ -1,6 +1,10 @@
-"""Seconds of the first, second and third run at new image sizes, in the engines of Java programs.
+"""The exported graph in the engines of Java programs: against predict, and at new image sizes.
 
-    python benchmarks/engines.py [--engines NAME ...] [--rounds 3] [--control]
+    python benchmarks/engines.py [--engines NAME ...] [--rounds 3] [--stacks] [--control]
+
+First, processor seconds of the second and third run on one large image, one thread, over those of
+`dcbmz predict`'s network on it, which runs before and after; then seconds of the first, second and
+third run at each of several sizes.
 
 An engine that compiles anew for every image size stalls on the second run at each (libtorch 2.0,
 where TorchScript is profiled by the first). Every round is a Java process of its own that meets
@@ -13,8 +17,12 @@ fuses: what a stall looks like.
 from __future__ import annotations
 
 import argparse
+import copy
+import os
 import tempfile
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,11 +31,18 @@ from deepcontrast_bmz.check.engines.engine import EngineMissingError
 from deepcontrast_bmz.check.engines.java import JAVA_ENGINES, prepare_java, run_java
 from deepcontrast_bmz.export.onnx import onnx_bytes
 from deepcontrast_bmz.export.torchscript import torchscript_bytes
+from deepcontrast_bmz.model.devices import fast_loop
 from deepcontrast_bmz.model.loop import Loop
-from deepcontrast_bmz.model.network import DilatedNetwork
+from deepcontrast_bmz.model.network import DilatedNetwork, DilatedVolumeNetwork
 from deepcontrast_bmz.model.network.layers import sort_pairs
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 SIZES = ((37, 61), (136, 200), (301, 515), (120, 90), (256, 256))
+LARGE = (900, 1300)
+STACK_SIZES = ((2, 37, 61), (5, 136, 120), (3, 90, 200))
+LARGE_STACK = (16, 256, 256)
 REPEATS = 3
 ALLOWED = 1.5
 
@@ -44,22 +59,48 @@ class SumsNotInPlace(DilatedNetwork):
         return x[:, :, r:-r, r:-r] + self.last(g) * self.scale
 
 
-def measure(engine: str, weights: Path, rounds: int) -> None:
+def compare(engine: str, weights: Path, loop: Loop, size: tuple[int, ...]) -> None:
+    """Print the ratio of one engine to `dcbmz predict`, and the difference of their values."""
+    image = np.random.default_rng(0).random((1, 1, *size), dtype=np.float32)
+    fast = fast_loop(copy.deepcopy(loop), "cpu")
+
+    def predict() -> tuple[np.ndarray, float]:
+        with torch.inference_mode():
+            begun = time.process_time()
+            result = fast(torch.from_numpy(image))
+            return result.numpy(), time.process_time() - begun
+
+    predict()
+    expected, before = predict()
+    (run,) = run_java(engine, weights, [image], repeats=REPEATS)
+    after = predict()[1]
+    least = min(run.processor_seconds[1:])
+    difference = np.abs(run.output - expected).max() / np.ptp(expected)
+    first = run.processor_seconds[0]
+    print(
+        f"  {' x '.join(map(str, size))}: {least:.2f} s of processor (first run {first:.2f} s), "
+        f"predict {before:.2f} and {after:.2f} s: {2 * least / (before + after):.2f} times; "
+        f"difference {difference:.0e} of the range",
+        flush=True,
+    )
+
+
+def measure(engine: str, weights: Path, rounds: int, sizes: Sequence[tuple[int, ...]]) -> None:
     """Print the table of one engine."""
     rng = np.random.default_rng(0)
-    inputs = [rng.random((1, 1, *size), dtype=np.float32) for size in SIZES]
+    inputs = [rng.random((1, 1, *size), dtype=np.float32) for size in sizes]
     seconds = np.array(
         [
             [run.seconds for run in run_java(engine, weights, inputs, repeats=REPEATS)]
             for _ in range(rounds)
         ]
     ).min(axis=0)
-    for size, calls in zip(SIZES, seconds, strict=True):
+    for size, calls in zip(sizes, seconds, strict=True):
         ratios = calls[1:] / calls[0]
         shown = " ".join(f"{second:7.3f}" for second in calls)
         stalls = "  stalls" if ratios.max() > ALLOWED else ""
         words = " ".join(f"{ratio:5.2f}" for ratio in ratios)
-        print(f"  {size[0]:4d} x {size[1]:4d}   {shown} s   ratios {words}{stalls}")
+        print(f"  {' x '.join(f'{n:4d}' for n in size)}   {shown} s   ratios {words}{stalls}")
 
 
 def main() -> None:
@@ -68,12 +109,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--torchscript", type=Path, help="instead of the default network")
     parser.add_argument("--onnx", type=Path, help="instead of the default network")
+    parser.add_argument("--stacks", action="store_true", help="the network for stacks")
     parser.add_argument("--control", action="store_true")
     options = parser.parse_args()
+    torch.set_num_threads(1)
+    # What Java processes read.
+    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         torch.manual_seed(0)
-        loop = Loop(DilatedNetwork())
+        network = DilatedVolumeNetwork() if options.stacks else DilatedNetwork()
+        loop = Loop(network.requires_grad_(requires_grad=False)).eval()
+        sizes, large = (STACK_SIZES, LARGE_STACK) if options.stacks else (SIZES, LARGE)
         weights: dict[str, Path | None] = {"libtorch": options.torchscript}
         weights["onnxruntime"] = options.onnx
         if weights["libtorch"] is None:
@@ -91,12 +138,14 @@ def main() -> None:
                 print(f"{engine}: not run, {error}")
                 continue
             print(engine, flush=True)
-            measure(engine, path, options.rounds)
+            if options.torchscript is None and options.onnx is None:
+                compare(engine, path, loop, large)
+            measure(engine, path, options.rounds, sizes)
             if options.control and engine.startswith("libtorch"):
                 control = folder / "control.pt"
                 control.write_bytes(torchscript_bytes(Loop(SumsNotInPlace())))
                 print(f"{engine}, sums not in place", flush=True)
-                measure(engine, control, 1)
+                measure(engine, control, 1, SIZES)
 
 
 if __name__ == "__main__":

@@ -125,12 +125,15 @@ def torchscript_bytes(loop: Loop) -> bytes:
         if is_plainly_dilated(loop.network):
             module = LoopInStrips(loop, loop.network).eval()
             graph = torch.jit.script(module)
+            # As constants they would let freezing unroll loops: sometimes, with other bytes then.
+            kept = ["dilations", "mixes", "iterations"]
         else:
             extend = extend_volume if loop.dims == 3 else extend_symmetric
             module = _FlatLoop(fold_kernels(loop), torch.jit.script(extend)).eval()
             graph = torch.jit.trace(module, example_image(loop), check_trace=False)
-        names = [name for name, _ in module.named_buffers()]
-        frozen = torch.jit.freeze(graph, preserved_attrs=names)
+            kept = []
+        kept += [name for name, _ in module.named_buffers()]
+        frozen = torch.jit.freeze(graph, preserved_attrs=kept)
         file = io.BytesIO()
         torch.jit.save(frozen, file)
     return plain_archive(file.getvalue())
