@@ -192,7 +192,9 @@ def test_one_format_that_reproduces_is_enough(ready: Copy) -> None:
     assert row.state == "passed"
     assert row.low == 1
     assert row.reasons[0].startswith("onnx: ")
-    assert row.reasons[1].startswith("torchscript: ")
+    assert row.notes[0].startswith("torchscript: ")
+    assert row.notes[1].startswith("pytorch_state_dict was not run")
+    assert row.word == "passed"
 
 
 def test_output_that_nobody_reproduces_fails_core_and_ilastik(ready: Copy) -> None:

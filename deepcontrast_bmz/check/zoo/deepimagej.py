@@ -42,13 +42,20 @@ REAL_ENGINES = {"torchscript": "libtorch-2.0.0", "onnx": "onnxruntime-java-1.12.
 MEND = "save test tensors of order 1, or the difference between engines is too large at some pixel"
 
 
-def _row(state: State, reasons: Sequence[str], not_run: Sequence[str] = ()) -> ZooRow:
+def _row(
+    state: State,
+    reasons: Sequence[str],
+    *,
+    notes: Sequence[str] = (),
+    not_run: Sequence[str] = (),
+) -> ZooRow:
     low, high = {"passed": (1.0, 1.0), "skipped": (0.0, 1.0)}.get(state, (0.0, 0.0))
     return ZooRow(
         name="deepimagej",
         title=TITLE,
         state=state,
         reasons=tuple(reasons),
+        notes=tuple(notes),
         not_run=tuple(not_run),
         low=low,
         high=high,
@@ -118,19 +125,21 @@ def _run(case: Case, weights_format: str, x: NDArray[Any]) -> tuple[NDArray[Any]
 
 def _compare(
     out: NDArray[Any], expected: NDArray[Any], who: str, missing: str
-) -> tuple[State, list[str]]:
+) -> tuple[State, list[str], list[str]]:
+    """Return state, reasons and notes."""
     if out.shape != expected.shape:
-        return "failed", [f"{who} gives {out.shape}, the test output is {expected.shape}"]
+        return "failed", [f"{who} gives {out.shape}, the test output is {expected.shape}"], []
     broken = breaks_criterion(out, expected)
     difference = np.abs(np.asarray(out, np.float64) - np.asarray(expected, np.float64))
     count = int(broken.sum())
     if count:
         first = tuple(int(i[0]) for i in np.nonzero(broken))
-        return "failed", [
+        words = (
             f"{who}: {count} of {broken.size} pixels differ by more than is allowed, the first at "
             f"{first} by {difference[first]:.3g} where {allowed_difference(expected)[first]:.3g} "
             f"is: {MEND}"
-        ]
+        )
+        return "failed", [words], []
     said = f"{who}: no pixel differs by more than is allowed, the most by {difference.max():.2g}"
     risk = share_at_risk(expected)
     warned = (
@@ -139,8 +148,8 @@ def _compare(
     )
     if risk and missing:
         # The engine of this process made the test output: its agreement decides nothing.
-        return "skipped", [said, warned]
-    return "passed", [said, warned] if risk else [said]
+        return "skipped", [said, warned], []
+    return "passed", [said], [warned] if risk else []
 
 
 def judge_deepimagej(case: Case) -> ZooRow:
@@ -168,5 +177,5 @@ def judge_deepimagej(case: Case) -> ZooRow:
         return _row(
             "failed", [f"{chosen}: the engine stopped: {' '.join(str(error).split())[:300]}"]
         )
-    state, reasons = _compare(out, case.session.bench.test_output, who, missing)
-    return _row(state, reasons, [missing] if missing else [])
+    state, reasons, notes = _compare(out, case.session.bench.test_output, who, missing)
+    return _row(state, reasons, notes=notes, not_run=[missing] if missing else [])

@@ -106,13 +106,16 @@ def judge_completeness(case: Case) -> ZooRow:
 def _reproduction(
     found: Mapping[str, Reproduced], kept_back: Sequence[str], who: str
 ) -> tuple[State, tuple[str, ...], tuple[str, ...]]:
-    """Return state, reasons and what was not run: one format that reproduces is enough."""
+    """Return state, reasons and notes: one format that reproduces is enough."""
     good = [name for name, result in found.items() if result.done]
     said = [result.words for result in found.values() if result.words]
     if good:
         # One that reproduces is enough, so what was not run changes nothing.
-        reasons = (f"{', '.join(good)}: {who} reproduced the test output", *said, *kept_back)
-        return "passed", reasons, ()
+        return (
+            "passed",
+            (f"{', '.join(good)}: {who} reproduced the test output",),
+            (*said, *kept_back),
+        )
     if kept_back:
         # One of these might do.
         return "skipped", (*said, *kept_back), ()
@@ -128,7 +131,7 @@ def judge_core(case: Case) -> ZooRow:
         f"bioimageio.core {version}, determinism full: {COLLECTION}, "
         "scripts/check_compatibility_bioimageio_core.py (one weights format is enough)"
     )
-    not_run: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     if not case.valid:
         state, reasons = "failed", ("the description is invalid",)
     elif "core" not in case.engines:
@@ -136,7 +139,7 @@ def judge_core(case: Case) -> ZooRow:
     else:
         found = case.reproduced_here
         who = f"bioimageio.core {version}"
-        state, reasons, not_run = _reproduction(found, case.kept_back, who)
+        state, reasons, notes = _reproduction(found, case.kept_back, who)
     low = core_points(valid=case.valid, reproduced=state == "passed")
     high = 1.0 if state == "skipped" else low
     return ZooRow(
@@ -144,7 +147,7 @@ def judge_core(case: Case) -> ZooRow:
         title=title,
         state=state,
         reasons=reasons,
-        not_run=not_run,
+        notes=notes,
         low=low,
         high=high,
         counted=True,
@@ -156,6 +159,8 @@ def _tool(
     title: str,
     state: State,
     reasons: Sequence[str],
+    *,
+    notes: Sequence[str] = (),
     not_run: Sequence[str] = (),
 ) -> ZooRow:
     points = {"passed": (1.0, 1.0), "skipped": (0.0, 1.0)}.get(state, (0.0, 0.0))
@@ -164,6 +169,7 @@ def _tool(
         title=title,
         state=state,
         reasons=tuple(reasons),
+        notes=tuple(notes),
         not_run=tuple(not_run),
         low=points[0],
         high=points[1],
@@ -189,12 +195,13 @@ def judge_ilastik(case: Case) -> ZooRow:
         except EngineError as error:
             return _tool("ilastik", title, "failed", [f"{ILASTIK_CORE}: {error}"])
         else:
-            return _tool("ilastik", title, *_reproduction(found, case.kept_back, ILASTIK_CORE))
+            state, reasons, notes = _reproduction(found, case.kept_back, ILASTIK_CORE)
+            return _tool("ilastik", title, state, reasons, notes=notes)
     if "core" not in case.engines:
         return _tool("ilastik", title, "skipped", [missing])
     who = "the bioimageio.core of this process"
-    state, reasons, _ = _reproduction(case.reproduced_here, case.kept_back, who)
-    return _tool("ilastik", title, state, reasons, [missing])
+    state, reasons, notes = _reproduction(case.reproduced_here, case.kept_back, who)
+    return _tool("ilastik", title, state, reasons, notes=notes, not_run=[missing])
 
 
 def judge_biapy(case: Case) -> ZooRow:
@@ -376,7 +383,9 @@ def judge_upload(case: Case, *, by_spec: bool) -> ZooRow:
         "upload",
         "Upload: bioimageio.spec 0.5.12.0, _upload.py; bioimage-io/bioimage.io 645a3cc, Upload.tsx",
         remarks,
-        "the files break no rule; a token and the network are the zoo's",
+        "the website takes it, bioimageio.spec's upload refuses it for its id"
+        if any(remark.rule == "upload.id" for remark in remarks)
+        else "the files break no rule; a token and the network are the zoo's",
     )
     if case.valid:
         return row

@@ -50,6 +50,8 @@ class ZooRow(Record):
     """Why, in words."""
     not_run: tuple[str, ...] = ()
     """Parts that were left out although others ran, and why."""
+    notes: tuple[str, ...] = ()
+    """What else is worth saying, though it decides nothing."""
     remarks: tuple[Remark, ...] = ()
     """Rules broken, errors first."""
     low: float = 0.0
@@ -159,6 +161,7 @@ class ZooVerdict(Record):
                 ]
             lines += [f"  {row.state}: {reason}" for reason in row.reasons]
             lines += [f"  not run: {part}" for part in row.not_run]
+            lines += [f"  note: {note}" for note in row.notes]
         lines += ["", f"{self.score_words}; missing to 1:"]
         for point in self.lost:
             sign = "-" if point.certain else "?"

@@ -153,9 +153,9 @@ UPLOAD_RULES: tuple[ZooRule, ...] = (
     ZooRule(
         "upload.website-config",
         "warning",
-        "nothing is lost on the way",
+        "the website's upload keeps all of the description",
         "send it with bioimageio.spec's upload: the website's drops config.bioimageio, and with it "
-        "reproducibility_tolerance; otherwise test tensors must do with the default tolerance",
+        "reproducibility_tolerance; else the test tensors must do with the default tolerance",
         WEBSITE,
         _own_config,
     ),
