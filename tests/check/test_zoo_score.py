@@ -170,6 +170,10 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         "out_channels is a list",
     ),
     "axes": (lambda r: r["inputs"][0].update(axes=[*AXES[:1], *AXES[2:]]), "not byx"),
+    "0.4 of one size": (
+        lambda r: r["inputs"][0].update(axes="bcyx", shape=[1, 1, 8, 8]),
+        "size of a patch",
+    ),
     "sigmoid": (lambda r: step(r, id="sigmoid"), "preprocessing sigmoid"),
     "integers": (
         lambda r: step(r, id="ensure_dtype", kwargs={"dtype": "uint8"}),
@@ -207,7 +211,11 @@ TAKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
     ),
     "format 0.4": lambda r: (
         r.update(format_version="0.4.10"),
-        r["inputs"][0].update(axes="bcyx", preprocessing=[{"name": "scale_range", "kwargs": {}}]),
+        r["inputs"][0].update(
+            axes="bcyx",
+            shape={"min": [1, 1, 8, 8], "step": [0, 0, 1, 1]},
+            preprocessing=[{"name": "scale_range", "kwargs": {}}],
+        ),
         entry(r).update(kwargs={}, architecture="net.py:Net"),
     ),
 }

@@ -94,6 +94,26 @@ def _axes(tensor: Mapping[str, Any]) -> str:
     return found
 
 
+def _sizes_obstacle(tensor: Mapping[str, Any]) -> str:
+    """Say why no size of a patch can be read: one number for each axis, in 0.4 under shape.min."""
+    axes = tensor.get("axes")
+    sizes: list[Any] = []
+    if isinstance(axes, str):
+        sizes = as_list(as_map(tensor.get("shape")).get("min"))
+    for axis in map(as_map, as_list(axes)):
+        named = text(axis.get("id"))
+        single = ("batch", "channel") if "type" in axis else ("channel",)
+        if text(axis.get("type", named)) in single:
+            sizes.append(1)
+        elif isinstance(axis.get("size"), int):
+            sizes.append(axis["size"])
+        elif "min" in as_map(axis.get("size")):
+            sizes.append(as_map(axis["size"])["min"])
+    if len(sizes) < 2 or not all(isinstance(size, int) for size in sizes):
+        return "the size of a patch cannot be read from the axes (0.4: from shape.min)"
+    return ""
+
+
 def _steps_obstacle(tensor: Mapping[str, Any], key: str) -> str:
     for step in map(as_map, as_list(tensor.get("preprocessing"))):
         if key not in step:
@@ -144,6 +164,7 @@ def find_obstacle(rdf: Mapping[str, Any]) -> tuple[str, str]:
     key = "id" if _version(rdf) > (0, 5, 0) else "name"
     found = (
         _tags_obstacle(tags, entry, as_map(kwargs))
+        or _sizes_obstacle(as_map(inputs[0]))
         or ("" if axes in AXES else f"axes are {' or '.join(AXES)}, not {axes}")
         or _steps_obstacle(as_map(inputs[0]), key)
         or ("" if named is None else "kwargs name a postprocessing, which it does not do")
