@@ -1,22 +1,19 @@
 """Growth with image size: time per pixel and peak memory of ``dcbmz predict``.
 
     python benchmarks/size.py [MODEL] [--megapixels 1,4,16,64,400] [--iterations 2] [--runs 1]
-                              [--workers 0,1,2,4] [--workers-megapixels 16] [--stream]
+                              [--stream]
     python benchmarks/size.py [MODEL] --bytes
 
 Every image is a square uint16 TIFF, enhanced into an OME-Zarr by a process of its own, timed from
 outside; the start of the program, measured on one pixel, is taken off. Images beyond
-``predict.STREAMED_BYTES`` stream; ``--stream`` makes all of them do so. Ratios of time per pixel
+``STREAMED_BYTES`` stream; ``--stream`` makes all of them do so. Ratios of time per pixel
 are to the image nearest to 2048 x 2048. Of the resident memory, *own* is what the program
 allocated, the rest pages of files, such as libraries, which the system takes back when it needs
 the room.
 
-Then one image is enhanced by 1, 2, 4 worker processes (0 is no worker: threads) in turn, and the
-results are compared bit for bit. Throughput is given whole, and without the start: the time of as
-many blocks of one pixel as there are workers is taken off. The processor time shows whether
-another program was in the way. Last, the time outside the network at blocks of 512 is
-taken from one streamed image: the share of the processor time that is not the model's, after a
-first run that loads what there is to load.
+The processor time shows whether another program was in the way. Last, the time outside the network
+at blocks of 512 is taken from one streamed image: the share of the processor time that is not the
+model's, after a first run that loads what there is to load.
 
 ``--bytes`` measures instead what a block takes per pixel with its surroundings, from which
 ``--block auto`` is reckoned: the peak of a process while it runs a block, less what it took
@@ -41,30 +38,22 @@ import numpy as np
 import tifffile
 import torch
 
-from deepcontrast_bmz.image import open_image
 from deepcontrast_bmz.model.model import Model
 from deepcontrast_bmz.model.open import open_model
 from deepcontrast_bmz.physics.phantoms import phantom
 
 _CHILD = """
 import json, psutil, resource, sys, threading
-import deepcontrast_bmz.predict as room
+import deepcontrast_bmz.predict.files as room
 if sys.argv[1] == "stream":
     room.STREAMED_BYTES = 0
 peak, own, over = [0], [0], threading.Event()
 def watch():
     this = psutil.Process()
     while not over.wait(0.05):
-        total = anonymous = 0
-        for process in (this, *(this.children() if "--workers" in sys.argv else ())):
-            try:
-                memory = process.memory_info()
-                total += memory.rss
-                anonymous += memory.rss - getattr(memory, "shared", 0)
-            except psutil.Error:
-                pass
-        peak[0] = max(peak[0], total)
-        own[0] = max(own[0], anonymous)
+        memory = this.memory_info()
+        peak[0] = max(peak[0], memory.rss)
+        own[0] = max(own[0], memory.rss - getattr(memory, "shared", 0))
 if __name__ == "__main__":
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -74,9 +63,9 @@ if __name__ == "__main__":
     except SystemExit as ended:
         over.set()
         watcher.join()
-        both = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        cpu = sum(used.ru_utime + used.ru_stime for used in both)
-        most = max(both[0].ru_maxrss * 1024, peak[0])
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = used.ru_utime + used.ru_stime
+        most = max(used.ru_maxrss * 1024, peak[0])
         print("MEASURED", json.dumps([cpu, most / 1e6, own[0] / 1e6]))
         raise
 """
@@ -128,9 +117,9 @@ class Spent(NamedTuple):
 
     seconds: float
     cpu: float
-    """Processor seconds, children included."""
+    """Processor seconds."""
     peak: float
-    """Largest resident memory in megabytes, children included."""
+    """Largest resident memory in megabytes."""
     own: float
     """The part of it that is no page of a file."""
 
@@ -171,18 +160,6 @@ def run(script: Path, mode: str, *words: object) -> Spent:
     """Return what one ``dcbmz predict`` took."""
     seconds, measured = child(script, mode, "predict", *words)
     return Spent(seconds, *measured)
-
-
-def same(one: Path, other: Path) -> bool:
-    """Say whether two images have the very same pixels."""
-    first, second = open_image(one), open_image(other)
-    height = first.shape[-2]
-    return first.shape == second.shape and all(
-        np.array_equal(
-            first.pixels[..., top : top + 1024, :], second.pixels[..., top : top + 1024, :]
-        )
-        for top in range(0, height, 1024)
-    )
 
 
 def outside_the_network(model: Model, image: Path, out: Path, iterations: int) -> float:
@@ -272,54 +249,6 @@ def growth(
         )
 
 
-def compare_workers(
-    script: Path, folder: Path, options: argparse.Namespace, common: list[object]
-) -> None:
-    """Print the throughput of worker processes against that of threads."""
-    raw, small = folder / "raw.tif", folder / "small.tif"
-    write_recording(raw, round((options.workers_megapixels * 1e6) ** 0.5))
-    counts = [int(count) for count in options.workers]
-    starts: dict[int, list[Spent]] = {count: [] for count in counts}
-    spent: dict[int, list[Spent]] = {count: [] for count in counts}
-    for number in range(options.runs):
-        for count in counts:
-            words = [] if count == 0 else ["--workers", count]
-            # Every worker gets a block of the small one, so that all of them start.
-            tifffile.imwrite(small, np.ones((1, max(count, 1)), np.uint16))
-            one = [options.model, small, "-o", folder / "small.zarr", "--block", 1, *common]
-            starts[count].append(run(script, "stream", *one, *words))
-            target = folder / f"workers_{count}.zarr"
-            whole = [options.model, raw, "-o", target, "--block", options.block, *common]
-            spent[count].append(run(script, "stream", *whole, *words))
-        reference = counts[0]
-        for count in counts:
-            own, others = spent[count][number], spent[reference][number]
-            start, other_start = starts[count][number], starts[reference][number]
-            work = own.seconds - start.seconds
-            ratio = (others.seconds - other_start.seconds) / work
-            equal = same(folder / f"workers_{reference}.zarr", folder / f"workers_{count}.zarr")
-            print(
-                f"run {number + 1}, {count} workers: {own.seconds:.1f} s, {start.seconds:.1f} of "
-                f"them to start; throughput {others.seconds / own.seconds:.2f} of that of "
-                f"{reference} workers, {ratio:.2f} without the start; {own.cpu:.1f} s of "
-                f"processors, peak {own.peak:.0f} MB, own {own.own:.0f}, "
-                f"{'the same' if equal else 'OTHER'} pixels",
-                flush=True,
-            )
-    for count in counts[1:]:
-        pairs = list(
-            zip(spent[counts[0]], spent[count], starts[counts[0]], starts[count], strict=True)
-        )
-        whole = [a.seconds / b.seconds for a, b, _, _ in pairs]
-        rest = [(a.seconds - c.seconds) / (b.seconds - d.seconds) for a, b, c, d in pairs]
-        print(
-            f"{count} workers: median throughput {statistics.median(whole):.2f} "
-            f"({min(whole):.2f} to {max(whole):.2f}), without the start "
-            f"{statistics.median(rest):.2f} ({min(rest):.2f} to {max(rest):.2f})",
-            flush=True,
-        )
-
-
 def numbers(text: str) -> list[float]:
     return [float(part) for part in text.split(",") if part]
 
@@ -328,8 +257,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", default="deepcontrast")
     parser.add_argument("--megapixels", type=numbers, default=[1, 4, 16])
-    parser.add_argument("--workers", type=numbers, default=[0, 1, 2, 4])
-    parser.add_argument("--workers-megapixels", type=float, default=16)
     parser.add_argument("--iterations", type=int, default=2)
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--block", default="auto")
@@ -352,8 +279,6 @@ def main() -> None:
         script.write_text(_CHILD, encoding="utf-8")
         if options.megapixels:
             growth(script, folder, mode, options, ["--block", options.block, *common])
-        if options.workers:
-            compare_workers(script, folder, options, common)
         raw = folder / "raw.tif"
         write_recording(raw, 1536)
         model = open_model(options.model, device="cpu")

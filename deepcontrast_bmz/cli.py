@@ -268,9 +268,6 @@ def predict(
         bool,
         typer.Option("--resume", help="Continue an interrupted run at the block where it stopped."),
     ] = False,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that share the blocks and the cores.")
-    ] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="Address of a dask.distributed scheduler to run blocks on.")
     ] = None,
@@ -295,7 +292,6 @@ def predict(
         channel=_channel(channel),
         block=side,
         resume=resume,
-        workers=workers,
         scheduler=scheduler,
         sharded=sharded,
         progress=show_share("enhancing", _write_aside),

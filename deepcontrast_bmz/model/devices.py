@@ -13,17 +13,13 @@ __all__ = [
     "fast_loop",
     "memory_ran_out",
     "onnx_session",
-    "threads_per_worker",
-    "usable_cores",
     "why_not",
 ]
 
 import functools
 import logging
 import math
-import os
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -218,36 +214,7 @@ def onnx_session(data: bytes, device: str) -> tuple[Any, str]:
     return session, "cuda" if used[0] == "CUDAExecutionProvider" else "cpu"
 
 
-# ---- threads
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use: affinity and container limits count."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return max(1, math.floor(min(cores, _container_limit())))
-
-
-def _container_limit(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> float:
-    """Return the processors that a container may use; infinite where there is no limit."""
-    try:
-        quota, period = path.read_text(encoding="ascii").split()
-        return float(quota) / float(period) if quota != "max" else math.inf
-    except (OSError, ValueError):
-        return math.inf
-
-
-def threads_per_worker(workers: int) -> int:
-    """Return how many threads each of several workers gets, so that all cores are used once.
-
-    Parameters
-    ----------
-    workers : int
-        Processes or threads that compute at the same time on this machine.
-    """
-    return max(1, usable_cores() // max(1, workers))
+# ---- memory
 
 
 def memory_ran_out(error: BaseException) -> bool:

@@ -1,7 +1,7 @@
 """Image files in, enhanced image files out: which goes where, and by which way.
 
-A small image is read, enhanced in memory and written; a large one, or one that several workers
-share, streams from file to file. The values are the same.
+A small image is read, enhanced in memory and written; a large one, or one that a cluster shares,
+streams from file to file. The values are the same.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ from typing import TYPE_CHECKING, Literal
 from deepcontrast_bmz.dial.per_plane import MOST_ITERATIONS, wanted
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import check_output, open_image, read_image, select_channel, write_image
+from deepcontrast_bmz.predict.cluster import connect_cluster, start_threads
 from deepcontrast_bmz.predict.enhance import Enhanced, block_sides, enhance
 from deepcontrast_bmz.predict.resume import forget, partial_folder
 from deepcontrast_bmz.predict.stream import Request, stream_image
-from deepcontrast_bmz.predict.workers import cluster, here, processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
     from deepcontrast_bmz.model.model import Model
-    from deepcontrast_bmz.predict.workers import Crew
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +51,6 @@ def predict_files(
     channel: str | int | None = None,
     block: int | None = None,
     resume: bool = False,
-    workers: int | None = None,
     scheduler: str | None = None,
     sharded: bool = False,
     progress: Callable[[float], None] | None = None,
@@ -80,10 +78,9 @@ def predict_files(
         Enhance this channel only.
     resume : bool
         Go on with unfinished work at the block it was at.
-    workers : int, optional
-        Processes that share the blocks and the cores; left out, this one does all.
     scheduler : str, optional
-        Address of a dask.distributed scheduler whose workers share the blocks instead.
+        Address of a dask.distributed scheduler whose workers share the blocks; left out, this
+        process does all.
     sharded : bool
         Write .zarr outputs with many chunks to a file, in OME-Zarr 0.5.
     progress : callable, optional
@@ -114,19 +111,16 @@ def predict_files(
         )
     for target in targets:
         check_output(target)
-    if workers is not None and scheduler is not None:
-        raise InputError(
-            "workers are started here or belong to a scheduler, but both were asked for: leave "
-            "out --workers or --scheduler"
-        )
-    apart = workers is not None or scheduler is not None
-    with _folders_of(targets), _crew(workers, scheduler) as crew:
+    with (
+        _folders_of(targets),
+        start_threads() if scheduler is None else connect_cluster(scheduler) as workers,
+    ):
         for number, (path, target) in enumerate(zip(paths, targets, strict=True)):
             within = _within(progress, number / len(paths), 1 / len(paths))
             unfinished = (partial_folder(target) / "plan.json").is_file()
-            if apart or sharded or unfinished or _is_large(path, channel, choice.count):
+            if workers.remote or sharded or unfinished or _is_large(path, channel, choice.count):
                 request = Request(path, target, choice, channel, block, sharded, resume)
-                enhanced = stream_image(model, request, crew, threads=not apart, progress=within)
+                enhanced = stream_image(model, request, workers, progress=within)
             else:
                 image = select_channel(read_image(path), channel).rename(path.name)
                 enhanced = enhance(
@@ -145,12 +139,6 @@ def predict_files(
         for target in targets:
             forget(target)
     return targets
-
-
-def _crew(workers: int | None, scheduler: str | None) -> contextlib.AbstractContextManager[Crew]:
-    if scheduler is not None:
-        return cluster(scheduler)
-    return here() if workers is None else processes(workers)
 
 
 def _is_large(path: Path, channel: str | int | None, count: int | None) -> bool:

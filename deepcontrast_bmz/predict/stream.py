@@ -43,6 +43,7 @@ from deepcontrast_bmz.image.zarr_write import (
 from deepcontrast_bmz.model.model import Origin
 from deepcontrast_bmz.model.open import open_model
 from deepcontrast_bmz.model.units import Source
+from deepcontrast_bmz.predict.cluster import map_unordered
 from deepcontrast_bmz.predict.enhance import (
     Enhanced,
     block_grids,
@@ -52,7 +53,6 @@ from deepcontrast_bmz.predict.enhance import (
     run_box,
 )
 from deepcontrast_bmz.predict.resume import Journal, identity
-from deepcontrast_bmz.predict.workers import work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from deepcontrast_bmz.image import OpenImage
     from deepcontrast_bmz.image.blocks import Box
     from deepcontrast_bmz.model.model import Model
-    from deepcontrast_bmz.predict.workers import Crew
+    from deepcontrast_bmz.predict.cluster import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -194,9 +194,8 @@ def _run_block(job: _Job, number: int) -> list[tuple[int, float, float]]:
 def stream_image(
     model: Model,
     request: Request,
-    crew: Crew,
+    workers: Workers,
     *,
-    threads: bool,
     progress: Callable[[float], None] | None = None,
 ) -> Enhanced:
     """Enhance a file into another one, block by block.
@@ -208,10 +207,8 @@ def stream_image(
     ----------
     model : Model
     request : Request
-    crew : Crew
-        Who does the blocks.
-    threads : bool
-        Whether these are threads of this process.
+    workers : Workers
+        What computes the blocks.
     progress : callable, optional
         Is given the share that is done, 0 to 1.
 
@@ -263,7 +260,7 @@ def stream_image(
                 sides=tuple(int(side) for side in plan["sides"]),
                 count=request.wanted.count,
             )
-            _fill(model, job, source_image, journal, request, crew, threads, progress)
+            _fill(model, job, source_image, journal, request, workers, progress)
             try:
                 _finish(journal, request, source_image, progress)
             except InputError as error:
@@ -319,8 +316,7 @@ def _fill(
     image: OpenImage,
     journal: Journal,
     request: Request,
-    crew: Crew,
-    threads: bool,
+    workers: Workers,
     progress: Callable[[float], None] | None,
 ) -> None:
     """Do all blocks that are not done yet."""
@@ -345,12 +341,12 @@ def _fill(
         journal.settle()
     opened = _Opened(job, model, image)
     left = [number for number in range(opened.total) if number not in journal.done]
-    if threads:
+    if workers.remote:
+        function = partial(_run_block, job)
+    else:
         opened.turn = threading.Lock()
         function = opened.run
-    else:
-        function = partial(_run_block, job)
-    for number, ranges in work(crew, function, left):
+    for number, ranges in map_unordered(workers, function, left):
         journal.add(number, *ranges)
         if progress is not None:
             progress((1 - _LAST_SHARE) * len(journal.done) / opened.total)

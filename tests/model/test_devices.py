@@ -17,8 +17,6 @@ from deepcontrast_bmz.model.devices import (
     choose_device,
     fast_loop,
     onnx_session,
-    threads_per_worker,
-    usable_cores,
     why_not,
 )
 from deepcontrast_bmz.model.loop import Loop
@@ -27,7 +25,6 @@ from deepcontrast_bmz.model.network.strips import InStrips
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     Spoiling = Callable[[Callable[[torch.Tensor], "torch.Tensor | None"]], None]
 
@@ -281,23 +278,3 @@ def test_onnx_says_where_it_really_runs(
     assert device == expected
     cuda = ("CUDAExecutionProvider", {"use_tf32": "0"})
     assert (PretendedSession.asked[0] == cuda) == (there[0] == "CUDAExecutionProvider")
-
-
-# ---- threads
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("200000 100000", 2.0), ("150000 100000", 1.5), ("max 100000", math.inf), ("?", math.inf)],
-)
-def test_the_limit_of_a_container(text: str, expected: float, tmp_path: Path) -> None:
-    (tmp_path / "cpu.max").write_text(text)
-    limit = backends._container_limit  # pyright: ignore[reportPrivateUsage]
-    assert limit(tmp_path / "cpu.max") == expected
-    assert limit(tmp_path / "nothing") == math.inf
-
-
-def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert usable_cores() >= 1
-    monkeypatch.setattr(backends, "usable_cores", lambda: 8)
-    assert [threads_per_worker(n) for n in (0, 1, 2, 3, 8, 20)] == [8, 8, 4, 2, 1, 1]

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 import pytest
 import tifffile
 import torch
@@ -33,6 +32,7 @@ from deepcontrast_bmz.model.run_folder import describe_run
 from deepcontrast_bmz.predict import enhance as enhance_room
 from deepcontrast_bmz.predict import files as predict_room
 from deepcontrast_bmz.predict import stream as stream_room
+from deepcontrast_bmz.predict.cluster import map_unordered, start_threads
 from deepcontrast_bmz.predict.enhance import enhance
 from deepcontrast_bmz.predict.files import predict_files
 from deepcontrast_bmz.predict.resume import Journal
@@ -623,6 +623,15 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "deepcontrast_bmz", *map(str, arguments)]
 
 
+def streaming_command(*arguments: object) -> list[str]:
+    """A command that streams images of any size, as `everything_streams` has it here."""
+    code = (
+        "from deepcontrast_bmz import cli; from deepcontrast_bmz.predict import files; "
+        "files.STREAMED_BYTES = 0; cli.main()"
+    )
+    return [sys.executable, "-c", code, *map(str, arguments)]
+
+
 def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
@@ -641,19 +650,16 @@ def test_a_killed_process_leaves_nothing_that_looks_whole(
     raw, target = tmp_path / "raw.tif", tmp_path / "out.zarr"
     image = image_of(y=700, x=900)
     write_image(image, raw)
-    words = command("predict", tiny_run, raw, "-o", target, "--iterations", 3, "--block", 64)
-    words += ["--workers", "1"]
+    words = streaming_command(
+        "predict", tiny_run, raw, "-o", target, "--iterations", 3, "--block", 64
+    )
     process = subprocess.Popen(words, env=environment(), stderr=subprocess.DEVNULL)
     journal = partial_of(target) / "journal"
     try:
         wait_for(lambda: journal.is_file() and journal.read_text().count("\n") >= 5)
-        workers = psutil.Process(process.pid).children(recursive=True)
     finally:
         process.kill()
         process.wait()
-    # Nor does a worker wait for work that never comes.
-    assert workers
-    assert not psutil.wait_procs(workers, timeout=60)[1]
     assert process.returncode == -signal.SIGKILL
     assert not target.exists()
     with pytest.raises(InputError):
@@ -665,30 +671,7 @@ def test_a_killed_process_leaves_nothing_that_looks_whole(
     np.testing.assert_array_equal(read_image(target), expected)
 
 
-# ---- several workers
-
-
-@pytest.mark.slow
-def test_processes_give_the_same_pixels_though_one_is_killed(model: Model, tmp_path: Path) -> None:
-    raw, target = tmp_path / "raw.tif", tmp_path / "out.zarr"
-    image = image_of(y=200, x=300)
-    write_image(image, raw)
-    killed: list[int] = []
-
-    def kill_one(share: float) -> None:
-        if share > 0.1 and not killed:
-            workers = [
-                child
-                for child in psutil.Process().children(recursive=True)
-                if "spawn_main" in " ".join(child.cmdline())
-            ]
-            killed.append(workers[0].pid)
-            workers[0].kill()
-
-    predict_files(model, [raw], target, iterations=2, block=BLOCK, workers=2, progress=kill_one)
-    assert len(killed) == 1
-    expected = enhance(model, image, iterations=2).image
-    np.testing.assert_array_equal(read_image(target), expected)
+# ---- a cluster
 
 
 @contextlib.contextmanager
@@ -761,14 +744,40 @@ def test_a_cluster_gives_the_same_pixels_though_a_worker_is_killed(
 def test_a_scheduler_that_does_not_answer_is_refused(
     model: Model, tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deepcontrast_bmz.predict.workers._SECONDS_TO_CONNECT", 1)
-    with pytest.raises(InputError, match="none does"):
+    monkeypatch.setattr("deepcontrast_bmz.predict.cluster._SECONDS_TO_CONNECT", 1)
+    with pytest.raises(InputError, match="no scheduler answers"):
         predict_files(model, [raw], tmp_path / "o.zarr", scheduler="tcp://127.0.0.1:1", dial=0.5)
-    with pytest.raises(InputError, match="leave out --workers or"):
-        predict_files(model, [raw], tmp_path / "o.zarr", scheduler="x", workers=2, dial=0.5)
-    with pytest.raises(InputError, match="at least 1 worker"):
-        predict_files(model, [raw], tmp_path / "o.zarr", workers=0, dial=0.5)
     assert [p.name for p in tmp_path.iterdir()] == ["raw.tif"]
+
+
+def test_workers_lost_again_and_again_end_the_work() -> None:
+    from distributed.core import Status
+    from distributed.scheduler import KilledWorker, WorkerState
+
+    worker = WorkerState(
+        address="tcp://127.0.0.1:1",
+        status=Status.running,
+        pid=1,
+        name="0",
+        nthreads=1,
+        memory_limit=0,
+        local_directory="",
+        nanny="",
+        server_id="",
+    )
+
+    def lose(number: int) -> int:
+        if number == 3:
+            raise KilledWorker(f"block {number}", worker, 4)
+        return number**2
+
+    with start_threads() as threads:
+        assert dict(map_unordered(threads, lose, range(3))) == {0: 0, 1: 1, 2: 4}
+        handed_out = iter(range(100))
+        with pytest.raises(Unfinished, match="workers were lost"):
+            dict(map_unordered(threads, lose, handed_out))
+    # Nothing more is begun.
+    assert next(handed_out) < 10
 
 
 # ---- memory
@@ -889,7 +898,7 @@ def test_a_disk_that_takes_no_more_ends_with_code_1(
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     done = subprocess.run(
-        command(
+        streaming_command(
             "predict",
             tiny_run,
             tmp_path / "raw.tif",
@@ -899,8 +908,6 @@ def test_a_disk_that_takes_no_more_ends_with_code_1(
             1,
             "--block",
             64,
-            "--workers",
-            1,
         ),
         env=environment(),
         preexec_fn=limited,
@@ -978,7 +985,7 @@ def test_names_beyond_ascii_and_a_closed_terminal_do_not_matter(
 ) -> None:
     raw, target = tmp_path / "rohdaten_ä.tif", tmp_path / "größe_µm.zarr"
     write_image(image_of(), raw)
-    words = command("predict", tiny_run, raw, "-o", target, "--iterations", 1, "--workers", 1)
+    words = streaming_command("predict", tiny_run, raw, "-o", target, "--iterations", 1)
     done = subprocess.run(
         ["sh", "-c", 'exec "$@" >&-', "sh", *words],
         env=environment() | {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0"},
