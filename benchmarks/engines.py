@@ -3,8 +3,8 @@
     python benchmarks/engines.py [--engines NAME ...] [--rounds 3] [--stacks] [--control]
 
 First, processor seconds of the second and third run on one large image, one thread, over those of
-`dcbmz predict`'s network on it, which runs before and after; then seconds of the first, second and
-third run at each of several sizes.
+`dcbmz predict`'s network on it, which runs before and after; then processor seconds of the first,
+second and third run at each of several sizes.
 
 An engine that compiles anew for every image size stalls on the second run at each (libtorch 2.0,
 where TorchScript is profiled by the first). Every round is a Java process of its own that meets
@@ -91,7 +91,7 @@ def measure(engine: str, weights: Path, rounds: int, sizes: Sequence[tuple[int, 
     inputs = [rng.random((1, 1, *size), dtype=np.float32) for size in sizes]
     seconds = np.array(
         [
-            [run.seconds for run in run_java(engine, weights, inputs, repeats=REPEATS)]
+            [run.processor_seconds for run in run_java(engine, weights, inputs, repeats=REPEATS)]
             for _ in range(rounds)
         ]
     ).min(axis=0)
