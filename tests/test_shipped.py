@@ -64,6 +64,7 @@ def test_the_card_says_what_the_patches_were_compared_with() -> None:
     assert "The raw image is the target" not in " ".join(card.split())
 
 
+@pytest.mark.reproducible
 def test_parts_make_the_description_again(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -75,11 +76,11 @@ def test_parts_make_the_description_again(tmp_path: Path) -> None:
     write_repository_model(run, root, name="deepcontrast", card=card)
     again = yaml.safe_load((root / "rdf.yaml").read_text(encoding="utf-8"))
     assert without_hashes(again) == without_hashes(described())
-    for name in ("test_input.npy", "test_output.npy"):
+    for name, tolerance in (("test_input.npy", 0), ("test_output.npy", 1e-5)):
         recorded = np.load(ROOT / f"weights/deepcontrast.{name}")
         rebuilt = np.load(root / f"weights/deepcontrast.{name}")
         span = float(np.ptp(recorded))
-        np.testing.assert_allclose(rebuilt, recorded, rtol=0, atol=1e-5 * span)
+        np.testing.assert_allclose(rebuilt, recorded, rtol=0, atol=tolerance * span)
     before = torch.load(ROOT / "weights/deepcontrast.pt", weights_only=True)
     after = torch.load(root / "weights/deepcontrast.pt", weights_only=True)
     assert before.keys() == after.keys()
