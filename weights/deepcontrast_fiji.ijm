@@ -243,7 +243,7 @@ function allIterations(image, channel, channels, slices, frames) {
             Stack.setDimensions(1, 1, planes);
     }
     List.setCommands;
-    if (List.get("DeepImageJ Run") == "")
+    if (List.size > 0 && List.get("DeepImageJ Run") == "")
         refuse("deepImageJ is not installed: tick DeepImageJ in Help > Update... > Manage update sites, and restart Fiji.");
     work = slashes(getDirectory("temp"));
     work = work + "/deepcontrast_" + d2s(getTime(), 0);
