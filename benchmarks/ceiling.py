@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from deepcontrast_bmz.image import replace_whole
-from deepcontrast_bmz.model.loop import Loop, extend_symmetric
+from deepcontrast_bmz.model.loop import Loop, extend
 from deepcontrast_bmz.model.network import build_network
 from deepcontrast_bmz.physics.phantoms import KINDS, phantom
 from deepcontrast_bmz.settings import Recipe, read_recipe
@@ -182,7 +182,7 @@ def load_ceiling(work: Path, steps: int, recipe: Recipe) -> Loop | None:
 def one_pass(loop: Loop, counts: Tensor) -> Tensor:
     """Return one plane (Y, X) after one pass, float32."""
     with torch.inference_mode():
-        extended = extend_symmetric(counts[None, None].float(), loop.radius)
+        extended = extend(counts[None, None].float(), [loop.radius] * 2)
         shift = extended.mean()
         scale = extended.std().clamp_min(1e-12)
         return loop.iterate((extended - shift) / scale, 1)[0, 0] * scale + shift

@@ -14,7 +14,7 @@ from phantoms import WEIGHTS, WIDTHS_PX
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from deepcontrast_bmz.model.loop import extend_symmetric
+from deepcontrast_bmz.model.loop import extend
 from deepcontrast_bmz.physics.camera import estimate_camera
 from deepcontrast_bmz.physics.noise import estimate_noise
 from deepcontrast_bmz.physics.scatter import scatter, separable_terms
@@ -49,10 +49,10 @@ def reinjected(share: float = 0.5) -> Feedback:
     smooth = (smooth / smooth.sum())[None, None]
 
     def feedback(_k: int, before: Tensor, after: Tensor) -> Tensor:
-        around = extend_symmetric(after, reach + 2)
+        around = extend(after, [reach + 2] * 2)
         along_y = F.conv2d(around, kernels[:, None, :, None])
         scattered = F.conv2d(along_y, (kernels * amplitudes[:, None])[None, :, None, :])
-        residual = F.conv2d(extend_symmetric(before, 2) - scattered, smooth)
+        residual = F.conv2d(extend(before, [2] * 2) - scattered, smooth)
         return after + share * residual
 
     return feedback
@@ -91,7 +91,7 @@ def iterated(loop: Loop, raw: Tensor, most: int, feedback: Feedback) -> Tensor:
     x = raw[None, None]
     kept: list[Tensor] = []
     for k in range(1, most + 1):
-        x = feedback(k, x, loop.network(extend_symmetric(x, loop.radius)))
+        x = feedback(k, x, loop.network(extend(x, [loop.radius] * 2)))
         kept.append(x[0, 0])
     return torch.stack(kept)
 

@@ -56,7 +56,7 @@ from deepcontrast_bmz.evaluate.metrics import psnr_after_fit
 from deepcontrast_bmz.image import planes, read_image, replace_whole
 from deepcontrast_bmz.image.labels import as_float32
 from deepcontrast_bmz.model.devices import fast_loop
-from deepcontrast_bmz.model.loop import Loop, blend, extend_symmetric
+from deepcontrast_bmz.model.loop import Loop, blend, extend
 from deepcontrast_bmz.model.network.layers import AffineConv, crop_margin, sort_pairs
 from deepcontrast_bmz.physics.camera import Camera, expose, to_photons
 from deepcontrast_bmz.physics.degrade import draw_degradation
@@ -371,7 +371,7 @@ def refined(data: Data, loop: Loop) -> Data:
 
     def better(made: Recording) -> Recording:
         counts = torch.from_numpy(made.raw.pixels)[None, None]
-        pixels = loop.iterate(extend_symmetric(counts, loop.radius), 1)[0, 0].numpy()
+        pixels = loop.iterate(extend(counts, [loop.radius] * 2), 1)[0, 0].numpy()
         return made._replace(raw=replace(made.raw, pixels=pixels.copy()))
 
     return data._replace(training=[better(made) for made in data.training])
@@ -465,9 +465,9 @@ def of_loop(case: Case, loop: Loop | ConditionedNetwork) -> dict[str, list[float
     """Judge a loop as `dcbmz predict` runs it, or a network that takes every depth at once."""
     raw = case.counts[None, None]
     if isinstance(loop, Loop):
-        extended = extend_symmetric(raw, MOST_ITERATIONS * loop.radius)
+        extended = extend(raw, [MOST_ITERATIONS * loop.radius] * 2)
         return of_iterations(case, loop.iterate(extended, MOST_ITERATIONS)[0])
-    extended = extend_symmetric(raw, loop.radius)
+    extended = extend(raw, [loop.radius] * 2)
     fine = [(0.0, case.counts)]
     fine += [(depth, loop.at(extended, depth)[0, 0]) for depth in DEPTHS]
     return judged(case, [pair for pair in fine if pair[0] in (1.0, 2.0, 3.0, 4.0)], fine)
@@ -507,7 +507,7 @@ def shift_error(loop: Loop | ConditionedNetwork, raw: Tensor, iterations: int = 
     """
     reach = loop.margins(iterations)[0]
     height, width = raw.shape
-    extended = extend_symmetric(raw[None, None], reach + SPARE)
+    extended = extend(raw[None, None], [reach + SPARE] * 2)
 
     def window(at: int) -> Tensor:
         seen = extended[..., at : at + height + 2 * reach, at : at + width + 2 * reach]
@@ -524,7 +524,7 @@ def shift_error(loop: Loop | ConditionedNetwork, raw: Tensor, iterations: int = 
 def time_ratio(loop: Loop | ConditionedNetwork, side: int = 512, rounds: int = 3) -> float:
     """Return processor time of one iteration over that of 40 Richardson-Lucy iterations."""
     raw = torch.rand(side, side) * 100 + 10
-    extended = extend_symmetric(raw[None, None], loop.radius)
+    extended = extend(raw[None, None], [loop.radius] * 2)
     if isinstance(loop, Loop):
         network = cast("Loop", quick(loop)).network
         work: Callable[[], object] = lambda: network(extended)  # noqa: E731

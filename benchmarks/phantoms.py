@@ -24,7 +24,7 @@ from records import Table, print_tables, save, write_json
 
 from deepcontrast_bmz.dial.automatic import choose_dial
 from deepcontrast_bmz.evaluate.metrics import band_correlation, psnr_after_fit, rms_contrast
-from deepcontrast_bmz.model.loop import blend, extend_symmetric
+from deepcontrast_bmz.model.loop import blend, extend
 from deepcontrast_bmz.model.open import open_model
 from deepcontrast_bmz.physics.camera import Camera, expose, to_photons
 from deepcontrast_bmz.physics.phantoms import phantom
@@ -158,7 +158,7 @@ def learned(model: Model, case: Case) -> dict[str, Score]:
     step = model.description.step_optical_depth
     most = min(MOST_ITERATIONS, model.max_iterations or MOST_ITERATIONS)
     margin = most * model.radius
-    iterations = model.iterate(extend_symmetric(case.counts[None, None], margin), most)[0]
+    iterations = model.iterate(extend(case.counts[None, None], [margin] * 2), most)[0]
 
     def at(dial: float) -> Score:
         counts = blend(case.counts, iterations, dial, step)

@@ -33,7 +33,7 @@ from deepcontrast_bmz.evaluate.metrics import (
     psnr_after_fit,
 )
 from deepcontrast_bmz.image import read_image
-from deepcontrast_bmz.model.loop import blend, extend_symmetric
+from deepcontrast_bmz.model.loop import blend, extend
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -323,7 +323,7 @@ def _registered(widefield: Double, confocal: Double) -> tuple[Double, Double]:
 
 def _iterations(model: Model, raw: Tensor) -> Tensor:
     count = model.description.iterations
-    return model.iterate(extend_symmetric(raw[None, None], count * model.radius), count)[0]
+    return model.iterate(extend(raw[None, None], [count * model.radius] * 2), count)[0]
 
 
 def _auto(model: Model, raw: Tensor, iterations: Tensor) -> float:

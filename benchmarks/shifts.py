@@ -21,7 +21,7 @@ from records import Table, print_tables, save, write_json
 from scipy import ndimage
 
 from deepcontrast_bmz.dial.ood import measure, unusual
-from deepcontrast_bmz.model.loop import extend_symmetric
+from deepcontrast_bmz.model.loop import extend
 from deepcontrast_bmz.model.open import open_model
 from deepcontrast_bmz.physics.camera import Camera, expose
 from deepcontrast_bmz.physics.phantoms import KINDS, phantom
@@ -166,7 +166,7 @@ def score(model: Model, raw: Tensor) -> float:
     if statistics is None:
         raise SystemExit(f"{model.name} has no out-of-distribution statistics: refit them")
     count = statistics.iterations
-    iterations = model.iterate(extend_symmetric(raw[None, None], count * model.radius), count)[0]
+    iterations = model.iterate(extend(raw[None, None], [count * model.radius] * 2), count)[0]
     return unusual(measure(raw, iterations, model.description), statistics).score
 
 

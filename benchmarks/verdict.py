@@ -27,7 +27,7 @@ from records import Table, print_tables, save, write_json
 
 from deepcontrast_bmz.dial.automatic import choose_dial
 from deepcontrast_bmz.evaluate.sweep import evaluate
-from deepcontrast_bmz.model.loop import blend, extend_symmetric
+from deepcontrast_bmz.model.loop import blend, extend
 from deepcontrast_bmz.model.open import open_model
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def model_at(model: Model, dial: float) -> Function:
 
     def function(y: Double) -> Double:
         raw = torch.from_numpy(y).float()
-        extended = extend_symmetric(raw[None, None], count * model.radius)
+        extended = extend(raw[None, None], [count * model.radius] * 2)
         kept = model.iterate(extended, count)[0]
         return blend(raw, kept, dial, step).double().numpy()
 
@@ -136,7 +136,7 @@ def model_at(model: Model, dial: float) -> Function:
 
 def automatic(model: Model, case: Case) -> float:
     count = model.description.iterations
-    extended = extend_symmetric(case.counts[None, None], count * model.radius)
+    extended = extend(case.counts[None, None], [count * model.radius] * 2)
     widths = model.description.scatter.widths
     kept = model.iterate(extended, count)[0]
     return choose_dial(case.counts, kept, model.description, widths_px=widths).dial

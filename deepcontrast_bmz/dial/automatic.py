@@ -34,7 +34,7 @@ from deepcontrast_bmz.dial.ood import measure, unusual
 from deepcontrast_bmz.dial.optical_depth import TOLERANCE, estimate_depth
 from deepcontrast_bmz.dial.verdict import LIMITS, darkness, too_dark
 from deepcontrast_bmz.dial.window import content_window
-from deepcontrast_bmz.model.loop import blend, extend_symmetric
+from deepcontrast_bmz.model.loop import blend, extend
 from deepcontrast_bmz.physics.camera import estimate_camera
 from deepcontrast_bmz.physics.noise import NoiseModel, estimate_noise
 from deepcontrast_bmz.settings import Fraction, NonNegative, Record
@@ -307,7 +307,7 @@ def look_at(model: Model, raw: Tensor, iterations: Tensor | None = None) -> OodS
         return None
     part = raw[content_window(raw, _OOD_SIDE)].float()
     count = known.iterations
-    kept = model.iterate(extend_symmetric(part[None, None], count * model.radius), count)[0]
+    kept = model.iterate(extend(part[None, None], [count * model.radius] * 2), count)[0]
     return _score(part, kept, model.description)
 
 

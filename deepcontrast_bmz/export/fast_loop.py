@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepcontrast_bmz.model.loop import extend_symmetric, extend_volume
+from deepcontrast_bmz.model.loop import extend
 from deepcontrast_bmz.model.network import DilatedNetwork, DilatedVolumeNetwork
 from deepcontrast_bmz.model.network.strips import InStrips, fold_network
 
@@ -56,9 +56,9 @@ class LoopInStrips(InStrips):
         shape[1] = left
         kept = torch.empty(shape, dtype=x.dtype, device=x.device)
         if self.stacks:
-            x = extend_volume(x, left * self.planes, left * self.radius)
+            x = extend(x, [left * self.planes, left * self.radius, left * self.radius])
         else:
-            x = extend_symmetric(x, left * self.radius)
+            x = extend(x, [left * self.radius] * 2)
         for k in range(self.iterations):
             x = self.undo(x)
             left -= 1

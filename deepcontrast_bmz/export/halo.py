@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from deepcontrast_bmz.model.loop import extend_symmetric, extend_volume
+from deepcontrast_bmz.model.loop import extend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +76,7 @@ def measure_halo(loop: Loop, sample: Tensor, iterations: int, tolerance: float) 
     if min(cuts) == 0:
         return unmeasured
     with torch.inference_mode():
-        whole = loop.iterate(_extended(loop, sample, iterations), iterations)
+        whole = loop.iterate(extend(sample, loop.margins(iterations)), iterations)
         parts = _run_apart(loop, sample, whole, iterations, [0, *cuts[-2:]][-loop.dims :])
         lateral = _lateral_halo(parts, grid, exact, tolerance)
         if loop.dims == 2:
@@ -115,13 +115,6 @@ def _axial_halo(
     return exact
 
 
-def _extended(loop: Loop, image: Tensor, iterations: int) -> Tensor:
-    """Return an image mirrored at its border as far as the loop sees."""
-    if loop.dims == 2:
-        return extend_symmetric(image, iterations * loop.radius)
-    return extend_volume(image, iterations * loop.radii[0], iterations * loop.radius)
-
-
 def _run_apart(
     loop: Loop, sample: Tensor, whole: Tensor, iterations: int, cuts: list[int]
 ) -> Iterator[_Part]:
@@ -134,7 +127,7 @@ def _run_apart(
     ]
     for bounds in itertools.product(*ranges):
         window = (slice(None), slice(None), *(slice(first, last) for first, last in bounds))
-        alone = loop.iterate(_extended(loop, sample[window], iterations), iterations)
+        alone = loop.iterate(extend(sample[window], loop.margins(iterations)), iterations)
         change = (alone - whole[window]).abs() / spread.clamp_min(1e-30)
         seen = tuple(
             _real_neighbours(first, last, n) for (first, last), n in zip(bounds, sizes, strict=True)

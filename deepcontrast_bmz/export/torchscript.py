@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from deepcontrast_bmz.export.fast_loop import LoopInStrips, is_plainly_dilated
 from deepcontrast_bmz.export.fold import example_image, fold_kernels
-from deepcontrast_bmz.model.loop import Loop, extend_symmetric, extend_volume
+from deepcontrast_bmz.model.loop import Loop, extend
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
 
 @contextmanager
@@ -51,11 +51,10 @@ class _FlatLoop(nn.Module):
     buffers that stay attributes follow the module to another device, as constants do not.
     """
 
-    def __init__(self, folded: Loop, extend: Callable[..., Tensor]) -> None:
+    def __init__(self, folded: Loop) -> None:
         super().__init__()
-        self.extend = extend
-        # One lateral margin, since both are the same; for stacks that along z before it.
-        self.margins = folded.margins(folded.iterations)[:-1]
+        self.extend = torch.jit.script(extend)
+        self.margins = folded.margins(folded.iterations)
         self.slots: list[tuple[nn.Module, str, str]] = []
         for path, tensor in folded.named_buffers():
             owner, _, name = path.rpartition(".")
@@ -68,7 +67,7 @@ class _FlatLoop(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for owner, name, flat in self.slots:
             setattr(owner, name, getattr(self, flat))
-        return self.hidden[0](self.extend(x, *self.margins))
+        return self.hidden[0](self.extend(x, self.margins))
 
 
 # The archive holds the name of the class: it stays the same when this file moves.
@@ -128,8 +127,7 @@ def torchscript_bytes(loop: Loop) -> bytes:
             # As constants they would let freezing unroll loops: sometimes, with other bytes then.
             kept = ["dilations", "mixes", "iterations"]
         else:
-            extend = extend_volume if loop.dims == 3 else extend_symmetric
-            module = _FlatLoop(fold_kernels(loop), torch.jit.script(extend)).eval()
+            module = _FlatLoop(fold_kernels(loop)).eval()
             graph = torch.jit.trace(module, example_image(loop), check_trace=False)
             kept = []
         kept += [name for name, _ in module.named_buffers()]

@@ -31,7 +31,7 @@ from deepcontrast_bmz.dial.features import FeatureVector, image_features
 from deepcontrast_bmz.dial.ood import fit_ood
 from deepcontrast_bmz.dial.optical_depth import Example, fit_depth
 from deepcontrast_bmz.model.devices import fast_loop
-from deepcontrast_bmz.model.loop import blend, extend_symmetric, extend_volume
+from deepcontrast_bmz.model.loop import blend, extend
 from deepcontrast_bmz.physics.camera import Camera, estimate_camera
 from deepcontrast_bmz.physics.degrade import (
     Degradation,
@@ -196,7 +196,7 @@ def _record(loop: Loop, recipe: Recipe, kind: Kind, depth: float, number: int) -
     raw = degrade(truth, tissue.model_copy(update={"veil_photons": veil})).float()
     with torch.inference_mode():
         if recipe.network.dims == 3:
-            seen = extend_volume(raw[None, None], 0, loop.iterations * loop.radius)
+            seen = extend(raw[None, None], [0, *loop.margins(loop.iterations)[1:]])
             iterations = loop.iterate(seen, loop.iterations)[0, :, 0]
             raw = raw[above]
         else:
@@ -327,7 +327,7 @@ def _features(loop: Loop, recipe: Recipe, raw: Tensor, count: int) -> FeatureVec
     kept: list[Tensor] = []
     with torch.inference_mode():
         for _ in range(count):
-            x = loop.step(extend_symmetric(x, loop.radius))
+            x = loop.step(extend(x, [loop.radius] * 2))
             kept.append(x[0, 0])
     return image_features(
         raw,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepcontrast_bmz.image.blocks import Box, chunk_of, cut, piece, read_box, split
-from deepcontrast_bmz.model.loop import Loop, extend_symmetric
+from deepcontrast_bmz.model.loop import Loop, extend
 from deepcontrast_bmz.model.network import build_network
 from deepcontrast_bmz.settings import NetworkSettings
 
@@ -85,7 +85,7 @@ def test_a_box_is_a_window_of_the_mirrored_plane(
         (top, left),
         (data.draw(st.integers(top + 1, height)), data.draw(st.integers(left + 1, width))),
     )
-    extended = extend_symmetric(torch.from_numpy(plane)[None, None], margin)[0, 0].numpy()
+    extended = extend(torch.from_numpy(plane)[None, None], [margin] * 2)[0, 0].numpy()
     expected = extended[top : box.stops[0] + 2 * margin, left : box.stops[1] + 2 * margin]
     found = read_box(lambda part: plane[part], plane.shape, box, (margin, margin))
     assert np.array_equal(found, expected)

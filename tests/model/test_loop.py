@@ -12,7 +12,7 @@ from deepcontrast_bmz.model.loop import (
     Loop,
     blend,
     dial_position,
-    extend_symmetric,
+    extend,
     fraction_weight,
 )
 from deepcontrast_bmz.model.network import build_network
@@ -34,7 +34,7 @@ def image(height: int = 40, width: int = 33) -> torch.Tensor:
 def test_extension_is_symmetric_at_any_size(shape: tuple[int, int], margin: int) -> None:
     x = image(*shape)
     expected = np.pad(x.numpy()[0, 0], margin, mode="symmetric")
-    np.testing.assert_array_equal(extend_symmetric(x, margin).numpy()[0, 0], expected)
+    np.testing.assert_array_equal(extend(x, [margin] * 2).numpy()[0, 0], expected)
 
 
 @pytest.mark.parametrize("kind", ["dilated", "invertible"])
@@ -74,7 +74,7 @@ def test_mirrored_image_gives_the_mirrored_border() -> None:
     run = loop(iterations=2)
     margin = 2 * run.radius
     x = image()
-    extended = extend_symmetric(x, margin)
+    extended = extend(x, [margin] * 2)
     torch.testing.assert_close(run.iterate(extended, 2), run(x))
 
 

@@ -31,7 +31,7 @@ from deepcontrast_bmz.export.parity import PARITY_LIMIT, PARITY_SHAPES
 from deepcontrast_bmz.export.torchscript import torchscript_bytes
 from deepcontrast_bmz.export.weights import export_weights
 from deepcontrast_bmz.image import write_image
-from deepcontrast_bmz.model.loop import Loop, blend, crop, extend_symmetric, extend_volume
+from deepcontrast_bmz.model.loop import Loop, blend, crop, extend
 from deepcontrast_bmz.model.model import WEIGHTS_FORMATS
 from deepcontrast_bmz.model.network import DilatedVolumeNetwork, build_network
 from deepcontrast_bmz.model.network.volumes import mixing_positions
@@ -165,13 +165,13 @@ def test_extension_is_symmetric_at_any_size(
     x = stack(*shape, batch=2)
     width = [(0, 0), (0, 0), (planes,) * 2, (margin,) * 2, (margin,) * 2]
     expected = np.pad(x.numpy(), width, mode="symmetric")
-    np.testing.assert_array_equal(extend_volume(x, planes, margin).numpy(), expected)
+    np.testing.assert_array_equal(extend(x, [planes, margin, margin]).numpy(), expected)
 
 
 @torch.no_grad()
 def test_iterating_is_applying_again() -> None:
     run = loop().double()
-    x = extend_volume(stack(3, 8, 7), *run.margins(2)[:2])
+    x = extend(stack(3, 8, 7), run.margins(2))
     one = run.iterate(x, 1)
     together = run.iterate(x, 2)
     torch.testing.assert_close(together[:, 1:], run.iterate(one, 1))
@@ -192,7 +192,7 @@ def test_blocks_with_real_neighbours_are_the_whole() -> None:
     run = loop()
     x = stack(9, 31, 26).float()
     whole = run(x)
-    extended = extend_volume(x, *run.margins(2)[:2])
+    extended = extend(x, run.margins(2))
     for z0, z1 in ((0, 4), (4, 9)):
         for y0, y1 in ((0, 17), (17, 31)):
             for x0, x1 in ((0, 5), (5, 26)):
@@ -508,7 +508,7 @@ def test_every_format_opens_with_the_same_values(package: Path, run: Path) -> No
     assert trained.blocks[1:] == (trained.block, trained.block)
     for iterations in (1, 2):
         margins = [iterations * r for r in trained.radii]
-        extended = extend_volume(x, *margins[:2])
+        extended = extend(x, margins)
         expected = trained.iterate(extended, iterations)
         assert expected.shape == (1, iterations, *x.shape[2:])
         for weights in WEIGHTS_FORMATS:
@@ -653,5 +653,5 @@ def test_files_break_no_rule_of_any_program(package: Path) -> None:
 def test_planes_and_stacks_are_extended_alike() -> None:
     x = stack(3, 9, 7)
     for z in range(3):
-        expected = extend_symmetric(x[:, :, z], 12)
-        torch.testing.assert_close(extend_volume(x, 0, 12)[:, :, z], expected, rtol=0, atol=0)
+        expected = extend(x[:, :, z], [12] * 2)
+        torch.testing.assert_close(extend(x, [0, 12, 12])[:, :, z], expected, rtol=0, atol=0)
