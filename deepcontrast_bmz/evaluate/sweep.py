@@ -46,7 +46,7 @@ from deepcontrast_bmz.model.units import Source
 from deepcontrast_bmz.physics.camera import estimate_camera
 from deepcontrast_bmz.physics.noise import estimate_noise, split_gaussian
 from deepcontrast_bmz.physics.scatter import widths_in_pixels
-from deepcontrast_bmz.predict.enhance import block_grids, block_sides, run_box
+from deepcontrast_bmz.predict.blocks import block_grids, block_sides, run_box
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -1,43 +1,54 @@
-"""Image files in, enhanced image files out: which goes where, and by which way.
-
-A small image is read, enhanced in memory and written; a large one, or one that a cluster shares,
-streams from file to file. The values are the same.
-"""
+"""Enhances image files: small ones in memory, large ones streamed; the values are the same."""
 
 from __future__ import annotations
 
-__all__ = ["MOST_ITERATIONS", "Enhanced", "enhance", "predict_files"]
+__all__ = ["Options", "predict_files"]
 
-import contextlib
 import logging
 import math
-import tempfile
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
-from deepcontrast_bmz.dial.per_plane import MOST_ITERATIONS, wanted
+from deepcontrast_bmz.dial.per_plane import wanted
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import check_output, open_image, read_image, select_channel, write_image
+from deepcontrast_bmz.predict.blocks import block_sides
 from deepcontrast_bmz.predict.cluster import connect_cluster, start_threads
-from deepcontrast_bmz.predict.enhance import Enhanced, block_sides, enhance
+from deepcontrast_bmz.predict.enhance import enhance_as
 from deepcontrast_bmz.predict.resume import forget, partial_folder
 from deepcontrast_bmz.predict.stream import Request, stream_image
+from deepcontrast_bmz.predict.targets import make_folders, name_targets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from deepcontrast_bmz.model.model import Model
+    from deepcontrast_bmz.predict.cluster import Workers
+    from deepcontrast_bmz.predict.enhance import Enhanced
 
 logger = logging.getLogger(__name__)
 
-_SUFFIXES = (".ome.tiff", ".ome.tif", ".ome.zarr", ".tiff", ".tif", ".zarr")
-"""Formats that are written; double suffixes first."""
-
-_FOREIGN = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".h5", ".npy", ".czi", ".nd2", ".lif", ".ims")
-"""Formats that are not written, and that nobody names a folder after."""
-
 STREAMED_BYTES = 2**28
 """Inputs or outputs with more bytes than this stream."""
+
+
+class Options(TypedDict, total=False):
+    """How `predict_files` goes about it; what is left out is as if it were None or False."""
+
+    dial: float | Literal["auto"] | None
+    """As in `enhance`; so are the next three."""
+    iterations: int | None
+    all_iterations: bool
+    block: int | None
+    channel: str | int | None
+    """Enhance this channel only."""
+    resume: bool
+    """Continue unfinished work at the block where it stopped."""
+    scheduler: str | None
+    """Address of a dask.distributed scheduler whose workers share the blocks; left out, this
+    process does all."""
+    sharded: bool
+    """Write .zarr outputs with many chunks to a file, in OME-Zarr 0.5."""
 
 
 def predict_files(
@@ -45,16 +56,9 @@ def predict_files(
     paths: Sequence[Path],
     out: Path,
     *,
-    dial: float | Literal["auto"] | None = None,
-    iterations: int | None = None,
-    all_iterations: bool = False,
-    channel: str | int | None = None,
-    block: int | None = None,
-    resume: bool = False,
-    scheduler: str | None = None,
-    sharded: bool = False,
     progress: Callable[[float], None] | None = None,
     finished: Callable[[Path, Enhanced], None] | None = None,
+    **options: Unpack[Options],
 ) -> list[Path]:
     """Enhance image files.
 
@@ -72,21 +76,12 @@ def predict_files(
         Images.
     out : Path
         Image (.tif, .tiff, .zarr) or folder, which is made.
-    dial, iterations, all_iterations, block
-        As in `enhance`.
-    channel : str, int or None
-        Enhance this channel only.
-    resume : bool
-        Go on with unfinished work at the block it was at.
-    scheduler : str, optional
-        Address of a dask.distributed scheduler whose workers share the blocks; left out, this
-        process does all.
-    sharded : bool
-        Write .zarr outputs with many chunks to a file, in OME-Zarr 0.5.
     progress : callable, optional
         Is given the share that is done, 0 to 1.
     finished : callable, optional
         Is given every written path and what was written.
+    **options
+        See `Options`: dial, iterations, all_iterations, block, channel, resume, scheduler, sharded.
 
     Returns
     -------
@@ -100,158 +95,89 @@ def predict_files(
         outputs would have the same name. Names are checked before anything is computed.
     Unfinished
         If work could not be brought to its end; what is done is kept.
+    TypeError
+        If there is no such option.
     """
-    targets = _targets(paths, out)
-    choice = wanted(model, dial, iterations, all_iterations=all_iterations)
-    block_sides(model, block)
-    if sharded and any(target.suffix.lower() != ".zarr" for target in targets):
-        raise InputError(
-            "shards belong to zarr, but not all outputs end in .zarr: leave out --sharded, or "
-            "change the names"
-        )
+    unknown = sorted(set(options) - Options.__optional_keys__)
+    if unknown:
+        raise TypeError(f"predict_files has no option {unknown[0]!r}: see Options")
+    targets = name_targets(paths, out)
+    requests = _requests(model, paths, targets, options)
     for target in targets:
         check_output(target)
+    scheduler = options.get("scheduler")
     with (
-        _folders_of(targets),
+        make_folders(targets),
         start_threads() if scheduler is None else connect_cluster(scheduler) as workers,
     ):
-        for number, (path, target) in enumerate(zip(paths, targets, strict=True)):
-            within = _within(progress, number / len(paths), 1 / len(paths))
-            unfinished = (partial_folder(target) / "plan.json").is_file()
-            if workers.remote or sharded or unfinished or _is_large(path, channel, choice.count):
-                request = Request(path, target, choice, channel, block, sharded, resume)
-                enhanced = stream_image(model, request, workers, progress=within)
-            else:
-                image = select_channel(read_image(path), channel).rename(path.name)
-                enhanced = enhance(
-                    model,
-                    image,
-                    dial=dial,
-                    iterations=iterations,
-                    all_iterations=all_iterations,
-                    block=block,
-                    progress=within,
-                )
-                write_image(enhanced.image, target)
-            logger.info("%s: dial %s, %s", target, enhanced.dials[:1], enhanced.reason)
+        for number, request in enumerate(requests):
+            within = _part_of(progress, number / len(requests), 1 / len(requests))
+            enhanced = _enhance_file(model, request, workers, within)
+            logger.info("%s: dial %s, %s", request.target, enhanced.dials[:1], enhanced.reason)
             if finished is not None:
-                finished(target, enhanced)
+                finished(request.target, enhanced)
         for target in targets:
             forget(target)
     return targets
 
 
-def _is_large(path: Path, channel: str | int | None, count: int | None) -> bool:
+def _requests(
+    model: Model, paths: Sequence[Path], targets: Sequence[Path], options: Options
+) -> list[Request]:
+    """Return what is wanted of each image, checked as far as possible without opening it."""
+    dial = wanted(
+        model,
+        options.get("dial"),
+        options.get("iterations"),
+        all_iterations=options.get("all_iterations", False),
+    )
+    block = options.get("block")
+    sides = block_sides(model, block)
+    sharded = options.get("sharded", False)
+    if sharded and any(target.suffix.lower() != ".zarr" for target in targets):
+        raise InputError(
+            "shards belong to zarr, but not all outputs end in .zarr: leave out --sharded, or "
+            "change the names"
+        )
+    return [
+        Request(
+            path=path,
+            target=target,
+            wanted=dial,
+            sides=sides,
+            channel=options.get("channel"),
+            block=block,
+            sharded=sharded,
+            resume=options.get("resume", False),
+        )
+        for path, target in zip(paths, targets, strict=True)
+    ]
+
+
+def _enhance_file(
+    model: Model, request: Request, workers: Workers, progress: Callable[[float], None] | None
+) -> Enhanced:
+    """Enhance one image, in memory if it is small and nothing speaks against it."""
+    unfinished = (partial_folder(request.target) / "plan.json").is_file()
+    if workers.remote or request.sharded or unfinished or _is_large(request):
+        return stream_image(model, request, workers, progress=progress)
+    image = select_channel(read_image(request.path), request.channel).rename(request.path.name)
+    enhanced = enhance_as(model, image, request.wanted, request.sides, progress=progress)
+    write_image(enhanced.image, request.target)
+    return enhanced
+
+
+def _is_large(request: Request) -> bool:
     """Say whether an image is too large to be read, enhanced and written in memory."""
-    image = open_image(path).channel(channel)
-    return max(image.nbytes, math.prod(image.shape) * 4 * (count or 1)) > STREAMED_BYTES
+    image = open_image(request.path).channel(request.channel)
+    enhanced = math.prod(image.shape) * 4 * (request.wanted.count or 1)
+    return max(image.nbytes, enhanced) > STREAMED_BYTES
 
 
-def _within(
+def _part_of(
     progress: Callable[[float], None] | None, start: float, share: float
 ) -> Callable[[float], None] | None:
     """Return a callback for a part of the work."""
     if progress is None:
         return None
     return lambda fraction: progress(min(1.0, start + share * fraction))
-
-
-def _split_suffix(path: Path) -> tuple[str, str]:
-    """Return stem and suffix of an image's name; an unknown suffix counts as such, too."""
-    for suffix in _SUFFIXES:
-        if path.name.lower().endswith(suffix):
-            return path.name[: -len(suffix)], path.name[-len(suffix) :]
-    return path.stem, path.suffix
-
-
-@contextlib.contextmanager
-def _folders_of(targets: Sequence[Path]) -> Generator[None]:
-    """Make the folders of outputs before anything is computed; on failure, unmake empty ones."""
-    made: list[Path] = []
-    try:
-        for folder in dict.fromkeys(target.parent for target in targets):
-            made += [place for place in (folder, *folder.parents) if not place.exists()]
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(
-                    f"an output needs a folder that can be made, but {folder} cannot "
-                    f"({error.strerror}): give another place"
-                ) from error
-            _try_to_write(folder)
-        yield
-    except BaseException:
-        for folder in sorted(made, key=lambda place: len(place.parts), reverse=True):
-            with contextlib.suppress(OSError):  # results of other images lie in it
-                folder.rmdir()
-        raise
-
-
-def _try_to_write(folder: Path) -> None:
-    """Raise `InputError` if nothing can be written there: better now than after the work."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"an output is written where that is allowed, but in '{folder}' it is not "
-            f"({error.strerror}): give another place"
-        ) from error
-
-
-def _targets(paths: Sequence[Path], out: Path) -> list[Path]:
-    """Return where every image goes."""
-    if not paths:
-        raise InputError("at least one image is needed, but none was given: name the images")
-    for path in paths:
-        if not path.exists():
-            raise InputError(f"there is no image {path}: check its name")
-    single = out.name.lower().endswith(_SUFFIXES)
-    if single and len(paths) > 1:
-        raise InputError(
-            f"several images go into a folder, but {out} is called like one image: name a folder"
-        )
-    if not single and out.exists() and not out.is_dir():
-        raise InputError(
-            f"results go into a folder or an image (.tif, .tiff, .zarr), but {out} is neither: "
-            "give another name"
-        )
-    if not single and out.suffix.lower() in _FOREIGN and not out.exists():
-        raise InputError(
-            f"results are written as .tif, .tiff or .zarr, or into a folder, but {out} ends in "
-            f"{out.suffix}: change the suffix"
-        )
-    targets = [out] if single else [out / _name_of(path) for path in paths]
-    for target in targets:
-        folder = target.suffix.lower() == ".zarr"
-        if target.exists() and target.is_dir() != folder:
-            kinds = ("a folder", "a file") if folder else ("a file", "a folder")
-            raise InputError(
-                f"a {target.suffix} is {kinds[0]}, but {target} is {kinds[1]} already: "
-                "give another name"
-            )
-    sources = {path.resolve(): path for path in paths}
-    seen: dict[Path, Path] = {}
-    for path, target in zip(paths, targets, strict=True):
-        real = target.resolve()
-        for place in (real, *real.parents):
-            if place in sources:
-                raise InputError(
-                    f"an output never replaces an input or lies inside it, but {target} would "
-                    f"({sources[place]}): give another --out"
-                )
-        if real in seen:
-            raise InputError(
-                f"every output needs a name of its own, but {seen[real]} and {path} would both "
-                f"become {target.name}: run them separately, into different folders"
-            )
-        seen[real] = path
-    return targets
-
-
-def _name_of(path: Path) -> str:
-    if path.is_dir() and path.suffix.lower() != ".zarr":
-        # A folder of planes may have any dots in its name.
-        return f"{path.resolve().name}_enhanced.ome.tif"
-    stem, suffix = _split_suffix(path)
-    return f"{stem}_enhanced{suffix if suffix.lower() in _SUFFIXES else '.ome.tif'}"

@@ -1,8 +1,7 @@
-"""An image file through a model into an output, block by block, whatever its size.
+"""Streams an image file of any size through a model into an output, block by block.
 
-The work is planned once: which dial every plane gets, how the image is cut, which chunks the
-output has. Then every block is read from the input with its real neighbours, enhanced and written
-where no other block writes, by whoever has time; the journal notes it. Smaller resolutions and
+The work is planned once. Then every block is read from the input with its real neighbours,
+enhanced and written where no other block writes; the journal notes it. Smaller resolutions and
 the final format come last. Memory is bounded by the blocks under way.
 """
 
@@ -10,26 +9,23 @@ from __future__ import annotations
 
 __all__ = ["Request", "stream_image"]
 
+import contextlib
 import errno
 import hashlib
 import json
-import logging
 import threading
 import uuid
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import xarray as xr
 
 from deepcontrast_bmz import __version__
-from deepcontrast_bmz.dial.per_plane import choose_dials, warn_if_unusual
 from deepcontrast_bmz.errors import InputError, Unfinished
 from deepcontrast_bmz.image import open_image, pixel_size_um, read_image, take_place
-from deepcontrast_bmz.image.blocks import cut, piece
 from deepcontrast_bmz.image.pyramid import level_count
 from deepcontrast_bmz.image.tiff_write import check_tiff, in_tiles, write_levels, write_tiff
 from deepcontrast_bmz.image.zarr_write import (
@@ -44,27 +40,22 @@ from deepcontrast_bmz.model.model import Origin
 from deepcontrast_bmz.model.open import open_model
 from deepcontrast_bmz.model.units import Source
 from deepcontrast_bmz.predict.cluster import map_unordered
-from deepcontrast_bmz.predict.enhance import (
-    Enhanced,
-    block_grids,
-    block_sides,
-    check_grey,
-    labels_of,
-    run_box,
-)
+from deepcontrast_bmz.predict.enhance import Enhanced, check_grey
+from deepcontrast_bmz.predict.plan import Plan, plan_image
 from deepcontrast_bmz.predict.resume import Journal, identity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from deepcontrast_bmz.dial.per_plane import Wanted
     from deepcontrast_bmz.image import OpenImage
-    from deepcontrast_bmz.image.blocks import Box
     from deepcontrast_bmz.model.model import Model
     from deepcontrast_bmz.predict.cluster import Workers
-
-logger = logging.getLogger(__name__)
+    from deepcontrast_bmz.predict.plan import Block
 
 _LAST_SHARE = 0.05
 """Of the progress, for what comes after the blocks."""
@@ -81,10 +72,13 @@ class Request:
     target: Path
     """The output, .tif, .tiff or .zarr."""
     wanted: Wanted
+    """The dial that was asked for."""
+    sides: tuple[int, ...]
+    """Largest sides of the blocks, along (z,) y, x."""
     channel: str | int | None = None
     """Only this channel."""
     block: int | None = None
-    """Largest lateral side of a block; chosen if left out."""
+    """The lateral side of blocks that was asked for; left out, `sides` were chosen."""
     sharded: bool = False
     """Many chunks to a file, in a .zarr."""
     resume: bool = False
@@ -93,102 +87,88 @@ class Request:
 
 @dataclass(frozen=True)
 class _Job:
-    """All that a worker needs to know; it opens the rest itself, once."""
+    """All that a worker of a cluster needs to know; it opens the rest itself, once."""
 
     key: str
     model: Origin | Model
     path: Path
     channel: str | int | None
     image: Path
-    dials: tuple[float, ...]
-    sides: tuple[int, ...]
+    """The growing image."""
+    notes: dict[str, Any]
+    """Of the plan."""
     count: int | None
 
 
-class _Opened:
-    """A job with its model, its input and its output open."""
+class _BlockWriter:
+    """A plan and the growing image it is carried out in."""
 
-    def __init__(self, job: _Job, model: Model, image: OpenImage) -> None:
-        self.model = model
-        self.source = Source(image.pixels, image.dims, model, image.path.name)
-        self.count = job.count
-        self.image = job.image
-        self.array = level_of(job.image, 0)
-        planes = np.array(job.dials, np.float64).reshape(self.source.planes)
-        self.places = self.source.places
-        self.dials = planes
-        self.boxes = cut(self.source.shape, job.sides, block_grids(model))
-        self.turn: AbstractContextManager[Any] = nullcontext()
+    def __init__(
+        self, plan: Plan, image: Path, turn: AbstractContextManager[Any] | None = None
+    ) -> None:
+        self.plan = plan
+        self.image = image
+        self.array = level_of(image, 0)
+        self.turn = turn if turn is not None else nullcontext()
 
-    @property
-    def total(self) -> int:
-        """How many blocks there are."""
-        return len(self.places) * len(self.boxes)
-
-    def run(self, number: int) -> list[tuple[int, float, float]]:
+    def write(self, number: int) -> list[tuple[int, float, float]]:
         """Enhance and write a block; return the grey values of each channel it touches."""
-        place = self.places[number // len(self.boxes)]
-        box = self.boxes[number % len(self.boxes)]
-        dials = tuple(float(dial) for dial in np.atleast_1d(self.dials[place]))
-        if self.model.dims == 3:
-            dials = dials[box.slices[0]]
+        block = self.plan.block(number)
+        found = self._enhance(block)
         try:
-            found = run_box(
-                self.model, self.source, [place], dials, box, self.count, turn=self.turn
-            )[0]
-        except InputError as error:
-            cause = error.__cause__
-            if isinstance(cause, OSError) and cause.errno in _NO_FAULT_OF_THE_FILE:
-                raise Unfinished(
-                    f"'{self.source.name}' could not be read on ({cause.strerror}): go on with "
-                    "--resume when it can"
-                ) from error
-            raise
-        first, index = self._index(place, box)
-        try:
-            self.array[index] = found if self.count is not None else found[0]
+            self.plan.put(self.array, block, found)
             # Before it is noted as done: a power cut keeps the note, and may lose what is not.
-            flush_part(self.image, self.array, index)
+            flush_part(self.image, self.array, self.plan.index(block))
         except OSError as error:
             raise Unfinished(
                 f"the output could not be written on ({error.strerror or error}): make room or "
                 "mend what is wrong, and go on with --resume"
             ) from error
+        first = self.plan.first_channel(block)
         return [
             (first + i, float(values.min()), float(values.max())) for i, values in enumerate(found)
         ]
 
-    def _index(self, place: tuple[int, ...], box: Box) -> tuple[int, tuple[int | slice, ...]]:
-        """Return the first channel that a block touches, and its index in the output."""
-        at = dict(zip(self.source.dims, place, strict=False))
-        channel = at.get("c", 0)
-        if self.count is None:
-            return channel, (*place, *box.slices)
-        first = channel * self.count
-        before = (at["t"],) if "t" in at else ()
-        after = (at["z"],) if "z" in at else ()
-        return first, (*before, slice(first, first + self.count), *after, *box.slices)
+    def _enhance(self, block: Block) -> NDArray[np.float32]:
+        try:
+            return self.plan.run([block], turn=self.turn)[0]
+        except InputError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno in _NO_FAULT_OF_THE_FILE:
+                raise Unfinished(
+                    f"'{self.plan.source.name}' could not be read on ({cause.strerror}): go on "
+                    "with --resume when it can"
+                ) from error
+            raise
 
 
-_opened: dict[str, _Opened] = {}
+_opened: dict[str, _BlockWriter] = {}
 _opening = threading.Lock()
 
 
-def _run_block(job: _Job, number: int) -> list[tuple[int, float, float]]:
+def _write_block(job: _Job, number: int) -> list[tuple[int, float, float]]:
     """Do a block in whatever process this is; model and files are opened once."""
     with _opening:
         if job.key not in _opened:
-            model = job.model
-            if isinstance(model, Origin):
-                model = next((o.model for o in _opened.values() if o.model.origin == model), None)
-                if model is None:
-                    assert isinstance(job.model, Origin)
-                    options: dict[str, Any] = dict(job.model.options)
-                    model = open_model(job.model.name, **options)
+            model = _open_model_of(job)
             _opened.clear()
-            _opened[job.key] = _Opened(job, model, open_image(job.path).channel(job.channel))
-        opened = _opened[job.key]
-    return opened.run(number)
+            image = open_image(job.path).channel(job.channel)
+            source = Source(image.pixels, image.dims, model, image.path.name)
+            plan = Plan.restore(model, source, job.notes, job.count)
+            _opened[job.key] = _BlockWriter(plan, job.image)
+        writer = _opened[job.key]
+    return writer.write(number)
+
+
+def _open_model_of(job: _Job) -> Model:
+    """Return the model of a job: that of the job before, if it is the same."""
+    if not isinstance(job.model, Origin):
+        return job.model
+    for writer in _opened.values():
+        if writer.plan.model.origin == job.model:
+            return writer.plan.model
+    options: dict[str, Any] = dict(job.model.options)
+    return open_model(job.model.name, **options)
 
 
 def stream_image(
@@ -224,50 +204,41 @@ def stream_image(
     Unfinished
         If the work could not be brought to its end; what is done is kept.
     """
-    source_image = open_image(request.path).channel(request.channel)
-    labels = source_image.labelled()
+    image = open_image(request.path).channel(request.channel)
+    labels = image.labelled()
     check_grey(labels, request.path.name)
-    source = Source(source_image.pixels, source_image.dims, model, request.path.name)
-    zarr = request.target.name.lower().endswith(".zarr")
-    if zarr:
+    source = Source(image.pixels, image.dims, model, request.path.name)
+    if _is_zarr(request.target):
         check_zarr(request.target)
     else:
         check_tiff(request.target, np.dtype(np.float32))
-    asked_sides = block_sides(model, request.block)
     journal = Journal(request.target)
 
     def settle() -> dict[str, Any]:
-        if request.wanted.dial is None:
-            dials, reason = choose_dials(model, source, pixel_size_um(labels))
-        else:
-            dials = (request.wanted.dial,) * int(np.prod(source.planes, dtype=int))
-            reason = request.wanted.reason
-            warn_if_unusual(model, source)
-        return {"dials": dials, "reason": reason, "sides": asked_sides}
+        size = pixel_size_um(labels)
+        return plan_image(source, model, request.wanted, request.sides, size).notes
 
-    try:
-        journal.begin(_asked(model, request, source_image), settle, resume=request.resume)
-        plan = journal.plan
-        dials = tuple(float(dial) for dial in plan["dials"])
+    with _kept_for_resuming(journal, request.target):
+        journal.begin(_identify_work(model, request, image), settle, resume=request.resume)
+        plan = Plan.restore(model, source, journal.plan, request.wanted.count)
         if not journal.is_finished:
-            job = _Job(
-                key=uuid.uuid4().hex,
-                model=model.origin or model,
-                path=request.path.absolute(),
-                channel=request.channel,
-                image=journal.image.absolute(),
-                dials=dials,
-                sides=tuple(int(side) for side in plan["sides"]),
-                count=request.wanted.count,
-            )
-            _fill(model, job, source_image, journal, request, workers, progress)
-            try:
-                _finish(journal, request, source_image, progress)
-            except InputError as error:
-                if isinstance(error.__cause__, OSError):
-                    raise Unfinished(str(error)) from error
-                raise
+            _fill(plan, journal, request, workers, progress)
+            _finish(plan, journal, request, image, progress)
         journal.tidy()
+    if progress is not None:
+        progress(1.0)
+    return Enhanced(read_image(request.target), plan.dials, plan.reason)
+
+
+def _is_zarr(target: Path) -> bool:
+    return target.name.lower().endswith(".zarr")
+
+
+@contextlib.contextmanager
+def _kept_for_resuming(journal: Journal, target: Path) -> Generator[None]:
+    """Close the journal at the end; on failure keep what is done, and remove what is nothing."""
+    try:
+        yield
     except (InputError, Unfinished) as error:
         kept = bool(journal.done)
         journal.close() if kept or not journal.mine else journal.remove()
@@ -275,19 +246,15 @@ def stream_image(
             raise type(error)(f"{error}; what is done is kept for --resume") from error
         raise
     except OSError as error:
-        journal.close()
         raise Unfinished(
-            f"the output '{request.target}' could not be finished ({error.strerror or error}): "
+            f"the output '{target}' could not be finished ({error.strerror or error}): "
             "make room or mend what is wrong, and go on with --resume"
         ) from error
     finally:
         journal.close()
-    if progress is not None:
-        progress(1.0)
-    return Enhanced(read_image(request.target), dials, str(plan["reason"]))
 
 
-def _asked(model: Model, request: Request, image: OpenImage) -> dict[str, Any]:
+def _identify_work(model: Model, request: Request, image: OpenImage) -> dict[str, Any]:
     """Return what makes two pieces of work the same, by names that a user knows."""
     wanted = request.wanted
     return {
@@ -311,91 +278,97 @@ def _model_digest(model: Model) -> str:
 
 
 def _fill(
-    model: Model,
-    job: _Job,
-    image: OpenImage,
+    plan: Plan,
     journal: Journal,
     request: Request,
     workers: Workers,
     progress: Callable[[float], None] | None,
 ) -> None:
     """Do all blocks that are not done yet."""
-    grids = block_grids(model)
-    source = Source(image.pixels, image.dims, model, request.path.name)
     if not journal.exists:
-        dims, _ = labels_of(image.dims, image.names, _channels(image), job.count)
-        lengths = dict(zip(image.dims, image.shape, strict=True))
-        if job.count is not None:
-            lengths["c"] = lengths.get("c", 1) * job.count
-        pieces = dict.fromkeys(dims, 1)
-        spatial = image.dims[-model.dims :]
-        for dim, n, side, grid in zip(spatial, source.shape, job.sides, grids, strict=True):
-            pieces[dim] = piece(n, side, grid)
         create_zarr(
             journal.image,
-            [lengths[dim] for dim in dims],
+            list(plan.shape),
             np.dtype(np.float32),
-            [pieces[dim] for dim in dims],
+            list(plan.block_shape),
             sharded=request.sharded,
         )
         journal.settle()
-    opened = _Opened(job, model, image)
-    left = [number for number in range(opened.total) if number not in journal.done]
     if workers.remote:
-        function = partial(_run_block, job)
+        job = _Job(
+            key=uuid.uuid4().hex,
+            model=plan.model.origin or plan.model,
+            path=request.path.absolute(),
+            channel=request.channel,
+            image=journal.image.absolute(),
+            notes=plan.notes,
+            count=plan.count,
+        )
+        function = partial(_write_block, job)
     else:
-        opened.turn = threading.Lock()
-        function = opened.run
+        function = _BlockWriter(plan, journal.image, threading.Lock()).write
+    left = [number for number in range(plan.block_count) if number not in journal.done]
     for number, ranges in map_unordered(workers, function, left):
         journal.add(number, *ranges)
         if progress is not None:
-            progress((1 - _LAST_SHARE) * len(journal.done) / opened.total)
+            progress((1 - _LAST_SHARE) * len(journal.done) / plan.block_count)
 
 
 def _finish(
+    plan: Plan,
     journal: Journal,
     request: Request,
     image: OpenImage,
     progress: Callable[[float], None] | None,
 ) -> None:
     """Make the output of the filled image, and give it its name."""
-    count = request.wanted.count
-    dims, names = labels_of(image.dims, image.names, _channels(image), count)
-    zarr = request.target.name.lower().endswith(".zarr")
 
-    def last(share: float) -> None:
+    def report(share: float) -> None:
         if progress is not None:
             progress(1 - _LAST_SHARE * (1 - share))
 
-    array = level_of(journal.image, 0)
-    tiled = in_tiles(array.shape)
-    if zarr or tiled:
-        add_levels(journal.image, lambda share: last(share / 2))
-    if zarr:
-        ranges: dict[int, tuple[float, float]] = {}
-        for notes in journal.done.values():
-            for channel, low, high in notes:
-                before = ranges.get(channel, (low, high))
-                ranges[channel] = (min(low, before[0]), max(high, before[1]))
-        describe_zarr(journal.image, dims, image.sizes, names, ranges, request.target.name)
-        take_place(journal.image, Path(request.target))
-        journal.mark_finished()
-        return
-    import dask.array as da
-
-    result = xr.DataArray(
-        da.from_array(array, chunks=cast("Any", array.chunks), name=False),
-        dims=dims,
-        coords={} if names is None else {"c": list(names)},
-        attrs={"pixel_size_um": dict(image.sizes), **image.notes},
-    )
-    if tiled:
-        levels = [array, *(level_of(journal.image, k) for k in range(1, level_count(array.shape)))]
-        write_levels(result, levels, request.target, lambda share: last(0.5 + share / 2))
-    else:
-        write_tiff(result, request.target)
+    finish = _finish_zarr if _is_zarr(request.target) else _finish_tiff
+    try:
+        finish(plan, journal, request.target, image, report)
+    except InputError as error:
+        if isinstance(error.__cause__, OSError):
+            raise Unfinished(str(error)) from error
+        raise
     journal.mark_finished()
 
 
-def _channels(image: OpenImage) -> int:
-    return image.shape[image.dims.index("c")] if "c" in image.dims else 1
+def _finish_zarr(
+    plan: Plan, journal: Journal, target: Path, image: OpenImage, report: Callable[[float], None]
+) -> None:
+    """Add smaller resolutions and the description to the filled image, and name it."""
+    add_levels(journal.image, lambda share: report(share / 2))
+    ranges: dict[int, tuple[float, float]] = {}
+    for notes in journal.done.values():
+        for channel, low, high in notes:
+            before = ranges.get(channel, (low, high))
+            ranges[channel] = (min(low, before[0]), max(high, before[1]))
+    names = plan.channel_names(image.names)
+    describe_zarr(journal.image, plan.dims, image.sizes, names, ranges, target.name)
+    take_place(journal.image, target)
+
+
+def _finish_tiff(
+    plan: Plan, journal: Journal, target: Path, image: OpenImage, report: Callable[[float], None]
+) -> None:
+    """Write the filled image as TIFF, of large planes in tiles and with smaller resolutions."""
+    import dask.array as da
+
+    array = level_of(journal.image, 0)
+    names = plan.channel_names(image.names)
+    result = xr.DataArray(
+        da.from_array(array, chunks=cast("Any", array.chunks), name=False),
+        dims=plan.dims,
+        coords={} if names is None else {"c": list(names)},
+        attrs={"pixel_size_um": dict(image.sizes), **image.notes},
+    )
+    if not in_tiles(array.shape):
+        write_tiff(result, target)
+        return
+    add_levels(journal.image, lambda share: report(share / 2))
+    levels = [array, *(level_of(journal.image, k) for k in range(1, level_count(array.shape)))]
+    write_levels(result, levels, target, lambda share: report(0.5 + share / 2))

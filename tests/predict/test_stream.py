@@ -29,7 +29,7 @@ from deepcontrast_bmz.model.devices import fast_loop
 from deepcontrast_bmz.model.model import Model
 from deepcontrast_bmz.model.open import open_model
 from deepcontrast_bmz.model.run_folder import describe_run
-from deepcontrast_bmz.predict import enhance as enhance_room
+from deepcontrast_bmz.predict import blocks as block_room
 from deepcontrast_bmz.predict import files as predict_room
 from deepcontrast_bmz.predict import stream as stream_room
 from deepcontrast_bmz.predict.cluster import map_unordered, start_threads
@@ -80,7 +80,7 @@ def stops_after(
     monkeypatch: pytest.MonkeyPatch, blocks: int, error: BaseException
 ) -> Callable[[], None]:
     """Let the work end with an error after some blocks; return what mends it."""
-    run = stream_room._Opened.run  # pyright: ignore[reportPrivateUsage]
+    run = stream_room._BlockWriter.write  # pyright: ignore[reportPrivateUsage]
     done: list[int] = []
 
     def stumble(self: Any, number: int) -> Any:
@@ -89,8 +89,8 @@ def stops_after(
         done.append(number)
         return run(self, number)
 
-    monkeypatch.setattr(stream_room._Opened, "run", stumble)  # pyright: ignore[reportPrivateUsage]
-    return lambda: monkeypatch.setattr(stream_room._Opened, "run", run)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(stream_room._BlockWriter, "write", stumble)  # pyright: ignore[reportPrivateUsage]
+    return lambda: monkeypatch.setattr(stream_room._BlockWriter, "write", run)  # pyright: ignore[reportPrivateUsage]
 
 
 def partial_of(target: Path) -> Path:
@@ -357,13 +357,13 @@ def test_interrupted_work_goes_on_where_it_was(
     with pytest.raises(InputError, match="--resume"):
         predict_files(model, [raw], target, iterations=2, block=BLOCK)
     done: list[int] = []
-    run = stream_room._Opened.run  # pyright: ignore[reportPrivateUsage]
+    run = stream_room._BlockWriter.write  # pyright: ignore[reportPrivateUsage]
 
     def note(self: Any, number: int) -> Any:
         done.append(number)
         return run(self, number)
 
-    monkeypatch.setattr(stream_room._Opened, "run", note)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(stream_room._BlockWriter, "write", note)  # pyright: ignore[reportPrivateUsage]
     predict_files(model, [raw], target, iterations=2, block=BLOCK, resume=True)
     assert sorted(done + finished) == list(range(9))
     expected = enhance(model, read_image(raw), iterations=2).image
@@ -603,7 +603,7 @@ def test_two_programs_do_not_work_on_one_output(
 ) -> None:
     target = tmp_path / "out.zarr"
     said: list[str] = []
-    run = stream_room._Opened.run  # pyright: ignore[reportPrivateUsage]
+    run = stream_room._BlockWriter.write  # pyright: ignore[reportPrivateUsage]
 
     def again(self: Any, number: int) -> Any:
         if not said:
@@ -613,7 +613,7 @@ def test_two_programs_do_not_work_on_one_output(
             said[0] = str(caught.value)
         return run(self, number)
 
-    monkeypatch.setattr(stream_room._Opened, "run", again)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(stream_room._BlockWriter, "write", again)  # pyright: ignore[reportPrivateUsage]
     predict_files(model, [raw], target, iterations=2, block=BLOCK)
     assert "another is at" in said[0]
     assert read_image(target).shape == (70, 90)
@@ -823,8 +823,8 @@ def test_blocks_are_smaller_where_memory_is_short(
 ) -> None:
     sides: list[int] = []
     for gigabytes in (64, 1, 0.1, 0.001):
-        monkeypatch.setattr(enhance_room, "_memory_at_hand", lambda g=gigabytes: g * 2**30)
-        sides.append(enhance_room.block_sides(model)[-1])
+        monkeypatch.setattr(block_room, "_memory_at_hand", lambda g=gigabytes: g * 2**30)
+        sides.append(block_room.block_sides(model)[-1])
     assert sides == sorted(sides, reverse=True)
     assert sides[0] == model.block
     assert sides[-1] < sides[0]
@@ -959,6 +959,13 @@ def test_a_place_where_nothing_can_be_written_is_refused(
     monkeypatch.setattr(Path, "mkdir", deny)
     with pytest.raises(InputError, match="Permission denied"):
         predict_files(model, [raw], tmp_path / "out.zarr", iterations=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["raw.tif"]
+
+
+def test_an_option_that_does_not_exist_is_refused(model: Model, raw: Path, tmp_path: Path) -> None:
+    wrong: Any = {"workers": 2}
+    with pytest.raises(TypeError, match="no option 'workers'"):
+        predict_files(model, [raw], tmp_path / "out.zarr", **wrong)
     assert [p.name for p in tmp_path.iterdir()] == ["raw.tif"]
 
 
