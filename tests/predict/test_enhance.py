@@ -480,7 +480,7 @@ def test_outputs_of_one_name_are_refused_before_anything_is_computed(tmp_path: P
 @pytest.mark.parametrize(
     ("names", "out", "message"),
     [
-        ([], "out", "at least one image"),
+        ([], "out", "no image was given"),
         (["nothing.tif"], "out", "no image"),
         (["raw.tif", "raw.tif"], "out.tif", "into a folder"),
         (["raw.tif"], "in/raw.txt", "neither"),
