@@ -361,6 +361,40 @@ def evaluate(
 
 
 @app.command()
+def view(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Raw image to look at.")],
+    model: Annotated[
+        str, typer.Option(help="Run folder, package, or 'deepcontrast' for the shipped model.")
+    ] = "deepcontrast",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the report. Default: a temporary one."),
+    ] = None,
+    channel: Channel = None,
+    device: Device = "auto",
+    no_open: Annotated[
+        bool, typer.Option("--no-open", help="Write the report and open no browser.")
+    ] = False,
+) -> None:
+    """Enhance an image at every dial and open the report in the browser."""
+    import secrets
+    import tempfile
+    import webbrowser
+
+    from deepcontrast_bmz.evaluate.report import evaluate_files
+    from deepcontrast_bmz.model.open import open_model
+
+    opened = open_model(model, device=device)
+    # Made by the writer, so that a refused image leaves no empty folder behind.
+    folder = out or Path(tempfile.gettempdir(), f"dcbmz_view_{secrets.token_hex(4)}")
+    told = show_share("evaluating", _write_aside)
+    for line in evaluate_files(opened, [image], folder, channel=_channel(channel), progress=told):
+        print(line)
+    if not no_open and not webbrowser.open((folder / "report.html").resolve().as_uri()):
+        print("no browser could be started: open that file in one")
+
+
+@app.command()
 def export(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="Run folder, or 'deepcontrast' as it is shipped.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import sys
+import tempfile
+import webbrowser
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,7 +76,7 @@ def odd_images(tmp_path: Path) -> dict[str, Path]:
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     said = capsys.readouterr().out
-    for command in ("demo", "degrade", "train", "predict", "evaluate", "export", "check"):
+    for command in ("demo", "degrade", "train", "predict", "evaluate", "view", "export", "check"):
         assert command in said
     assert run("--version") == 0
     assert capsys.readouterr().out.strip()[0].isdigit()
@@ -438,3 +440,72 @@ def test_the_parser_too_answers_in_one_sentence(
     capsys: pytest.CaptureFixture[str], arguments: Sequence[str]
 ) -> None:
     assert "see 'dcbmz --help'" in refused(capsys, *arguments)
+
+
+# ---- view
+
+
+@pytest.fixture
+def opened_pages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Addresses that a browser is told to open; none is started."""
+    pages: list[str] = []
+
+    def open_page(address: str) -> bool:
+        pages.append(address)
+        return True
+
+    monkeypatch.setattr(webbrowser, "open", open_page)
+    return pages
+
+
+def test_view_writes_the_report_and_opens_it(
+    tmp_path: Path, tiny_run: Path, stack_path: Path, opened_pages: list[str]
+) -> None:
+    out = tmp_path / "a folder"
+    assert run("view", stack_path, "--model", tiny_run, "-o", out) == 0
+    assert opened_pages == [(out / "report.html").as_uri()]
+    assert "stack.tif" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_view_without_a_folder_takes_a_temporary_one_and_can_leave_the_browser_alone(
+    tmp_path: Path,
+    tiny_run: Path,
+    stack_path: Path,
+    opened_pages: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert run("view", stack_path, "--model", tiny_run, "--no-open") == 0
+    (report,) = tmp_path.glob("dcbmz_view_*/report.html")
+    assert str(report) in capsys.readouterr().out
+    assert opened_pages == []
+
+
+def test_view_of_no_image_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path,
+    tiny_run: Path,
+    opened_pages: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    missing = tmp_path / "missing.tif"
+    assert "missing.tif" in refused(capsys, "view", missing, "--model", tiny_run)
+    assert list(tmp_path.iterdir()) == []
+    assert opened_pages == []
+
+
+def test_view_says_so_where_no_browser_starts(
+    tmp_path: Path,
+    tiny_run: Path,
+    stack_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def open_nothing(_address: str) -> bool:
+        return False
+
+    monkeypatch.setattr(webbrowser, "open", open_nothing)
+    assert run("view", stack_path, "--model", tiny_run, "-o", tmp_path / "out") == 0
+    assert "no browser could be started" in capsys.readouterr().out
