@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 import re
 import shlex
+import shutil
+import tempfile
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,6 +19,10 @@ from conftest import raw_stack
 from deepcontrast_bmz.cli import main
 from deepcontrast_bmz.export.package import export_run
 from deepcontrast_bmz.image import read_image, write_image
+from deepcontrast_bmz.settings import recipe_to_toml
+
+if TYPE_CHECKING:
+    from deepcontrast_bmz.settings import Recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -42,6 +49,104 @@ def commands(page: Path) -> list[list[str]]:
     """Lines of the blocks without a language that call dcbmz."""
     lines = [line for block in blocks(page, "") for line in block.splitlines()]
     return [shlex.split(line) for line in lines if line.startswith("dcbmz ")]
+
+
+def page_commands(page: Path) -> list[str]:
+    """Every line of a page that calls dcbmz, in a block of any kind; broken lines made whole."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    inside = False
+    found: list[str] = []
+    for line in text.splitlines():
+        if line.lstrip().startswith("```"):
+            inside = not inside
+        elif (inside or line.startswith("    ")) and line.lstrip().startswith("dcbmz "):
+            found.append(" ".join(line.split()))
+    return found
+
+
+def examples(page: Path) -> list[str]:
+    """Every piece of a page that can be run: commands, then blocks of Python."""
+    return page_commands(page) + blocks(page, "python")
+
+
+OWN_TESTS = ("README.md", "python.md")
+"""Pages whose examples are run by tests of their own, which also look at the results."""
+
+NOT_RUN = {
+    (
+        "large.md",
+        "dcbmz predict MODEL recording.zarr -o enhanced.zarr --scheduler tcp://10.0.0.1:8786",
+    ): "needs a scheduler at an address; tests/predict starts one of its own",
+    (
+        "volumes.md",
+        "dcbmz train STACK.tif -o RUN --recipe examples/volume.toml",
+    ): "fits stacks for minutes after two steps, too; tests/model/test_volumes.py has a tiny one",
+}
+"""Examples that no test here runs, each with the reason."""
+
+WITH_EXAMPLES = [page for page in PAGES if examples(page) and page.name not in OWN_TESTS]
+
+SHORTENED = {
+    "check": ["--run", "none"],
+    "publish": ["--run", "none"],
+    "view": ["--no-open"],
+}
+"""What is added to a command, so that it takes seconds and starts nothing."""
+
+VERDICTS = ("evaluate", "check", "publish")
+"""Commands that judge, and end with 1 where the judgement of a model of seven steps is bad."""
+
+
+@pytest.fixture
+def examples_folder(
+    tmp_path: Path, tiny_run: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A folder with small files of the names that the pages use."""
+    write_image(raw_stack(planes=4), tmp_path / "my_stack.tif")
+    shutil.copytree(tiny_run, tmp_path / "RUN")
+    export_run(tiny_run, tmp_path / "theirs.zip")
+    shutil.copy(tmp_path / "theirs.zip", tmp_path / "my_model.zip")
+    (tmp_path / "tiny.toml").write_text(recipe_to_toml(tiny_recipe), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def run_command(line: str) -> None:
+    """Run one command of a page, shortened, and hold that it ends as it should."""
+    words = shlex.split(line)[1:]
+    extra = SHORTENED.get(words[0], [])
+    if words[0] == "train":
+        extra = ["--recipe", "tiny.toml"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, *extra])
+    allowed = (None, 0, 1) if words[0] in VERDICTS else (None, 0)
+    assert ended.value.code in allowed, line
+    if "-o" in words:
+        assert Path(words[words.index("-o") + 1]).exists(), line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.name)
+@pytest.mark.usefixtures("examples_folder")
+def test_every_example_of_a_page_runs(page: Path) -> None:
+    """In the order of the page, since later ones use what earlier ones wrote."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*torch\.jit", category=FutureWarning)
+        warnings.simplefilter("ignore", ResourceWarning)
+        for line in page_commands(page):
+            if (page.name, line) not in NOT_RUN:
+                run_command(line)
+        for code in blocks(page, "python"):
+            if (page.name, code) not in NOT_RUN:
+                exec(compile(code, page.name, "exec"), {})
+        gc.collect()
+
+
+def test_every_example_left_out_stands_on_its_page() -> None:
+    shown = {(page.name, example) for page in WITH_EXAMPLES for example in examples(page)}
+    assert set(NOT_RUN) <= shown
+    assert all(NOT_RUN.values())
 
 
 @pytest.fixture
