@@ -1,0 +1,14 @@
+# The command line on a CPU:
+#   docker build -t dcbmz .
+#   docker run --rm -v "$PWD:/data" dcbmz predict deepcontrast my_stack.tif -o enhanced.tif
+FROM python:3.12-slim
+# The index of torch's CPU builds can be given, to leave CUDA out: --build-arg TORCH_INDEX=URL
+ARG TORCH_INDEX=""
+COPY . /source
+RUN if [ -n "$TORCH_INDEX" ]; then pip install --no-cache-dir --index-url "$TORCH_INDEX" torch; fi \
+    && pip install --no-cache-dir /source \
+    && useradd --create-home dcbmz
+USER dcbmz
+WORKDIR /data
+ENTRYPOINT ["dcbmz"]
+CMD ["--help"]
