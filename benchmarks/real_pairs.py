@@ -23,8 +23,8 @@ from rival_methods import AUTO, BEST, CEILING, NAMES, NEAR_ONE, Scores, Store, c
 from scipy import ndimage
 from skimage.registration import phase_cross_correlation
 
-from deepcontrast_bmz.dial.automatic import choose_dial, look_at
-from deepcontrast_bmz.dial.consistency import dial_grid
+from deepcontrast_bmz.dial.automatic import choose_dial
+from deepcontrast_bmz.dial.unusual import find_unusual
 from deepcontrast_bmz.dial.window import content_window
 from deepcontrast_bmz.evaluate.metrics import (
     MIDDLE_BAND,
@@ -88,6 +88,29 @@ USES = {
     "training": "trained on",
     "both": "trained on",
 }
+
+GRID = 0.25
+"""Distance between the dials that are tried, in optical depth."""
+
+
+def list_dials(count: int, step: float) -> list[float]:
+    """Return 0, every 0.25 and the whole iterations up to the last, in order.
+
+    Parameters
+    ----------
+    count : int
+        Iterations at hand.
+    step : float
+        Optical depth of one.
+    """
+    last = count * step
+    grid = [GRID * i for i in range(math.floor(last / GRID + 1e-9) + 1)]
+    wholes = [k * step for k in range(count + 1)]
+    dials: list[float] = []
+    for dial in sorted((*grid, *wholes)):
+        if not dials or dial > dials[-1] + 1e-9:
+            dials.append(dial)
+    return dials
 
 
 def stack_of(folder: Path, file: str, channel: int | None = None) -> Double:
@@ -339,7 +362,7 @@ def pairs_table(folder: Path, model: Model) -> Table:
         raw = torch.from_numpy(pair.blurred).float()
         iterations = _iterations(model, raw)
         auto = _auto(model, raw, iterations)
-        found = look_at(model, raw, iterations)
+        found = find_unusual(model, raw, iterations)
 
         def scores(
             dial: float, raw: Tensor = raw, made: Tensor = iterations, pair: Pair = pair
@@ -347,7 +370,7 @@ def pairs_table(folder: Path, model: Model) -> Table:
             image = blend(raw, made, dial, step).double().numpy()
             return psnr_after_fit(image, pair.reference), band_correlation(image, pair.reference)
 
-        sweep = {dial: scores(dial) for dial in dial_grid(iterations.shape[0], step)}
+        sweep = {dial: scores(dial) for dial in list_dials(iterations.shape[0], step)}
         best = max(sweep, key=lambda dial: sweep[dial][0])
         at = {"raw": sweep[0.0], "auto": scores(auto), "best": sweep[best]}
         lines.append(
@@ -419,7 +442,7 @@ def local_factors(layers: Double, model: Model) -> tuple[int, list[LayerFactors]
             image = blend(raw, made, dial, step).double().numpy()
             return local_contrast_factor(image, layers[sharpest], valid=valid)
 
-        sweep = {dial: factor(dial) for dial in dial_grid(iterations.shape[0], step)}
+        sweep = {dial: factor(dial) for dial in list_dials(iterations.shape[0], step)}
         auto = _auto(model, raw, iterations)
         found.append(LayerFactors(number, sweep, auto, factor(auto)))
     return sharpest, found

@@ -301,9 +301,7 @@ def predict(
 
 def _say_enhanced(path: Path, result: Enhanced) -> None:
     """Print where the result is, its dial, and why that one."""
-    low, high = min(result.dials), max(result.dials)
-    dial = f"dial {low:g}" if low == high else f"dials {low:g} to {high:g}"
-    print(f"{path}: {dial}; {result.reason}")
+    print(f"{path}: {result.reason}")
 
 
 def _dial(text: str | None) -> float | Literal["auto"] | None:

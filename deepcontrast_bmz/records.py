@@ -9,7 +9,6 @@ __all__ = [
     "LoopDescription",
     "OodStatistics",
     "RunRecord",
-    "StopRule",
 ]
 
 from types import MappingProxyType
@@ -30,17 +29,10 @@ from deepcontrast_bmz.settings import (
 CHANNEL_PREFIX = "iteration_"
 """Output channel k (from 1) of an exported model is called ``iteration_k``."""
 
-_REMOVED = MappingProxyType({"reinjection": "re-injection", "local_dial": "the local dial"})
+_REMOVED = MappingProxyType(
+    {"reinjection": "re-injection", "local_dial": "the local dial", "stop_rule": None}
+)
 """Keys that version 0.1 wrote into descriptions and runs."""
-
-
-class StopRule(Record):
-    """Limits of the two rules that choose the dial when it is `auto`."""
-
-    residual: Positive = 0.8
-    """Largest forward residual, mean((raw - H_D x_D)^2 / var), that is still noise."""
-    background_sd: Positive = 1.5
-    """How far the first percentile may sink below the camera offset, in noise deviations."""
 
 
 class DepthEstimator(Record):
@@ -126,10 +118,8 @@ class LoopDescription(Record):
     """Dial to begin with; None where only the image can say (`auto`)."""
     recommended_dial_reason: str = ""
     """How the recommended dial was found."""
-    stop_rule: StopRule = StopRule()
-    """Calibrated limits of the automatic dial."""
     depth: DepthEstimator | None = None
-    """Reads the optical depth off an image; None: the stop rule decides."""
+    """Reads the optical depth off an image; None: nothing does, and one iteration is taken."""
     ood: OodStatistics | None = None
     """What the images trained for look like; None: nothing warns of others."""
     training_ranges: PhysicsSettings
@@ -192,8 +182,6 @@ class RunRecord(Record):
     """Procedural specimens trained on beside them."""
     validation: dict[str, float]
     """Scores on held-out patches: ``loss``, and in dB ``psnr_degraded`` and ``psnr_restored``."""
-    stop_rule: StopRule = StopRule()
-    """Limits of the automatic dial, calibrated on re-degraded raw images."""
     depth: DepthEstimator | None = None
     """Reads the optical depth off an image; fitted on specimens of known depth."""
     ood: OodStatistics | None = None

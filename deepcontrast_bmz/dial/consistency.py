@@ -1,8 +1,7 @@
-"""What a recording says of an enhanced image, and how far the dial may go before it objects.
+"""What a recording says of an enhanced image: seen through the tissue again, it is the recording.
 
-Seen through the tissue again, the image must be the recording up to its noise, and there is no
-negative light. What of it can be measured depends on the recording: its noise, and where black was
-cut off or masked.
+Up to its noise, that is. What of it can be measured depends on the recording: its noise, and where
+black was cut off or masked.
 """
 
 from __future__ import annotations
@@ -11,41 +10,31 @@ __all__ = [
     "COARSE",
     "CUT_OFF",
     "MODEL_ERROR",
-    "ROUND",
-    "background_level",
     "coarse_misfit",
-    "comparable",
-    "dial_grid",
-    "explained",
+    "find_comparable",
     "forward_residual",
     "kernel_border",
-    "largest_kept",
-    "last_kept",
-    "measurable",
+    "measure_noise_and_black",
     "model_error",
-    "not_below_zero",
     "tissue_kernels",
 ]
 
 import math
 from typing import TYPE_CHECKING
 
+import scipy  # its rooms load when they are used: reading this module must stay quick
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 
-from deepcontrast_bmz.model.loop import blend
 from deepcontrast_bmz.physics.scatter import scatter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
     from deepcontrast_bmz.physics.noise import NoiseModel
 
-_GRID = 0.25
-"""Distance between the dials that are tried, in optical depth."""
 
 _OUTLIERS = 0.001
 """Share of the largest residuals that is left out: hot pixels are not misfit."""
@@ -71,17 +60,8 @@ _FEWEST = 0.01
 _MASK_CELL = 4
 """Side of a cell that counts as masked if all of it is black, in pixels."""
 
-ROUND = 0.05
-"""The estimated dial is rounded to this, in optical depth."""
 
-_BELOW_ZERO = 0.05
-"""How far the dark parts may lie below zero counts, in shares of the brightness."""
-
-_FEW_CELLS = 0.05
-"""Share of the image, off masked parts, below which that cannot be said."""
-
-
-def measurable(raw: Tensor, noise: NoiseModel) -> tuple[bool, float]:
+def measure_noise_and_black(raw: Tensor, noise: NoiseModel) -> tuple[bool, float]:
     """Return whether the noise of a plane can be measured, and the share of cut-off black.
 
     Parameters
@@ -93,6 +73,11 @@ def measurable(raw: Tensor, noise: NoiseModel) -> tuple[bool, float]:
     spread = float(raw.max() - raw.min())
     typical = math.sqrt(float(noise.variance(raw.median())))
     return typical >= _NOISE_FREE * spread, float((raw <= raw.min()).float().mean())
+
+
+def _standardise(raw: Tensor, predicted: Tensor, noise: NoiseModel) -> Tensor:
+    """Return what is left of the recording, in deviations of its noise."""
+    return (raw - predicted) / noise.variance(predicted).sqrt()
 
 
 def forward_residual(
@@ -134,7 +119,7 @@ def forward_residual(
         Dimensionless; 0 where no pixel counts.
     """
     predicted = scatter(enhanced, dial, widths_px, weights)
-    misfit = (raw - predicted) ** 2 / noise.variance(predicted)
+    misfit = _standardise(raw, predicted, noise) ** 2
     border = kernel_border(raw, widths_px) if border is None else border
     used = torch.ones_like(misfit, dtype=torch.bool) if used is None else used
     if border:
@@ -172,13 +157,13 @@ def coarse_misfit(
         Pixels that count; one at least.
     """
     predicted = scatter(enhanced, dial, widths_px, weights)
-    residual = (raw - predicted) / noise.variance(predicted).sqrt()
+    residual = _standardise(raw, predicted, noise)
     left_out = int(_OUTLIERS * int(used.sum()))
     if left_out:
         # Before they are smeared over their surroundings.
         largest = residual[used].abs().sort().values[-left_out - 1]
         residual = torch.where(residual.abs() <= largest, residual, 0)
-    smooth = torch.from_numpy(ndimage.gaussian_filter(residual.double().numpy(), COARSE))
+    smooth = torch.from_numpy(scipy.ndimage.gaussian_filter(residual.double().numpy(), COARSE))
     return float((smooth[used] ** 2).mean()) - 1 / (4 * math.pi * COARSE**2)
 
 
@@ -231,7 +216,7 @@ def model_error(raw: Tensor, noise: NoiseModel, used: Tensor) -> float:
     return MODEL_ERROR**2 * signal / variance
 
 
-def explained(raw: Tensor, widths_px: Sequence[float]) -> Tensor:
+def _find_explained(raw: Tensor, widths_px: Sequence[float]) -> Tensor:
     """Return which pixels the tissue model can be held to.
 
     Not those at the smallest value, where black may be cut off, and none as near as the kernel
@@ -257,46 +242,8 @@ def explained(raw: Tensor, widths_px: Sequence[float]) -> Tensor:
     return ~black & (wide[0, 0, : raw.shape[0], : raw.shape[1]] == 0)
 
 
-def background_level(image: Tensor, offset: float, noise: NoiseModel) -> float:
-    """Return the first percentile above the camera offset, in deviations of the noise there.
-
-    Parameters
-    ----------
-    image : Tensor, (Y, X)
-        Counts.
-    offset : float
-        Counts recorded in the dark.
-    noise : NoiseModel
-    """
-    flat = image.flatten()
-    darkest = float(flat.kthvalue(max(1, math.ceil(0.01 * flat.numel()))).values)
-    return (darkest - offset) / math.sqrt(float(noise.variance(torch.tensor(offset))))
-
-
-def not_below_zero(raw: Tensor, iterations: Tensor, dial: float, step: float) -> float:
-    """Return the largest dial up to `dial` at which the dark parts stay above zero counts.
-
-    No camera offset lies below zero counts, or below the smallest value where some are negative:
-    whatever the noise, the rest of the dark parts must lie above.
-    """
-    least = min(float(raw.min()), 0.0)
-    # Where black was cut off or masked, and a little around it, the image was already there.
-    cut = _means((raw <= raw.min()).float()) > 0
-    cut = F.max_pool2d(cut[None, None].float(), 5, stride=1, padding=2)[0, 0] > 0
-    used = ~cut
-    if float(used.float().mean()) < _FEW_CELLS:
-        return dial
-
-    def below(tried: float) -> float:
-        cells = _means(blend(raw, iterations, tried, step))[used].sort().values
-        low, high = float(cells[cells.numel() // 100]), float(cells[-1 - cells.numel() // 100])
-        return (least - low) / max(high - least, 1e-30)
-
-    return largest_kept(dial, lambda tried: below(tried) <= _BELOW_ZERO)
-
-
-def comparable(raw: Tensor, widths_px: Sequence[float]) -> Tensor | None:
-    """Return which pixels an image can be held to: `explained`, and off the border.
+def find_comparable(raw: Tensor, widths_px: Sequence[float]) -> Tensor | None:
+    """Return which pixels an image can be held to: `_find_explained`, and off the border.
 
     Parameters
     ----------
@@ -312,73 +259,6 @@ def comparable(raw: Tensor, widths_px: Sequence[float]) -> Tensor | None:
     border = kernel_border(raw, widths_px)
     inner = (slice(border, -border or None),) * 2
     used = torch.zeros_like(raw, dtype=torch.bool)
-    used[inner] = explained(raw, widths_px)[inner]
+    used[inner] = _find_explained(raw, widths_px)[inner]
     enough = int(used.sum()) >= max(2, _FEWEST * raw.numel())
     return used if enough else None
-
-
-def _means(image: Tensor) -> Tensor:
-    """Return means over 4 x 4 pixels, in which noise counts little."""
-    return F.avg_pool2d(image[None, None].float(), 4)[0, 0]
-
-
-def dial_grid(count: int, step: float) -> list[float]:
-    """Return 0, every 0.25 and the whole iterations up to the last, in order.
-
-    Parameters
-    ----------
-    count : int
-        Iterations at hand.
-    step : float
-        Optical depth of one.
-    """
-    last = count * step
-    grid = [_GRID * i for i in range(math.floor(last / _GRID + 1e-9) + 1)]
-    wholes = [k * step for k in range(count + 1)]
-    dials: list[float] = []
-    for dial in sorted((*grid, *wholes)):
-        if not dials or dial > dials[-1] + 1e-9:
-            dials.append(dial)
-    return dials
-
-
-def last_kept(kept: Callable[[float], bool], dials: Sequence[float], step: float) -> float:
-    """Return the last dial before a rule is broken; whole iterations first, to save work.
-
-    Parameters
-    ----------
-    kept : callable
-        Says whether the rule holds at a dial.
-    dials : sequence of float
-        As from `dial_grid`.
-    step : float
-        Optical depth of one iteration.
-    """
-    last, end = 0, len(dials)
-    for i, dial in enumerate(dials):
-        whole = abs(dial / step - round(dial / step)) < 1e-6
-        if i == 0 or not whole:
-            continue
-        if not kept(dial):
-            end = i
-            break
-        last = i
-    for i in range(last + 1, end):
-        if not kept(dials[i]):
-            break
-        last = i
-    return dials[last]
-
-
-def largest_kept(dial: float, kept_at: Callable[[float], bool]) -> float:
-    """Return the largest dial up to `dial` that is kept, if all below one that is kept are."""
-    if kept_at(dial):
-        return dial
-    kept, broken = 0.0, dial
-    while broken - kept > ROUND:
-        middle = (kept + broken) / 2
-        if kept_at(middle):
-            kept = middle
-        else:
-            broken = middle
-    return math.floor(kept / ROUND + 1e-6) * ROUND

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 __all__ = ["TOLERANCE", "DepthEstimate", "Example", "estimate_depth", "fit_depth"]
 
+from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -57,6 +58,8 @@ class DepthEstimate(NamedTuple):
 
     optical_depth: float
     """Between 0 and the deepest specimen."""
+    error: float
+    """Its standard error, in optical depth."""
     confidence: float
     """Share of the specimens of its kind that such an estimate met within the tolerance."""
 
@@ -130,7 +133,7 @@ def _fitted(examples: Sequence[Example], step: float) -> QuadraticForm:
 
 
 def estimate_depth(
-    features: FeatureVector, estimator: DepthEstimator, *, noisy: bool
+    features: FeatureVector, estimator: DepthEstimator, *, step: float, noisy: bool
 ) -> DepthEstimate:
     """Return the optical depth of an image.
 
@@ -139,6 +142,8 @@ def estimate_depth(
     features : FeatureVector
         Taken from as many iterations as the estimator was fitted to.
     estimator : DepthEstimator
+    step : float
+        Optical depth of one iteration.
     noisy : bool
         Its noise can be measured, and black is not cut off.
 
@@ -150,7 +155,16 @@ def estimate_depth(
     names = _names(features)
     form = read_form(estimator.numbers, len(names), estimator.recordings)
     found = float(form(features.select(names)[None])[0])
+    within = estimator.within if noisy else estimator.within_without_noise
     return DepthEstimate(
-        min(max(found, 0.0), estimator.deepest),
-        estimator.within if noisy else estimator.within_without_noise,
+        min(max(found, 0.0), estimator.deepest), _standard_error(within) * step, within
     )
+
+
+def _standard_error(within: float) -> float:
+    """Return the standard error, in steps, of a Gaussian of which that share is within tolerance.
+
+    The share is what was measured on specimens left out of the fit, and is what models store.
+    """
+    share = min(max(within, 0.02), 0.98)
+    return TOLERANCE / NormalDist().inv_cdf((1 + share) / 2)

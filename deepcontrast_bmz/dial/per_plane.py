@@ -1,4 +1,4 @@
-"""Which dial every plane of an image gets: the one asked for, or one chosen from the image.
+"""Which dial every plane of an image gets where it is chosen from the image.
 
 What is chosen depends on the image alone: on a window of each plane, on a seeded sample of windows
 where a plane is large, and on planes at even distances where there are many. How the image is cut
@@ -8,28 +8,23 @@ into blocks makes no difference.
 from __future__ import annotations
 
 __all__ = [
-    "MOST_ITERATIONS",
-    "Wanted",
     "choose_dials",
-    "needed",
-    "wanted",
     "warn_if_unusual",
 ]
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from deepcontrast_bmz.dial.automatic import choose_dial, look_at
+from deepcontrast_bmz.dial.automatic import choose_dial
+from deepcontrast_bmz.dial.say import say_dials
 from deepcontrast_bmz.dial.smooth_z import smooth_along_z
+from deepcontrast_bmz.dial.unusual import find_unusual
 from deepcontrast_bmz.dial.window import WINDOW, content_window
-from deepcontrast_bmz.errors import InputError, finite
 from deepcontrast_bmz.image.blocks import Box
 from deepcontrast_bmz.model.devices import memory_ran_out
-from deepcontrast_bmz.model.loop import dial_position
 from deepcontrast_bmz.physics.noise import estimate_noise
 from deepcontrast_bmz.physics.scatter import widths_in_pixels
 
@@ -42,12 +37,8 @@ if TYPE_CHECKING:
     from deepcontrast_bmz.dial.automatic import DialChoice
     from deepcontrast_bmz.model.model import Model
     from deepcontrast_bmz.model.units import Source
-    from deepcontrast_bmz.records import LoopDescription
 
 logger = logging.getLogger(__name__)
-
-MOST_ITERATIONS = 16
-"""No model is trained or exported with more; a dial beyond is a slip of the keyboard."""
 
 _LARGE_PLANE = 2**24
 """Pixels: of larger planes only a sample of windows is looked at."""
@@ -63,105 +54,6 @@ _CELL = 32
 
 _MOST_PLANES = {"t": 9, "z": 33}
 """Planes that are measured along an axis; the others get the dial of the nearest one."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What was asked for, after checking that the model can do it."""
-
-    dial: float | None
-    """Optical depth to remove; None is to be chosen from the image."""
-    count: int | None
-    """How many iterations are returned instead of one image; None for one image."""
-    reason: str
-    """Where the dial comes from; empty if it is to be chosen."""
-
-
-def wanted(
-    model: Model,
-    dial: float | Literal["auto"] | None = None,
-    iterations: int | None = None,
-    *,
-    all_iterations: bool = False,
-) -> Wanted:
-    """Return what is to be done.
-
-    Parameters
-    ----------
-    model : Model
-    dial, iterations, all_iterations
-        As in `enhance`.
-
-    Raises
-    ------
-    InputError
-        If the choice contradicts itself or is out of the model's reach.
-    """
-    description = model.description
-    step = description.step_optical_depth
-    if all_iterations:
-        if dial is not None:
-            raise InputError(
-                f"all iterations and one dial exclude each other, but both were asked for ({dial}):"
-                " leave one out"
-            )
-        count = description.iterations if iterations is None else _checked(model, iterations)
-        return Wanted(count * step, count, f"all {count} iterations are returned")
-    if iterations is not None:
-        if dial is not None:
-            raise InputError(
-                f"a dial ({dial}) and whole iterations ({iterations}) exclude each other: "
-                "leave one out"
-            )
-        dial = _checked(model, iterations) * step
-        return Wanted(dial, None, f"{iterations} iterations were asked for")
-    if dial is None:
-        if description.recommended_dial is None:
-            return Wanted(None, None, "")
-        dial = description.recommended_dial
-        reason = f"the model recommends it: {description.recommended_dial_reason}".rstrip(": ")
-    elif isinstance(dial, str):
-        if dial != "auto":
-            raise InputError(f"a dial is a number of at least 0 or auto, not {dial!r}: correct it")
-        return Wanted(None, None, "")
-    else:
-        reason = "it was asked for"
-    dial = finite(float(dial), "the dial", minimum=0.0, hint="0 is the raw image")
-    most = MOST_ITERATIONS * step
-    if dial > most:
-        raise InputError(
-            f"at most {MOST_ITERATIONS} iterations are run (dial {most:g}), too few for dial "
-            f"{dial:g}: choose a smaller dial"
-        )
-    count = needed(dial, description)
-    if count:
-        _checked(model, count)
-    return Wanted(dial, None, reason)
-
-
-def _checked(model: Model, iterations: int) -> int:
-    if iterations > MOST_ITERATIONS:
-        step = model.description.step_optical_depth
-        raise InputError(
-            f"at most {MOST_ITERATIONS} iterations are run (dial {MOST_ITERATIONS * step:g}), "
-            f"not {iterations} (dial {iterations * step:g}): choose fewer"
-        )
-    model.check_iterations(iterations)
-    return iterations
-
-
-def needed(dial: float, description: LoopDescription) -> int:
-    """Return how many iterations a dial needs.
-
-    Parameters
-    ----------
-    dial : float
-        Optical depth to remove.
-    description : LoopDescription
-        Of the model.
-    """
-    whole, alpha = dial_position(dial, description.step_optical_depth, MOST_ITERATIONS)
-    return whole + (alpha > 0)
 
 
 def choose_dials(
@@ -187,34 +79,28 @@ def choose_dials(
     """
     widths = widths_in_pixels(model.description.scatter, pixel_size_um)
     dims = source.dims[:-2]
-    lines = [_measured(dim, n) for dim, n in zip(dims, source.planes, strict=True)]
+    lines = [_pick_places(dim, n) for dim, n in zip(dims, source.planes, strict=True)]
     places = list(np.ndindex(*(len(line) for line in lines)))
     choices: list[DialChoice] = []
     for place in places:
         plane = tuple(int(line[i]) for line, i in zip(lines, place, strict=True))
         choices.append(_choose(model, source, plane, widths))
-        logger.info("plane %s: dial %g, since %s", plane, choices[-1].dial, choices[-1].reason)
+        logger.info("plane %s: %s", plane, choices[-1].reason)
     shape = [len(line) for line in lines]
     dials = np.array([choice.dial for choice in choices]).reshape(shape)
     confidences = np.array([choice.confidence for choice in choices]).reshape(shape)
     _warn(choices, source)
-    smoothed = ""
-    if "z" in dims and dials.shape[dims.index("z")] > 2:
-        dials = _smoothed(dials, confidences, dims.index("z"))
-        smoothed = ", as a smooth curve along z"
+    smoothed = "z" in dims and dials.shape[dims.index("z")] > 2
+    if smoothed:
+        dials = _smooth(dials, confidences, dims.index("z"))
     for axis, (line, length) in enumerate(zip(lines, source.planes, strict=True)):
         nearest = np.abs(np.arange(length)[:, None] - line[None]).argmin(1)
         dials = dials.take(nearest, axis)
     chosen = tuple(float(dial) for dial in dials.ravel())
     if len(chosen) == 1:
         return chosen, choices[0].reason
-    measured = f"{len(places)} of " if len(places) < len(chosen) else ""
-    span = f"from {min(chosen):g} to {max(chosen):g}" if min(chosen) < max(chosen) else "all alike"
     surest = choices[int(np.argmax([choice.confidence for choice in choices]))]
-    return chosen, (
-        f"chosen for each of {measured}{len(chosen)} planes, {span}{smoothed}; in the surest, "
-        f"{surest.reason}"
-    )
+    return chosen, say_dials(chosen, len(places), surest.reason, smoothed=smoothed)
 
 
 def warn_if_unusual(model: Model, source: Source) -> str | None:
@@ -240,7 +126,7 @@ def warn_if_unusual(model: Model, source: Source) -> str | None:
     ]
     pixels = source.read(place[: len(source.leading)], tuple(lines))
     try:
-        found = look_at(model, torch.from_numpy(pixels.reshape(pixels.shape[-2:])))
+        found = find_unusual(model, torch.from_numpy(pixels.reshape(pixels.shape[-2:])))
     except (MemoryError, RuntimeError) as error:
         if not memory_ran_out(error):
             raise
@@ -261,7 +147,7 @@ def _warn(choices: Sequence[DialChoice], source: Source) -> None:
         logger.warning("%s: %s%s", source.name, planes, warned[0])
 
 
-def _measured(dim: str, length: int) -> NDArray[np.intp]:
+def _pick_places(dim: str, length: int) -> NDArray[np.intp]:
     """Return the places along an axis that are looked at, at even distances."""
     most = _MOST_PLANES.get(dim, length)
     if length <= most:
@@ -269,7 +155,7 @@ def _measured(dim: str, length: int) -> NDArray[np.intp]:
     return np.rint(np.linspace(0, length - 1, most)).astype(np.intp)
 
 
-def _smoothed(
+def _smooth(
     dials: NDArray[np.float64], confidences: NDArray[np.float64], axis: int
 ) -> NDArray[np.float64]:
     """Return dials smoothed along an axis, rounded as single ones are."""

@@ -14,20 +14,12 @@ __all__ = [
     "LIMITS",
     "Finding",
     "Verdict",
-    "darkness",
     "judge",
-    "too_dark",
 ]
 
-import math
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import numpy as np
-import torch
-from scipy import ndimage
-
-if TYPE_CHECKING:
-    from deepcontrast_bmz.physics.noise import Array, NoiseModel
+from deepcontrast_bmz.dial.darkness import is_too_dark
 
 Verdict = Literal["ok", "over-enhanced", "inconsistent", "unmeasurable"]
 
@@ -42,10 +34,6 @@ every small dial does. Neither alone is a reason to refuse it."""
 class _Limits(NamedTuple):
     misfit: float = 0.2
     """Largest systematic misfit of structure coarser than noise hides, in noise variances."""
-    darkness_sd: float = 4.0
-    """How far the dark parts may sink below the offset, in noise deviations..."""
-    darkness_share: float = 0.05
-    """... and in shares of the brightness: the offset itself is only known so well."""
     noise: float = 1.25
     """How much more the noise may grow than the contrast."""
 
@@ -59,44 +47,6 @@ class Finding(NamedTuple):
     verdict: Verdict
     why: str
     """What speaks against it, or what could not be measured, in plain words."""
-
-
-def darkness(image: Array, offset: float, noise: NoiseModel) -> tuple[float, float]:
-    """Return how far the darkest percent lies below the camera offset: there is no negative light.
-
-    The image is smoothed first, so that single noisy pixels do not count.
-
-    Parameters
-    ----------
-    image : ndarray, (Y, X)
-        Counts.
-    offset : float
-        Counts in the dark.
-    noise : NoiseModel
-        Of the recording.
-
-    Returns
-    -------
-    deviations, share : float
-        In deviations of the recording's noise there, and in shares of the brightness; negative
-        where all is lighter than the offset.
-    """
-    smooth = ndimage.gaussian_filter(np.asarray(image, dtype=np.float64), 2.0)
-    low, high = (float(v) for v in np.quantile(smooth, (0.01, 0.99)))
-    deviation = math.sqrt(float(noise.variance(torch.tensor(offset))))
-    return (offset - low) / deviation, (offset - low) / max(high - offset, 1e-30)
-
-
-def too_dark(below_offset: tuple[float, float]) -> bool:
-    """Return whether dark parts lie so far below the offset that it is no accident.
-
-    Parameters
-    ----------
-    below_offset : (float, float)
-        From `darkness`.
-    """
-    deviations, share = below_offset
-    return deviations > LIMITS.darkness_sd and share > LIMITS.darkness_share
 
 
 def judge(
@@ -117,11 +67,11 @@ def judge(
     misfit : float or None
         Systematic misfit; None where the recording has no measurable noise off masks.
     below_offset : (float, float) or None
-        From `darkness`; None where the offset cannot be known.
+        From `measure_darkness`; None where the offset cannot be known.
     noise_gain, contrast_gain : float or None
         How many times the deviation of the noise, and the contrast, are the recording's.
     model_error : float
-        What the limit of the misfit is widened by, see `evidence.model_error`.
+        What the limit of the misfit is widened by, see `consistency.model_error`.
 
     Returns
     -------
@@ -138,7 +88,7 @@ def judge(
             "inconsistent",
             f"degraded again it misses the recording by a systematic {misfit:.2f} of its noise",
         )
-    if below_offset is not None and too_dark(below_offset):
+    if below_offset is not None and is_too_dark(below_offset):
         return Finding(
             "over-enhanced",
             f"its dark parts lie {below_offset[1]:.0%} of the brightness below no light at all",

@@ -15,13 +15,14 @@ from skimage.filters import threshold_otsu
 from deepcontrast_bmz.dial.consistency import (
     COARSE,
     CUT_OFF,
-    comparable,
+    find_comparable,
     forward_residual,
     kernel_border,
-    measurable,
+    measure_noise_and_black,
     model_error,
 )
-from deepcontrast_bmz.dial.verdict import LIMITS, darkness, judge
+from deepcontrast_bmz.dial.darkness import measure_darkness
+from deepcontrast_bmz.dial.verdict import LIMITS, judge
 from deepcontrast_bmz.evaluate import metrics
 from deepcontrast_bmz.evaluate.records import DialScores
 from deepcontrast_bmz.physics.scatter import scatter
@@ -110,8 +111,8 @@ class Scorer:
         # Nearer to the border than the kernel is wide, unknown surroundings shine in.
         self.border = kernel_border(torch.from_numpy(raw), kernels[0][1])
         self.inner = (slice(self.border, -self.border or None),) * 2
-        self.noisy, black = measurable(torch.from_numpy(raw), noise)
-        self.used = comparable(torch.from_numpy(raw), kernels[0][1]) if self.noisy else None
+        self.noisy, black = measure_noise_and_black(torch.from_numpy(raw), noise)
+        self.used = find_comparable(torch.from_numpy(raw), kernels[0][1]) if self.noisy else None
         self.model_error = 0.0
         if self.used is not None:
             self.model_error = model_error(torch.from_numpy(raw), noise, self.used)
@@ -216,7 +217,7 @@ class Scorer:
         against = self._against_truth(whole, contrast)
         gain = _quotient(contrast, self.raw_contrast)
         noise_gain = self._noise_gain(one, two) if self.noisy else None
-        below = None if self.cut_off else darkness(whole, self.offset, self.noise)
+        below = None if self.cut_off else measure_darkness(whole, self.offset, self.noise)
         finding = judge(
             against["contrast_recovery"],
             misfit,

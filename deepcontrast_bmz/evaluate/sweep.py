@@ -31,8 +31,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from deepcontrast_bmz import __version__
-from deepcontrast_bmz.dial.automatic import choose_dial, look_at
+from deepcontrast_bmz.dial.automatic import choose_dial
 from deepcontrast_bmz.dial.consistency import tissue_kernels
+from deepcontrast_bmz.dial.unusual import find_unusual
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.evaluate import metrics
 from deepcontrast_bmz.evaluate.planes import select_judged, select_reference
@@ -176,7 +177,7 @@ def evaluate(
     )
     swept = _list_dials(dials, step, description.iterations, automatic)
     sweep = _score_dials(scorer, parts, swept, automatic, step, tell)
-    found = look_at(model, *parts[0])
+    found = find_unusual(model, *parts[0])
     return _summarise(model, subject, scorer, sweep, choice, found)
 
 

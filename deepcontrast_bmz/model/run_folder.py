@@ -52,7 +52,6 @@ def describe_run(recipe: Recipe, record: RunRecord, loop: Loop) -> LoopDescripti
         halo_planes=iterations * loop.radii[0] if loop.dims == 3 else None,
         halo_tolerance=_EXACT_TOLERANCE,
         scatter=recipe.physics.scatter,
-        stop_rule=record.stop_rule,
         depth=record.depth,
         ood=record.ood,
         training_ranges=recipe.physics,

@@ -11,7 +11,6 @@ __all__ = [
     "Beyond",
     "Light",
     "Processing",
-    "depth_field",
     "draw_light",
     "record",
     "record_beyond_range",
@@ -28,7 +27,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from deepcontrast_bmz.physics.camera import Camera, expose
-from deepcontrast_bmz.physics.phantoms import KINDS, phantom
+from deepcontrast_bmz.physics.phantoms import KINDS, phantom, phantom_stack
 from deepcontrast_bmz.physics.scatter import scatter
 
 if TYPE_CHECKING:
@@ -66,9 +65,8 @@ class Light(NamedTuple):
     kind: int
     """Index of its kind in `KINDS`."""
     truth: Tensor
-    """(Y, X), about 0 to 1."""
-    optical_depth: float | Tensor
-    """One for all pixels, or (Y, X)."""
+    """(Y, X) or, of a stack, (Z, Y, X), about 0 to 1."""
+    optical_depth: float
     widths_px: tuple[float, ...]
     weights: tuple[float, ...]
     photons: float
@@ -80,7 +78,13 @@ class Light(NamedTuple):
 
 
 def draw_light(
-    physics: PhysicsSettings, rng: np.random.Generator, kind: int, depth: float, side: int
+    physics: PhysicsSettings,
+    rng: np.random.Generator,
+    kind: int,
+    depth: float,
+    side: int,
+    *,
+    planes: int | None = None,
 ) -> Light:
     """Draw a specimen and a recording of it within the trained range.
 
@@ -96,15 +100,23 @@ def draw_light(
         Optical depth.
     side : int
         In pixels.
+    planes : int, optional
+        Of a stack; left out, the specimen is one plane.
     """
     kind = kind % len(KINDS)
     low, high = physics.width_factor
     jitter = physics.weight_jitter
     weights = [w * (1 + rng.uniform(-jitter, jitter)) for w in physics.scatter.weights]
     fewest, most = physics.photons or _PHOTONS
+
+    def specimen(rng: np.random.Generator) -> NDArray[np.float32]:
+        if planes is None:
+            return phantom(KINDS[kind], (side, side), rng)
+        return phantom_stack(KINDS[kind], (planes, side, side), rng)
+
     return Light(
         kind=kind,
-        truth=torch.from_numpy(phantom(KINDS[kind], (side, side), rng)).double(),
+        truth=torch.from_numpy(specimen(rng)).double(),
         optical_depth=depth,
         widths_px=tuple(width * _log_uniform(rng, low, high) for width in physics.scatter.widths),
         weights=tuple(weight / sum(weights) for weight in weights),
@@ -165,66 +177,9 @@ def _natural_texture(side: int, rng: np.random.Generator) -> NDArray[np.float64]
     return (field - field.mean()) / field.std()
 
 
-def depth_field(side: int, deepest: float, rng: np.random.Generator) -> Tensor:
-    """Return the optical depth of every pixel of a field: even, a slope, a mound, or patchy.
-
-    Parameters
-    ----------
-    side : int
-        In pixels.
-    deepest : float
-        Largest optical depth.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    Tensor, (Y, X)
-        Between 0 and `deepest`.
-    """
-    y, x = np.mgrid[:side, :side] / side - 0.5
-    kind = rng.integers(5)
-    # Shares of the deepest.
-    change = rng.uniform(0.15, 1)
-    lowest = rng.uniform(0, 1 - change)
-    if kind == 0:
-        shape = np.full((side, side), rng.random())
-    elif kind == 1:
-        turn = rng.uniform(0, 2 * math.pi)
-        shape = math.cos(turn) * x + math.sin(turn) * y + 0.5
-    elif kind == 2:
-        # Clear at the edge and hazy in the middle, as in an embryo, or the other way round.
-        cy, cx = rng.uniform(-0.5, 0.5, 2)
-        mound = np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 2 / rng.uniform(0.15, 0.5) ** 2)
-        shape = mound if rng.random() < 0.7 else 1 - mound
-    else:
-        scale = rng.uniform(0.06, 0.2) * side
-        patches = ndimage.gaussian_filter(rng.standard_normal((2 * side, 2 * side)), scale)
-        shape = patches[:side, :side]
-        shape = (shape - shape.min()) / np.ptp(shape)
-    field = np.clip(deepest * (lowest + change * shape), 0, deepest)
-    return torch.from_numpy(field)
-
-
-_DEPTH_GRID = 0.5
-"""Optical depths between which the light through tissue of uneven depth is interpolated."""
-
-
 def _hazy(light: Light) -> Tensor:
     """Return the light of the specimen behind the tissue."""
-    depth = light.optical_depth
-    if isinstance(depth, float | int):
-        return scatter(light.truth, depth, light.widths_px, light.weights)
-    count = math.ceil(float(depth.max()) / _DEPTH_GRID) + 2
-    planes = torch.stack(
-        [
-            scatter(light.truth, k * _DEPTH_GRID, light.widths_px, light.weights)
-            for k in range(count)
-        ]
-    )
-    below = (depth / _DEPTH_GRID).floor().long()
-    share = depth / _DEPTH_GRID - below
-    first, second = planes.gather(0, below[None])[0], planes.gather(0, below[None] + 1)[0]
-    return torch.lerp(first, second, share)
+    return scatter(light.truth, light.optical_depth, light.widths_px, light.weights)
 
 
 def _seen(light: Light) -> Tensor:
@@ -239,7 +194,7 @@ def _exposed(light: Light, photons: Tensor) -> Tensor:
 
 
 def record(light: Light) -> Tensor:
-    """Return what the camera records, in counts: (Y, X), float32."""
+    """Return what the camera records, in counts: float32, as the specimen (Y, X) or (Z, Y, X)."""
     return _exposed(light, _seen(light))
 
 
@@ -255,7 +210,8 @@ def simulate_processing(raw: Tensor, how: Processing, rng: np.random.Generator) 
     """
     image = raw.double().numpy()
     if "smoothed" in how:
-        image = np.asarray(ndimage.gaussian_filter(image, rng.uniform(0.6, 1.2)))
+        width = rng.uniform(0.6, 1.2)
+        image = np.asarray(ndimage.gaussian_filter(image, width, axes=(-2, -1)))
     if "cut off" in how:
         low, high = (float(v) for v in np.quantile(image, (rng.uniform(0.005, 0.25), 0.9995)))
         image = np.clip(np.rint((image - low) / max(high - low, 1e-9) * 255), 0, 255)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from deepcontrast_bmz.dial.per_plane import needed
+from deepcontrast_bmz.dial.request import count_iterations
 from deepcontrast_bmz.errors import InputError, Unfinished
 from deepcontrast_bmz.image.blocks import split
 from deepcontrast_bmz.model.devices import memory_ran_out
@@ -165,7 +165,7 @@ def _run_box(
     turn: AbstractContextManager[Any] | None,
 ) -> NDArray[np.float32]:
     step = model.description.step_optical_depth
-    most = count if count is not None else max(needed(d, model.description) for d in dials)
+    most = count if count is not None else max(count_iterations(d, model.description) for d in dials)
     margins = [most * radius for radius in model.radii]
     try:
         window = np.stack([source.window(place, box, margins) for place in places])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
-from deepcontrast_bmz.dial.per_plane import wanted
+from deepcontrast_bmz.dial.request import parse_dial_request
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import channel_names, check_pixels, pixel_size_um
 from deepcontrast_bmz.model.units import Source
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from deepcontrast_bmz.dial.per_plane import Wanted
+    from deepcontrast_bmz.dial.request import DialRequest
     from deepcontrast_bmz.model.model import Model
     from deepcontrast_bmz.predict.plan import Plan
 
@@ -89,14 +89,14 @@ def enhance(
         without z.
     """
     sides = block_sides(model, block)
-    request = wanted(model, dial, iterations, all_iterations=all_iterations)
+    request = parse_dial_request(model, dial, iterations, all_iterations=all_iterations)
     return enhance_as(model, image, request, sides, progress=progress)
 
 
 def enhance_as(
     model: Model,
     image: xr.DataArray,
-    request: Wanted,
+    request: DialRequest,
     sides: tuple[int, ...],
     *,
     progress: Callable[[float], None] | None = None,
@@ -107,7 +107,7 @@ def enhance_as(
     ----------
     model, image, progress
         As in `enhance`.
-    request : Wanted
+    request : DialRequest
         The dial that was asked for.
     sides : tuple of int
         Largest sides of the blocks, of `block_sides`.

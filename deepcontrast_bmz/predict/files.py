@@ -8,7 +8,7 @@ import logging
 import math
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
-from deepcontrast_bmz.dial.per_plane import wanted
+from deepcontrast_bmz.dial.request import parse_dial_request
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import check_output, open_image, read_image, select_channel, write_image
 from deepcontrast_bmz.predict.blocks import block_sides
@@ -125,7 +125,7 @@ def _requests(
     model: Model, paths: Sequence[Path], targets: Sequence[Path], options: Options
 ) -> list[Request]:
     """Return what is wanted of each image, checked as far as possible without opening it."""
-    dial = wanted(
+    dial = parse_dial_request(
         model,
         options.get("dial"),
         options.get("iterations"),

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepcontrast_bmz.dial.per_plane import choose_dials, needed, warn_if_unusual
+from deepcontrast_bmz.dial.per_plane import choose_dials, warn_if_unusual
+from deepcontrast_bmz.dial.request import count_iterations
 from deepcontrast_bmz.image.blocks import Box, cut, piece
 from deepcontrast_bmz.predict.blocks import block_grids, run_box
 from deepcontrast_bmz.records import CHANNEL_PREFIX
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from deepcontrast_bmz.dial.per_plane import Wanted
+    from deepcontrast_bmz.dial.request import DialRequest
     from deepcontrast_bmz.model.model import Model
     from deepcontrast_bmz.model.units import Source
 
@@ -207,7 +208,7 @@ class Plan:
     def _batch_size(self, dials: Sequence[float]) -> int:
         """Return how many units go through together: as many as make up one block."""
         description = self.model.description
-        most = self.count if self.count is not None else max(needed(d, description) for d in dials)
+        most = self.count if self.count is not None else max(count_iterations(d, description) for d in dials)
         margins = [most * radius for radius in self.model.radii]
         full = [n + 2 * m for n, m in zip(self.sides, margins, strict=True)]
         own = [n + 2 * m for n, m in zip(self.source.shape, margins, strict=True)]
@@ -234,7 +235,7 @@ class Plan:
 def plan_image(
     source: Source,
     model: Model,
-    wanted: Wanted,
+    wanted: DialRequest,
     sides: tuple[int, ...],
     pixel_size_um: float | None,
     *,
@@ -247,7 +248,7 @@ def plan_image(
     source : Source
         The image.
     model : Model
-    wanted : Wanted
+    wanted : DialRequest
         The dial that was asked for.
     sides : tuple of int
         Largest sides of the blocks, of `block_sides`.

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from deepcontrast_bmz.dial.per_plane import Wanted
+    from deepcontrast_bmz.dial.request import DialRequest
     from deepcontrast_bmz.image import OpenImage
     from deepcontrast_bmz.model.model import Model
     from deepcontrast_bmz.predict.cluster import Workers
@@ -71,7 +71,7 @@ class Request:
     """The input."""
     target: Path
     """The output, .tif, .tiff or .zarr."""
-    wanted: Wanted
+    wanted: DialRequest
     """The dial that was asked for."""
     sides: tuple[int, ...]
     """Largest sides of the blocks, along (z,) y, x."""

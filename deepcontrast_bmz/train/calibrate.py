@@ -1,19 +1,18 @@
-"""What makes the automatic dial right and the warnings just, found where the truth is known.
+"""Fits what reads the optical depth off an image, and what warns, where the truth is known.
 
 After training, procedural specimens are recorded at known optical depths by cameras drawn at
-random, enhanced, and the pair of limits is taken whose dials come closest to the truth. What no
-real recording can tell, the depth it was made at, is known here; no clean image is used. Of real
-images, degraded further by known amounts, at least that amount is known.
+random and enhanced. What no real recording can tell, the depth it was made at, is known here; no
+clean image is used. Of real images, degraded further by known amounts, at least that amount is
+known.
 
-The rules judge planes. A network that takes stacks is given a stack, exactly as many planes as it
-sees, and the plane in the middle is judged.
+Features are those of planes. A network that takes stacks is given a stack, exactly as many planes
+as it sees, and the plane in the middle is described.
 """
 
 from __future__ import annotations
 
-__all__ = ["Statistics", "calibrate_stop_rule", "fit_statistics"]
+__all__ = ["Statistics", "fit_statistics"]
 
-import itertools
 import logging
 import math
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,26 +20,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from deepcontrast_bmz.dial.consistency import (
-    background_level,
-    dial_grid,
-    forward_residual,
-    last_kept,
-)
 from deepcontrast_bmz.dial.features import FeatureVector, image_features
 from deepcontrast_bmz.dial.ood import fit_ood
 from deepcontrast_bmz.dial.optical_depth import Example, fit_depth
 from deepcontrast_bmz.model.devices import fast_loop
-from deepcontrast_bmz.model.loop import blend, extend
-from deepcontrast_bmz.physics.camera import Camera, estimate_camera
+from deepcontrast_bmz.model.loop import extend
 from deepcontrast_bmz.physics.degrade import (
-    Degradation,
     degrade,
     draw_degradation,
     remove_known_part,
 )
-from deepcontrast_bmz.physics.noise import estimate_noise
-from deepcontrast_bmz.physics.phantoms import phantom, phantom_stack
 from deepcontrast_bmz.physics.recordings import (
     BEYOND,
     draw_light,
@@ -48,11 +37,6 @@ from deepcontrast_bmz.physics.recordings import (
     record_beyond_range,
     simulate_processing,
     vary_specimen,
-)
-from deepcontrast_bmz.records import (
-    DepthEstimator,
-    OodStatistics,
-    StopRule,
 )
 
 if TYPE_CHECKING:
@@ -62,25 +46,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from deepcontrast_bmz.model.loop import Loop
-    from deepcontrast_bmz.physics.phantoms import Kind
     from deepcontrast_bmz.physics.recordings import Light, Processing
+    from deepcontrast_bmz.records import (
+        DepthEstimator,
+        OodStatistics,
+    )
     from deepcontrast_bmz.settings import Recipe
     from deepcontrast_bmz.train.pairs import RawPlane
 
 logger = logging.getLogger(__name__)
 
-KINDS: tuple[Kind, ...] = ("membranes", "tubes", "nuclei")
-DEPTHS = (0.75, 1.5, 2.25, 3.0)
-"""Optical depths of the recordings, as far as the iterations reach."""
 SIDE = 160
 """Side of a recording, in pixels."""
 STACK_SIDE = 112
 """Side of a recorded stack: its planes together cost more than one large plane."""
-RESIDUALS = tuple(float(x) for x in np.round(np.arange(0.5, 1.31, 0.05), 2))
-BACKGROUNDS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
-"""Limits that are tried."""
-OVERSHOOT = 2.0
-"""How much worse it is to remove too much than too little."""
+MOST_STACKS = 200
+"""Recorded stacks, after the longest training."""
 
 OOD_ITERATIONS = 1
 """Iterations that the out-of-distribution score looks at: more told no more apart."""
@@ -116,106 +97,8 @@ PROCESSINGS: tuple[Processing | None, ...] = (
 """What is done to the recordings, in turn."""
 
 
-class _Recording(NamedTuple):
-    """What the two rules see at every dial, and the right dial."""
-
-    truth: float
-    residual: dict[float, float]
-    background: dict[float, float]
-
-
-def calibrate_stop_rule(loop: Loop, recipe: Recipe) -> StopRule:
-    """Return the limits whose dials are right on specimens of known optical depth.
-
-    Parameters
-    ----------
-    loop : Loop
-        Trained, on the CPU.
-    recipe : Recipe
-        Of the run; its seed draws specimens and cameras. With a kernel in micrometres its
-        numbers are taken as pixels here: only ratios to the specimen would differ.
-
-    Returns
-    -------
-    StopRule
-        Ties go to the stricter limits.
-    """
-    step = recipe.physics.step_optical_depth
-    dials = dial_grid(loop.iterations, step)
-    recordings = [
-        _record(loop, recipe, kind, depth, number)
-        for number, (kind, depth) in enumerate(itertools.product(KINDS, DEPTHS))
-        if depth <= dials[-1]
-    ]
-
-    def cost(limits: tuple[float, float]) -> float:
-        residual, background = limits
-        total = 0.0
-        for recording in recordings:
-            by_residual = last_kept(
-                lambda dial, seen=recording.residual: seen[dial] <= residual, dials, step
-            )
-            by_background = last_kept(
-                lambda dial, seen=recording.background: seen[dial] >= -background, dials, step
-            )
-            error = min(by_residual, by_background) - recording.truth
-            total += error * OVERSHOOT if error > 0 else -error
-        return total
-
-    best = min(itertools.product(RESIDUALS, BACKGROUNDS), key=cost)
-    return StopRule(residual=best[0], background_sd=best[1])
-
-
-def _record(loop: Loop, recipe: Recipe, kind: Kind, depth: float, number: int) -> _Recording:
-    """Record a specimen at a depth, run the loop and measure what both rules look at."""
-    rng = np.random.default_rng([recipe.seed, 5, number])
-    kernel = recipe.physics.scatter
-    brightness = math.exp(rng.uniform(math.log(150), math.log(1500)))
-    camera = Camera(
-        gain=math.exp(rng.uniform(math.log(0.3), math.log(3))),
-        offset=100.0,
-        read_noise_electrons=rng.uniform(0, 3),
-    )
-    tissue = Degradation(
-        optical_depth=depth,
-        widths_px=kernel.widths,
-        weights=kernel.weights,
-        camera=camera,
-        seed=int(rng.integers(2**62)),
-    )
-    # Planes that a stack loses above and below.
-    above = loop.iterations * loop.radii[0] if recipe.network.dims == 3 else 0
-    if recipe.network.dims == 3:
-        specimen = phantom_stack(kind, (1 + 2 * above, STACK_SIDE, STACK_SIDE), rng)
-    else:
-        specimen = phantom(kind, (SIDE, SIDE), rng)
-    truth = torch.from_numpy(specimen) * brightness
-    # Every second specimen glows all over: there the background never gets dark, however far
-    # one goes, and only the residual can stop.
-    veil = float(truth.mean()) * rng.uniform(0.3, 1.0) * (number % 2)
-    raw = degrade(truth, tissue.model_copy(update={"veil_photons": veil})).float()
-    with torch.inference_mode():
-        if recipe.network.dims == 3:
-            seen = extend(raw[None, None], [0, *loop.margins(loop.iterations)[1:]])
-            iterations = loop.iterate(seen, loop.iterations)[0, :, 0]
-            raw = raw[above]
-        else:
-            iterations = loop(raw[None, None])[0]
-    noise, offset = estimate_noise(raw), estimate_camera(raw).offset
-    step = recipe.physics.step_optical_depth
-    residual: dict[float, float] = {}
-    background: dict[float, float] = {}
-    for dial in dial_grid(loop.iterations, step):
-        image = blend(raw, iterations, dial, step)
-        residual[dial] = forward_residual(
-            raw, image, dial, widths_px=kernel.widths, weights=kernel.weights, noise=noise
-        )
-        background[dial] = background_level(image, offset, noise)
-    return _Recording(depth, residual, background)
-
-
 class Statistics(NamedTuple):
-    """What is fitted after training, beside the limits."""
+    """What is fitted after training."""
 
     depth: DepthEstimator | None
     ood: OodStatistics | None
@@ -238,14 +121,14 @@ def fit_statistics(loop: Loop, recipe: Recipe, planes: Sequence[RawPlane] = ()) 
     Returns
     -------
     Statistics
-        Nothing for stacks: their iterations cost too much to record hundreds of them, so that the
-        two rules go on to decide, and nothing warns.
+        For stacks the depth alone, from procedural stacks: nothing warns.
     """
-    if recipe.network.dims == 3:
-        return Statistics(None, None)
     loop = fast_loop(loop, "cpu")
     count = min(max(recipe.training.steps // 5, FEWEST), MOST)
     side = SIDE if count > FEWEST else SMALL_SIDE
+    if recipe.network.dims == 3:
+        small = min(side, STACK_SIDE)
+        return Statistics(_fit_depth(loop, recipe, (), min(count, MOST_STACKS), small), None)
     depth = _fit_depth(loop, recipe, planes, count, side)
     ood = _fit_ood(loop, recipe, planes, min(count, MOST_OOD), side)
     return Statistics(depth, ood)
@@ -256,6 +139,8 @@ def _fit_depth(
 ) -> DepthEstimator:
     step = recipe.physics.step_optical_depth
     deepest = loop.iterations * step
+    # Planes that a stack loses above and below.
+    above = loop.iterations * loop.radii[0] if recipe.network.dims == 3 else None
     examples: list[Example] = []
 
     def add(light: Light, rng: np.random.Generator, turn: int, image: int | None = None) -> None:
@@ -272,8 +157,9 @@ def _fit_depth(
     for number in range(count):
         rng = np.random.default_rng([recipe.seed, 6, number])
         depth = drawn_depth(rng, number, BEYOND_DEEPEST * deepest)
-        light = draw_light(recipe.physics, rng, number, depth, side)
-        if rng.random() < VARIED:
+        planes_seen = None if above is None else 1 + 2 * above
+        light = draw_light(recipe.physics, rng, number, depth, side, planes=planes_seen)
+        if above is None and rng.random() < VARIED:
             light = vary_specimen(light, rng)
         add(light, rng, number)
     real = [plane for plane in planes if not plane.procedural]
@@ -319,23 +205,33 @@ def _fit_ood(
 
 
 def _features(loop: Loop, recipe: Recipe, raw: Tensor, count: int) -> FeatureVector:
-    """Return the features of a recording from its first iterations.
-
-    They are mirrored anew before each, which saves two thirds of the work.
-    """
-    x = raw[None, None].float()
-    kept: list[Tensor] = []
+    """Return the features of a recording, of stacks those of its middle plane."""
+    iterate = _iterate_stack if recipe.network.dims == 3 else _iterate_plane
     with torch.inference_mode():
-        for _ in range(count):
-            x = loop.step(extend(x, [loop.radius] * 2))
-            kept.append(x[0, 0])
+        iterations = iterate(loop, raw, count)
     return image_features(
-        raw,
-        torch.stack(kept),
+        raw if raw.ndim == 2 else raw[len(raw) // 2],
+        iterations,
         widths_px=recipe.physics.scatter.widths,
         weights=recipe.physics.scatter.weights,
         step=recipe.physics.step_optical_depth,
     )
+
+
+def _iterate_plane(loop: Loop, raw: Tensor, count: int) -> Tensor:
+    """Return the iterations, (K, Y, X), mirrored anew before each: that saves much of the work."""
+    x = raw[None, None].float()
+    kept: list[Tensor] = []
+    for _ in range(count):
+        x = loop.step(extend(x, [loop.radius] * 2))
+        kept.append(x[0, 0])
+    return torch.stack(kept)
+
+
+def _iterate_stack(loop: Loop, raw: Tensor, count: int) -> Tensor:
+    """Return the iterations of the plane in the middle of a stack, (K, Y, X)."""
+    seen = extend(raw[None, None].float(), [0, *loop.margins(count)[1:]])
+    return loop.iterate(seen, count)[0, :, 0]
 
 
 def _patches(recipe: Recipe, planes: Sequence[RawPlane], count: int, side: int) -> Iterator[Tensor]:

@@ -46,7 +46,7 @@ from deepcontrast_bmz.physics.scatter import widths_in_pixels
 from deepcontrast_bmz.progress import TrainingProgress
 from deepcontrast_bmz.records import ImageRecord, RunRecord
 from deepcontrast_bmz.settings import Recipe, read_recipe, recipe_to_toml
-from deepcontrast_bmz.train.calibrate import calibrate_stop_rule, fit_statistics
+from deepcontrast_bmz.train.calibrate import fit_statistics
 from deepcontrast_bmz.train.distributed import Spread, is_first_process, trainer_arguments
 from deepcontrast_bmz.train.large_images import excerpts_of, excerpts_sha256
 from deepcontrast_bmz.train.pairs import (
@@ -557,7 +557,6 @@ def _finish(
     module.loop.load_state_dict(module.best)
     parameters = sum(p.numel() for p in cast("Iterable[Tensor]", module.loop.parameters()))
     loop = module.loop.cpu().eval()
-    stop_rule = calibrate_stop_rule(loop, module.recipe)
     statistics = fit_statistics(loop, module.recipe, module.planes)
     record = RunRecord(
         version=__version__,
@@ -570,7 +569,6 @@ def _finish(
         images=tuple(records),
         phantoms=module.recipe.data.phantoms,
         validation=module.best_scores,
-        stop_rule=stop_rule,
         depth=statistics.depth,
         ood=statistics.ood,
     )
@@ -582,8 +580,8 @@ def _finish(
 def recalibrate(folder: Path, paths: Sequence[Path] = ()) -> RunRecord:
     """Fit everything that is fitted after training again, for a run that has ended.
 
-    The network stays as it is; ``run.json`` gets the limits of the stop rule, the estimator of
-    optical depth and the out-of-distribution statistics.
+    The network stays as it is; ``run.json`` gets the estimator of optical depth and the
+    out-of-distribution statistics.
 
     Parameters
     ----------
@@ -609,11 +607,9 @@ def recalibrate(folder: Path, paths: Sequence[Path] = ()) -> RunRecord:
     loop = loop.eval()
     training, validation = split_planes(found, recipe.data.validation_fraction, recipe.seed)
     training += phantom_planes(recipe, len(stored))
-    stop_rule = calibrate_stop_rule(loop, recipe)
     statistics = fit_statistics(loop, recipe, [*training, *validation])
     record = record.model_copy(
         update={
-            "stop_rule": stop_rule,
             "depth": statistics.depth,
             "ood": statistics.ood,
         }

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from benchmark_scripts import load
 
 if TYPE_CHECKING:
     from torch import nn
 
-FILE = Path(__file__).parents[2] / "benchmarks/unets.py"
 KINDS = ["blurpool_unet", "plain_unet"]
 
 
 @pytest.fixture(scope="module")
 def unets() -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark_unets", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("unets")
 
 
 def network(unets: Any, kind: str) -> Any:

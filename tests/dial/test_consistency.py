@@ -9,7 +9,7 @@ import torch
 from deepcontrast_bmz.dial.consistency import (
     MODEL_ERROR,
     coarse_misfit,
-    comparable,
+    find_comparable,
     model_error,
     tissue_kernels,
 )
@@ -77,7 +77,7 @@ def misfit(raw: torch.Tensor, image: torch.Tensor, used: torch.Tensor) -> float:
 
 def test_the_truth_leaves_no_coarse_misfit_and_wrong_contrast_does() -> None:
     sharp, raw = truth_and_recording()
-    used = comparable(raw, TISSUE[0])
+    used = find_comparable(raw, TISSUE[0])
     assert used is not None
     assert abs(misfit(raw, sharp, used)) < 0.03
     assert misfit(raw, sharp + 0.5 * (sharp - sharp.mean()), used) > 1
@@ -87,14 +87,14 @@ def test_hot_pixels_are_no_misfit_and_are_not_smeared_into_one() -> None:
     sharp, raw = truth_and_recording()
     rows, columns = np.random.default_rng(1).integers(30, 226, (2, 20))
     raw[rows, columns] += 3000
-    used = comparable(raw, TISSUE[0])
+    used = find_comparable(raw, TISSUE[0])
     assert used is not None
     assert misfit(raw, sharp, used) < 0.1
 
 
 def test_finer_than_scattering_nothing_counts_as_contrast() -> None:
     sharp, raw = truth_and_recording()
-    used = comparable(raw, TISSUE[0])
+    used = find_comparable(raw, TISSUE[0])
     assert used is not None
     y, x = np.mgrid[:256, :256]
     fine = torch.from_numpy((-1.0) ** (y + x))
@@ -106,5 +106,5 @@ def test_finer_than_scattering_nothing_counts_as_contrast() -> None:
 def test_where_hardly_a_pixel_is_left_nothing_is_compared() -> None:
     _, raw = truth_and_recording()
     raw[:, 40:] = 0
-    assert comparable(raw, TISSUE[0]) is None
-    assert comparable(torch.rand(3, 3), TISSUE[0]) is not None
+    assert find_comparable(raw, TISSUE[0]) is None
+    assert find_comparable(torch.rand(3, 3), TISSUE[0]) is not None

@@ -34,7 +34,7 @@ def fitted(noise: float, count: int = 200) -> DepthEstimator:
 @pytest.mark.parametrize("depth", [0.3, 1.0, 2.5, 3.8])
 def test_the_depth_is_read_off(depth: float) -> None:
     unseen = example(depth, np.random.default_rng(9), 0.02)
-    found = estimate_depth(unseen.features, fitted(0.02), noisy=True)
+    found = estimate_depth(unseen.features, fitted(0.02), step=1.0, noisy=True)
     assert found.optical_depth == pytest.approx(depth, abs=0.25)
 
 
@@ -42,17 +42,28 @@ def test_it_is_surer_where_it_was_right_more_often() -> None:
     estimator = fitted(0.4)
     assert 0 < estimator.within_without_noise < estimator.within < 1
     seen = example(1.0, np.random.default_rng(0), 0.1).features
-    assert estimate_depth(seen, estimator, noisy=True).confidence == estimator.within
-    assert estimate_depth(seen, estimator, noisy=False).confidence == estimator.within_without_noise
+    assert estimate_depth(seen, estimator, step=1.0, noisy=True).confidence == estimator.within
+    assert (
+        estimate_depth(seen, estimator, step=1.0, noisy=False).confidence
+        == estimator.within_without_noise
+    )
     assert fitted(0.02).within > estimator.within
+
+
+def test_its_error_is_that_of_a_gaussian_with_as_many_within() -> None:
+    # 68.27 % of a Gaussian lie within one deviation.
+    estimator = fitted(0.02).model_copy(update={"within": 0.6827})
+    seen = example(1.0, np.random.default_rng(0), 0.1).features
+    found = estimate_depth(seen, estimator, step=0.5, noisy=True)
+    assert found.error == pytest.approx(0.25 * 0.5, rel=1e-3)
 
 
 def test_it_stays_within_the_depths_it_knows() -> None:
     far = FeatureVector(NAMES, 1e3 * np.linspace(-1, 1, len(NAMES)))
     none = FeatureVector(NAMES, -1e3 * np.linspace(-1, 1, len(NAMES)))
     estimator = fitted(0.02)
-    assert estimate_depth(far, estimator, noisy=True).optical_depth <= 4.0
-    assert estimate_depth(none, estimator, noisy=True).optical_depth >= 0.0
+    assert estimate_depth(far, estimator, step=1.0, noisy=True).optical_depth <= 4.0
+    assert estimate_depth(none, estimator, step=1.0, noisy=True).optical_depth >= 0.0
 
 
 def test_features_that_tell_the_kind_of_image_do_not_count() -> None:
@@ -60,8 +71,8 @@ def test_features_that_tell_the_kind_of_image_do_not_count() -> None:
     other = FeatureVector(NAMES, seen.values.copy())
     other.values[-2:] += 100
     estimator = fitted(0.02)
-    assert estimate_depth(seen, estimator, noisy=True) == estimate_depth(
-        other, estimator, noisy=True
+    assert estimate_depth(seen, estimator, step=1.0, noisy=True) == estimate_depth(
+        other, estimator, step=1.0, noisy=True
     )
 
 
@@ -85,7 +96,9 @@ def readings(haze: float, real: Sequence[Example]) -> float:
     estimator = fit_depth([*drawn, *real], iterations=4, deepest=4.0, step=1.0)
     assert estimator.recordings == 200 + len(real)
     off = [
-        estimate_depth(e.features, estimator, noisy=True).optical_depth - e.optical_depth - haze
+        estimate_depth(e.features, estimator, step=1.0, noisy=True).optical_depth
+        - e.optical_depth
+        - haze
         for e in real_examples(haze)
     ]
     return float(np.mean(off))
@@ -105,7 +118,7 @@ def test_haze_that_real_images_bring_along_is_not_all_unlearned() -> None:
 
 def test_other_features_are_refused() -> None:
     with pytest.raises(ValueError, match="numbers were expected"):
-        estimate_depth(FeatureVector(NAMES[:5], np.zeros(5)), fitted(0.02), noisy=True)
+        estimate_depth(FeatureVector(NAMES[:5], np.zeros(5)), fitted(0.02), step=1.0, noisy=True)
 
 
 def test_the_record_survives_json() -> None:

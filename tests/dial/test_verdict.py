@@ -11,7 +11,8 @@ import torch
 from function_models import TISSUE, image_of, model_of
 from numpy.typing import NDArray
 
-from deepcontrast_bmz.dial.verdict import darkness, judge
+from deepcontrast_bmz.dial.darkness import measure_darkness
+from deepcontrast_bmz.dial.verdict import judge
 from deepcontrast_bmz.evaluate.sweep import evaluate
 from deepcontrast_bmz.physics.noise import NoiseModel
 from deepcontrast_bmz.physics.phantoms import Kind, phantom
@@ -76,10 +77,10 @@ def test_what_else_speaks_against_an_image(
 def test_darkness_counts_from_the_offset() -> None:
     image = np.full((64, 64), 100.0)
     image[:, 32:] = 500.0
-    deviations, share = darkness(image, 100.0, NOISE)
+    deviations, share = measure_darkness(image, 100.0, NOISE)
     assert deviations == pytest.approx(0, abs=1e-6)
     assert share == pytest.approx(0, abs=1e-6)
-    deviations, share = darkness(image, 140.0, NOISE)
+    deviations, share = measure_darkness(image, 140.0, NOISE)
     assert deviations == pytest.approx(40 / np.sqrt(44), rel=1e-3)
     assert share == pytest.approx(40 / 360, rel=1e-3)
 
@@ -87,7 +88,7 @@ def test_darkness_counts_from_the_offset() -> None:
 def test_single_dark_pixels_are_noise_not_darkness() -> None:
     image = np.full((64, 64), 100.0)
     image[::16, ::16] = 0.0
-    assert darkness(image, 100.0, NOISE)[0] < 4
+    assert measure_darkness(image, 100.0, NOISE)[0] < 4
 
 
 def specimen(kind: Kind, depth: float, seed: int) -> tuple[Double, Double]:

@@ -433,7 +433,9 @@ def test_a_run_on_stacks_is_whole_and_calibrated(run: Path) -> None:
     assert settings.network.dims == trained.dims == 3
     assert record.images[0].dims == "zyx"
     assert len(list((run / "previews").glob("*.png"))) == 3
-    assert record.stop_rule == calibrate.calibrate_stop_rule(trained.eval(), settings)
+    assert record.depth is not None
+    assert record.depth == calibrate.fit_statistics(trained.eval(), settings).depth
+    assert record.ood is None
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(

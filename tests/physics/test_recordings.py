@@ -6,18 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from deepcontrast_bmz.physics import recordings as specimens
 from deepcontrast_bmz.physics.recordings import (
     BEYOND,
     Beyond,
     Light,
-    depth_field,
     draw_light,
     record,
     record_beyond_range,
     simulate_processing,
     vary_specimen,
 )
+from deepcontrast_bmz.physics.scatter import scatter
 from deepcontrast_bmz.settings import PhysicsSettings
 
 PHYSICS = PhysicsSettings(photons=(40.0, 2000.0))
@@ -68,23 +67,21 @@ def test_smoothing_removes_noise() -> None:
     assert float(smooth.mean()) == pytest.approx(float(raw.mean()), rel=1e-3)
 
 
-def test_uneven_tissue_is_even_tissue_pixel_by_pixel() -> None:
-    seen = specimens._seen  # pyright: ignore[reportPrivateUsage]
-    drawn = draw_light(PHYSICS, np.random.default_rng(1), 0, 0.0, 48)
-    depth = torch.full((48, 48), 1.5).double()
-    depth[:, 24:] = 3.0
-    both = seen(drawn._replace(optical_depth=depth))
-    for part, tau in ((slice(0, 24), 1.5), (slice(24, 48), 3.0)):
-        even = seen(drawn._replace(optical_depth=tau))
-        assert torch.allclose(both[:, part], even[:, part])
+def test_a_stack_is_recorded_through_one_tissue() -> None:
+    drawn = draw_light(PHYSICS, np.random.default_rng(2), 1, 1.0, 48, planes=5)
+    counts = record(drawn)
+    assert counts.shape == (5, 48, 48)
+    # Light is scattered within its plane: one plane alone looks as it does in the stack.
+    alone = record(drawn._replace(truth=drawn.truth[2]))
+    assert torch.equal(_noiseless(drawn)[2], _noiseless(drawn._replace(truth=drawn.truth[2])))
+    assert alone.shape == (48, 48)
+    smooth = simulate_processing(counts, "smoothed", np.random.default_rng(0))
+    one = simulate_processing(counts[3], "smoothed", np.random.default_rng(0))
+    assert torch.allclose(smooth[3], one)
 
 
-def test_depth_fields_stay_in_range_and_differ() -> None:
-    fields = [depth_field(64, 3.0, np.random.default_rng(seed)) for seed in range(40)]
-    assert min(float(field.min()) for field in fields) >= 0
-    assert max(float(field.max()) for field in fields) <= 3
-    uneven = [float(field.max() - field.min()) > 0.05 for field in fields]
-    assert 0.5 < np.mean(uneven) < 1
+def _noiseless(light: Light) -> torch.Tensor:
+    return scatter(light.truth, light.optical_depth, light.widths_px, light.weights)
 
 
 def test_varied_specimens_are_others() -> None:
