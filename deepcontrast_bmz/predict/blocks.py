@@ -165,7 +165,7 @@ def _run_box(
     turn: AbstractContextManager[Any] | None,
 ) -> NDArray[np.float32]:
     step = model.description.step_optical_depth
-    most = count if count is not None else max(count_iterations(d, model.description) for d in dials)
+    most = count or max(count_iterations(dial, model.description) for dial in dials)
     margins = [most * radius for radius in model.radii]
     try:
         window = np.stack([source.window(place, box, margins) for place in places])

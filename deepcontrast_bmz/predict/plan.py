@@ -208,7 +208,11 @@ class Plan:
     def _batch_size(self, dials: Sequence[float]) -> int:
         """Return how many units go through together: as many as make up one block."""
         description = self.model.description
-        most = self.count if self.count is not None else max(count_iterations(d, description) for d in dials)
+        most = (
+            self.count
+            if self.count is not None
+            else max(count_iterations(d, description) for d in dials)
+        )
         margins = [most * radius for radius in self.model.radii]
         full = [n + 2 * m for n, m in zip(self.sides, margins, strict=True)]
         own = [n + 2 * m for n, m in zip(self.source.shape, margins, strict=True)]

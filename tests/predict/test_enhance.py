@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 import tempfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -573,3 +575,13 @@ def test_a_full_disk_leaves_nothing_half_written(
     with pytest.raises(InputError, match="there is no room for"):
         predict_files(new_model(), [raw], tmp_path / "out.tif", iterations=1)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_predicting_loads_neither_skimage_nor_scipy_ndimage() -> None:
+    """What prediction does not use costs every start of the program."""
+    code = (
+        "import sys, deepcontrast_bmz.predict.enhance, deepcontrast_bmz.predict.files;"
+        "print(sorted({'skimage', 'scipy.ndimage', 'bioio', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
