@@ -117,60 +117,41 @@ class DilatedNetwork(nn.Module):
         return x[:, :, r:-r, r:-r].clone().add_(self.last(g), alpha=self.scale)
 
 
-def extend_symmetric(x: Tensor, margin: int) -> Tensor:
-    """Mirror the image at its borders, the edge pixel repeated, by `margin` pixels on each side.
+def extend(x: Tensor, margins: list[int]) -> Tensor:
+    """Mirror an image or stack at its borders, the outermost pixel or plane repeated.
 
-    Works at any size, also where the margin is larger than the image: it is then mirrored again.
-
-    Parameters
-    ----------
-    x : Tensor, (B, C, Y, X)
-    margin : int
-        Pixels added on each side.
-
-    Returns
-    -------
-    Tensor, (B, C, Y + 2 margin, X + 2 margin)
-    """
-    if margin == 0:
-        return x
-    height, width = x.shape[2], x.shape[3]
-    rows = torch.arange(-margin, height + margin, device=x.device) % (2 * height)
-    # In place, as in the network: old TorchScript runtimes would compile it anew at every size.
-    rows = torch.minimum(rows, rows.neg().add_(2 * height - 1))
-    columns = torch.arange(-margin, width + margin, device=x.device) % (2 * width)
-    columns = torch.minimum(columns, columns.neg().add_(2 * width - 1))
-    return x.index_select(2, rows).index_select(3, columns)
-
-
-def extend_volume(x: Tensor, planes: int, margin: int) -> Tensor:
-    """Mirror a stack at its borders, the outermost plane or pixel repeated, at any size.
+    Works at any size, also where a margin is larger than the image: it is then mirrored again.
 
     Parameters
     ----------
-    x : Tensor, (B, 1, Z, Y, X)
-    planes : int
-        Planes added above and below.
-    margin : int
-        Pixels added on each lateral side.
+    x : Tensor, (..., (Z,) Y, X)
+    margins : list of int
+        Pixels added on each side of the last axes, one number per axis.
 
     Returns
     -------
-    Tensor, (B, 1, Z + 2 planes, Y + 2 margin, X + 2 margin)
+    Tensor, each of these axes longer by twice its margin
     """
-    depth = x.shape[2]
-    order = torch.arange(-planes, depth + planes, device=x.device) % (2 * depth)
-    order = torch.minimum(order, order.neg().add_(2 * depth - 1))
-    return extend_symmetric(x[:, 0].index_select(1, order), margin).unsqueeze(1)
+    # Sizes of the image that is given: a graph has to ask for its shape only once.
+    given = x
+    for i in range(len(margins)):
+        axis = given.dim() - len(margins) + i
+        margin, size = margins[i], given.shape[axis]
+        if margin > 0:
+            order = torch.arange(-margin, size + margin, device=x.device) % (2 * size)
+            # In place, as in the network: old TorchScript runtimes would compile it at every size.
+            order = torch.minimum(order, order.neg().add_(2 * size - 1))
+            x = x.index_select(axis, order)
+    return x
 
 
-def crop(x: Tensor, margins: tuple[int, ...]) -> Tensor:
+def crop(x: Tensor, margins: list[int] | tuple[int, ...]) -> Tensor:
     """Remove pixels from both sides of the axes behind batch and channel.
 
     Parameters
     ----------
     x : Tensor, (B, C, ...)
-    margins : tuple of int
+    margins : list or tuple of int
         Pixels to remove from each side, one number per axis.
     """
     if not any(margins):
@@ -215,9 +196,9 @@ class Loop(nn.Module):
         """Run one iteration; the image loses `radii` on each side."""
         return self.network(x)
 
-    def margins(self, iterations: int) -> tuple[int, ...]:
+    def margins(self, iterations: int) -> list[int]:
         """Return what so many iterations lose on each side, along (z,) y, x."""
-        return tuple(iterations * radius for radius in self.radii)
+        return [iterations * radius for radius in self.radii]
 
     def iterate(self, extended: Tensor, iterations: int) -> Tensor:
         """Run the loop on an image that comes with its surroundings.
@@ -244,10 +225,7 @@ class Loop(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the loop on a whole image: (B, 1, (Z,) Y, X) to (B, iterations, (Z,) Y, X)."""
-        margins = self.margins(self.iterations)
-        if self.dims == 3:
-            return self.iterate(extend_volume(x, margins[0], margins[1]), self.iterations)
-        return self.iterate(extend_symmetric(x, margins[0]), self.iterations)
+        return self.iterate(extend(x, self.margins(self.iterations)), self.iterations)
 
 
 class DeepContrastLoop(Loop):
