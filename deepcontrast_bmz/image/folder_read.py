@@ -1,14 +1,18 @@
 """Reads a folder of TIFF planes as one stack.
 
 What the names count is the axis: in ``embryo_t003_c1_z017.tif`` the letters before the numbers
-name it (``t`` or ``time``, ``c``, ``ch`` or ``channel``, ``z`` or ``slice``). Where names carry no
-such letters, the files are the planes of a z-stack, in the order of the numbers in their names.
+name it, whichever of MetaMorph, Opera, Micro-Manager or a script wrote them (`names`). Names that
+are equal but for one number without such letters are the planes of a z-stack, and a message says
+so. Positions, fields and wells are separate images, and so are files with unlike names: they are
+refused, since no stack is what was recorded.
 """
 
 from __future__ import annotations
 
 __all__ = ["read_folder"]
 
+import itertools
+import logging
 import math
 import re
 from typing import TYPE_CHECKING
@@ -17,7 +21,8 @@ import numpy as np
 
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image.lazy_arrays import Stacked
-from deepcontrast_bmz.image.reader import Found, fits_in_memory
+from deepcontrast_bmz.image.plane_names import parse_name
+from deepcontrast_bmz.image.reader import Found, complete_names, fits_in_memory
 from deepcontrast_bmz.image.tiff_read import TIFF_SUFFIXES, read_tiff
 
 if TYPE_CHECKING:
@@ -25,10 +30,7 @@ if TYPE_CHECKING:
 
     from deepcontrast_bmz.image.lazy_arrays import Part
 
-_COUNTED = re.compile(
-    r"(?:^|[^a-z])(t|time|c|ch|channel|z|slice)[ _-]?(\d+)(?=\D|$)", re.IGNORECASE
-)
-_AXES = {"t": "t", "time": "t", "c": "c", "ch": "c", "channel": "c", "z": "z", "slice": "z"}
+logger = logging.getLogger(__name__)
 
 
 def read_folder(path: Path, *, lazily: bool | None = None) -> Found:
@@ -45,8 +47,8 @@ def read_folder(path: Path, *, lazily: bool | None = None) -> Found:
     Raises
     ------
     InputError
-        If there is no such file, one is no single plane or unlike the first, or the names leave
-        gaps in the grid of what they count.
+        If there is no such file, one is no single plane or unlike the first, the names leave gaps
+        in the grid of what they count, count separate images, or are unlike each other.
     """
     files = sorted(
         (
@@ -63,7 +65,7 @@ def read_folder(path: Path, *, lazily: bool | None = None) -> Found:
             f"a folder is read if it is an OME-Zarr image or holds TIFFs of one plane each, but "
             f"'{path}' is neither: give a file, or the folder that ends in .zarr"
         )
-    dims, shape, files = _grid(path, files)
+    dims, shape, files, names = _grid(path, files)
     first = read_tiff(files[0], lazily=True)
     plane = _plane_shape(first, files[0])
     dtype = np.dtype(first.data.dtype)
@@ -82,7 +84,7 @@ def read_folder(path: Path, *, lazily: bool | None = None) -> Found:
     whole = (slice(None),) * len(data.shape)
     fits = fits_in_memory(math.prod(data.shape) * dtype.itemsize, lazily)
     sizes = {dim: first.sizes.get(dim) for dim in ("y", "x")}
-    return Found(data[whole] if fits else data, [*dims, "y", "x"], None, sizes)
+    return Found(data[whole] if fits else data, [*dims, "y", "x"], names, sizes)
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:
@@ -91,20 +93,33 @@ def _natural(name: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
 
 
-def _grid(path: Path, files: list[Path]) -> tuple[list[str], tuple[int, ...], list[Path]]:
-    """Return the axes that the names count, their lengths, and the files in that order."""
-    counted = [
-        {_AXES[letter.lower()]: int(number) for letter, number in _COUNTED.findall(file.stem)}
-        for file in files
-    ]
-    common = set.intersection(*(set(counts) for counts in counted))
+def _grid(
+    path: Path, files: list[Path]
+) -> tuple[list[str], tuple[int, ...], list[Path], list[str] | None]:
+    """Return the axes that the names count, their lengths, the files so ordered, and channels."""
+    parsed = [parse_name(file.stem) for file in files]
+    common = set.intersection(*(set(name.counts) for name in parsed))
+    scenes = {name.scene for name in parsed}
+    if len(scenes) > 1:
+        listed = sorted(scenes)
+        shown = ", ".join(listed[:5]) + (", ..." if len(listed) > 5 else "")
+        raise InputError(
+            f"a folder of planes is one image, but the names in '{path}' count {len(listed)} "
+            f"separate ones ({shown}): put each into a folder of its own"
+        )
     varied = [
-        dim for dim in ("t", "c", "z") if dim in common and len({c[dim] for c in counted}) > 1
+        dim
+        for dim in ("t", "c", "z")
+        if dim in common and len({name.counts[dim] for name in parsed}) > 1
     ]
     if not varied:
-        return ["z"], (len(files),), files
-    places = {tuple(c[dim] for dim in varied): file for c, file in zip(counted, files, strict=True)}
-    lines = [sorted({c[dim] for c in counted}) for dim in varied]
+        _check_numbered(path, files)
+        return ["z"], (len(files),), files, None
+    places = {
+        tuple(name.counts[dim] for dim in varied): file
+        for name, file in zip(parsed, files, strict=True)
+    }
+    lines = [sorted({name.counts[dim] for name in parsed}) for dim in varied]
     shape = tuple(len(line) for line in lines)
     if len(places) != len(files) or math.prod(shape) != len(files):
         lengths = " x ".join(f"{n} {dim}" for n, dim in zip(shape, varied, strict=True))
@@ -112,8 +127,36 @@ def _grid(path: Path, files: list[Path]) -> tuple[list[str], tuple[int, ...], li
             f"the names of planes count every place of a grid once, but the {len(files)} files in "
             f"'{path}' do not fill {lengths}: add what is missing, or move the rest elsewhere"
         )
-    order = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, len(lines))
-    return varied, shape, [places[tuple(int(n) for n in place)] for place in order]
+    names = None
+    if "c" in varied:
+        called = {name.counts["c"]: name.channel for name in parsed}
+        names = complete_names([called[number] for number in lines[varied.index("c")]])
+    return varied, shape, [places[place] for place in itertools.product(*lines)], names
+
+
+def _check_numbered(path: Path, files: list[Path]) -> None:
+    """Say that a plain series is taken for a z-stack; refuse files that are no series."""
+    if len(files) == 1:
+        return
+    patterns = {tuple(re.split(r"\d+", file.stem.lower())) for file in files}
+    numbers = {tuple(re.findall(r"\d+", file.stem)) for file in files}
+    moving = (
+        [len(set(column)) > 1 for column in zip(*numbers, strict=True)]
+        if (len(patterns) == 1)
+        else []
+    )
+    if sum(moving) != 1:
+        raise InputError(
+            "the names of the planes of a stack are equal but for one number, but those in "
+            f"'{path}' ('{files[0].name}', '{files[1].name}') are not: give the files one by one, "
+            "or write t, c or z before the numbers"
+        )
+    logger.warning(
+        "%s: its names do not say what they count, so the %d files are read as the planes of a "
+        "z-stack; write t or c before the numbers if they are times or channels",
+        path,
+        len(files),
+    )
 
 
 def _plane_shape(found: Found, path: Path) -> tuple[int, ...]:

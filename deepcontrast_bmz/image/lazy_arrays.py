@@ -7,7 +7,15 @@ threads, processes and machines can read one image at once.
 
 from __future__ import annotations
 
-__all__ = ["Arranged", "ArrayPixels", "MappedPixels", "Pixels", "Stacked", "ZarrPixels"]
+__all__ = [
+    "Arranged",
+    "ArrayPixels",
+    "Converted",
+    "MappedPixels",
+    "Pixels",
+    "Stacked",
+    "ZarrPixels",
+]
 
 import math
 import operator
@@ -101,6 +109,32 @@ class ZarrPixels:
         """Read a part."""
         with reading(self.path, self.kind):
             return np.asarray(self.array[part])
+
+
+class Converted:
+    """Pixels whose stored numbers stand for other values.
+
+    Parameters
+    ----------
+    pixels : Pixels
+    convert : callable
+        Takes an array of stored numbers to one of values, pixel by pixel.
+    dtype : dtype
+        Of the values.
+    """
+
+    def __init__(
+        self, pixels: Pixels, convert: Callable[[np.ndarray], np.ndarray], dtype: np.dtype[Any]
+    ) -> None:
+        self.pixels = pixels
+        self.convert = convert
+        self.shape = pixels.shape
+        self.dtype = dtype
+        self.chunks = pixels.chunks
+
+    def __getitem__(self, part: Part) -> np.ndarray:
+        """Read a part."""
+        return self.convert(self.pixels[part])
 
 
 class Stacked:

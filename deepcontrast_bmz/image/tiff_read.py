@@ -11,9 +11,17 @@ import numpy as np
 
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image.labels import DIMS
-from deepcontrast_bmz.image.lazy_arrays import Arranged, MappedPixels, Pixels, Stacked, ZarrPixels
+from deepcontrast_bmz.image.lazy_arrays import (
+    Arranged,
+    Converted,
+    MappedPixels,
+    Pixels,
+    Stacked,
+    ZarrPixels,
+)
 from deepcontrast_bmz.image.reader import Found, fits_in_memory, named_axes, reading
 from deepcontrast_bmz.image.tiff_header import main_file, tiff_header
+from deepcontrast_bmz.image.tiff_values import stored_values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,10 +64,17 @@ def read_tiff(path: Path, *, lazily: bool | None = None) -> Found:
                 data = series.asarray()
             else:
                 data = _lazy_tiff(path, tif, series)
+            opened = data
+            if (meaning := stored_values(tif, series.keyframe, path)) is not None:
+                convert, dtype = meaning
+                if isinstance(data, np.ndarray):
+                    data = convert(data)
+                else:
+                    data = Converted(data, convert, dtype)
         except BaseException:
             tif.close()
             raise
-        if not isinstance(data, ZarrPixels):
+        if not isinstance(opened, ZarrPixels):
             tif.close()
     axes: list[int | None] = [i for i, pick in enumerate(picks) if isinstance(pick, slice)]
     if names is not None and len(names) == 1:
@@ -83,7 +98,9 @@ def _only_series(tif: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
                 f"an OME-TIFF of several files is opened by its main file, but '{path}' is only "
                 f"a part of one: give '{main}' instead"
             )
-    count = len(tif.series)
+    # Thumbnails and other reduced copies are no images of their own.
+    found = [s for s in tif.series if not s.keyframe.is_reduced] or tif.series
+    count = len(found)
     if count == 0:
         raise InputError(
             f"a TIFF must hold an image, but '{path}' holds none: copy or save it again"
@@ -93,7 +110,7 @@ def _only_series(tif: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
             f"an image file must hold one image, but '{path}' holds {count}: "
             "save the one you want as a file of its own"
         )
-    series = tif.series[0]
+    series = found[0]
     if tif.is_ome and series.kind in ("generic", "uniform", "shaped") and len(series.shape) > 2:
         raise InputError(
             f"the OME header of a TIFF must describe its pixels, but that of '{path}' "

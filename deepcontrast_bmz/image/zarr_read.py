@@ -9,6 +9,8 @@ from __future__ import annotations
 
 __all__ = ["ZARR_SUFFIXES", "is_zarr", "read_zarr"]
 
+import logging
+import math
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -17,12 +19,14 @@ from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image.labels import DIMS
 from deepcontrast_bmz.image.lazy_arrays import ZarrPixels
 from deepcontrast_bmz.image.reader import Found, complete_names, fits_in_memory, reading
-from deepcontrast_bmz.image.units import length_um
+from deepcontrast_bmz.image.units import length_um, number
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import zarr
+
+logger = logging.getLogger(__name__)
 
 ZARR_SUFFIXES = (".zarr",)
 
@@ -61,9 +65,8 @@ def read_zarr(path: Path, *, lazily: bool | None = None) -> Found:
         array = _array(group, dataset["path"], path)
         dims, units = _axes(multiscale, array.shape, path)
         sizes: dict[str, float | None] = {}
-        for dim, unit, step in zip(
-            dims, units, _scale(multiscale, dataset, len(dims)), strict=True
-        ):
+        scale = _scale(multiscale, dataset, len(dims), path)
+        for dim, unit, step in zip(dims, units, scale, strict=True):
             # Many writers give the scale in micrometres and forget the unit; a bare 1 says nothing.
             guessed = "micrometer" if unit is None and step not in (None, 1.0) else unit
             sizes[dim] = length_um(step, guessed)
@@ -137,16 +140,32 @@ def _axes(
     return dims, [axis.get("unit") for axis in axes]
 
 
-def _scale(multiscale: dict[str, Any], dataset: dict[str, Any], count: int) -> list[float | None]:
-    """Return the scale of the largest resolution, None where none is given."""
+def _scale(
+    multiscale: dict[str, Any], dataset: dict[str, Any], count: int, path: Path
+) -> list[float | None]:
+    """Return the scale of the largest resolution, None where none is given that can be used."""
     scale: list[float | None] = [None] * count
     for part in (dataset, multiscale):
-        for transform in part.get("coordinateTransformations", []):
-            steps = transform.get("scale")
-            if transform.get("type", "scale") == "scale" and isinstance(steps, list):
-                factors = cast("list[float]", steps)
-                scale = [
-                    float(f) if s is None else s * float(f)
-                    for s, f in zip(scale, factors, strict=True)
-                ]
+        for transform in part.get("coordinateTransformations") or []:
+            if transform.get("type", "scale") != "scale" or "scale" not in transform:
+                continue
+            factors = _factors(transform["scale"], count)
+            if factors is None:
+                logger.warning(
+                    "%s: its scale is not one number for each of its %d axes, so the pixel size "
+                    "is unknown",
+                    path,
+                    count,
+                )
+                return [None] * count
+            scale = [f if s is None else s * f for s, f in zip(scale, factors, strict=True)]
     return scale
+
+
+def _factors(stated: object, count: int) -> list[float] | None:
+    """Return a scale as positive numbers, one for each axis; None if it is something else."""
+    if not isinstance(stated, list):
+        return None
+    factors = [number(value) for value in cast("list[object]", stated)]
+    usable = [f for f in factors if f is not None and 0 < f < math.inf]
+    return usable if len(usable) == len(factors) == count else None
