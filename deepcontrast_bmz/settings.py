@@ -23,6 +23,7 @@ __all__ = [
     "recipe_to_toml",
 ]
 
+import codecs
 import re
 import tomllib
 from types import MappingProxyType
@@ -370,7 +371,7 @@ def describe_invalid(error: ValidationError, what: str) -> str:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe from a TOML file.
+    """Read a recipe from a TOML file in UTF-8, or in UTF-16 with its byte order mark.
 
     Raises
     ------
@@ -378,7 +379,10 @@ def read_recipe(path: Path) -> Recipe:
         If the file is missing, is no TOML, has unknown keys or values out of range.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
+        # Editors on Windows write either mark; TOML itself knows none.
+        marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if marked else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"recipe {path} cannot be read: {error}") from error
     try:

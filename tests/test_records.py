@@ -70,3 +70,10 @@ def test_keys_that_never_were_are_refused() -> None:
         LoopSettings.model_validate({"iterations": 3, "reinject": 0.0})
     with pytest.raises(ValidationError, match="extra_forbidden"):
         LoopDescription.model_validate({"re_injection": 0.0})
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes('[data]\r\nchannel = "µ-stain"\r\n'.encode(encoding))
+    assert read_recipe(path).data.channel == "µ-stain"
