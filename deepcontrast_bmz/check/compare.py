@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepcontrast_bmz.check.engines.networks import is_foreign_code, load_network, reads_itself
+from deepcontrast_bmz.check.engines.networks import (
+    describe_stand_in,
+    is_foreign_code,
+    is_our_network,
+    load_network,
+)
 from deepcontrast_bmz.check.engines.quiet import quiet
 from deepcontrast_bmz.check.processing import apply_operations
 from deepcontrast_bmz.check.tiling import (
@@ -39,12 +44,6 @@ Array = NDArray[Any]
 Batch = Callable[[Sequence[Array]], list[Array]]
 """Runs a model on raw arrays, all handed over at once: starting some engines takes seconds."""
 
-FORMAT_TOLERANCE = 1e-4
-"""Largest difference between weights formats, over the range of the channel."""
-TILE_TOLERANCE = 1e-3
-"""Largest difference between tiles and the whole image, over the range of the channel."""
-BORDER_TOLERANCE = 1e-2
-"""Difference at the border of the image from which it is worth a warning."""
 LEAST_MARGIN = 32
 """Pixels at the border where tiles and whole image may differ, since programs pad differently."""
 MOST_TILES = 3
@@ -151,13 +150,17 @@ class Bench:
         """Return the network of one weights format as a function of arrays."""
         if weights_format not in self._graphs:
             foreign = is_foreign_code(self.package, weights_format)
-            own = weights_format == "pytorch_state_dict" and reads_itself(self.package)
+            own = weights_format == "pytorch_state_dict" and is_our_network(self.package)
             if foreign and not self.run_code and not own:
                 raise NotPossibleError(f"{weights_format} was not run: {foreign}")
             self._graphs[weights_format] = load_network(
-                self.package, weights_format, run_code=self.run_code and not own
+                self.package, weights_format, run_code=self.run_code
             )
         return self._graphs[weights_format]
+
+    def stand_in(self, weights_format: str) -> str:
+        """Return what runs these weights in place of the package's code; empty if nothing does."""
+        return describe_stand_in(self.package, weights_format, run_code=self.run_code)
 
     def prepared(self, x: Array) -> Array:
         """Return an array after the declared preprocessing."""

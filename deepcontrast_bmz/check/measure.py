@@ -8,12 +8,12 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from deepcontrast_bmz.check.compare import BORDER_TOLERANCE, TILE_TOLERANCE
 from deepcontrast_bmz.check.engines.engine import EngineError, EngineMissingError
-from deepcontrast_bmz.check.engines.networks import is_foreign_code, reads_itself
+from deepcontrast_bmz.check.engines.networks import is_foreign_code, is_our_network
 from deepcontrast_bmz.check.findings import Finding
 from deepcontrast_bmz.check.processing import UnsupportedError
 from deepcontrast_bmz.check.tiling import NotPossibleError
+from deepcontrast_bmz.check.tolerances import BORDER_TOLERANCE, TILE_TOLERANCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -133,7 +133,7 @@ def _first_allowed(session: Session, formats: Sequence[str], *, own: bool) -> st
     reason = ""
     for name in present:
         reason = is_foreign_code(session.package, name)
-        itself = own and name == "pytorch_state_dict" and reads_itself(session.package)
+        itself = own and name == "pytorch_state_dict" and is_our_network(session.package)
         if not reason or session.run_code or itself:
             return name
     raise NotPossibleError(f"{present[-1]} was not run: {reason}")
@@ -166,8 +166,9 @@ def emulated(
     """
     with attempt(measured, engine.columns, "emulation"):
         name = _first_allowed(session, formats, own=True)
-        who = f"emulated ({name})"
         bench = session.bench
+        how = bench.stand_in(name)
+        who = f"emulated ({name}, {how})" if how else f"emulated ({name})"
         handling = handle(bench)
         compared = bench.compare(bench.here(name), name, handling)
         judge(measured, compared, who=who, program=program, handling=handling)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepcontrast_bmz.check.engines.quiet import quiet
+from deepcontrast_bmz.check.tolerances import HALO_TOLERANCE
 from deepcontrast_bmz.export.facts import LARGEST_HALO, shortest_side
 from deepcontrast_bmz.package.description import as_map, text
 
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from deepcontrast_bmz.port.draft import Draft
 
 logger = logging.getLogger(__name__)
-
-TOLERANCE = 3e-4
-"""Largest change of a value, over the range, by what lies beyond the halo."""
 
 GRID = 8
 """Halos in y and x are multiples of this: then ilastik's tiles keep a multiple of 16 pixels."""
@@ -72,7 +70,7 @@ def reach_along(
     if not np.isfinite(span) or span == 0:
         return None
     others = tuple(i for i in range(expected.ndim) if i != axis)
-    wrong = np.flatnonzero(np.abs(alone - expected).max(axis=others) > TOLERANCE * span)
+    wrong = np.flatnonzero(np.abs(alone - expected).max(axis=others) > HALO_TOLERANCE * span)
     length = stop - start
     left = wrong[wrong < length // 2]
     right = wrong[wrong >= length // 2]

@@ -16,6 +16,7 @@ import onnx
 import torch
 
 from deepcontrast_bmz.check.engines.quiet import quiet
+from deepcontrast_bmz.check.tolerances import SAME_TOLERANCE
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.export.fiji_order import VERSION_KEYS, loads_first, shares_slot
 from deepcontrast_bmz.export.onnx_lower import (
@@ -43,9 +44,6 @@ if TYPE_CHECKING:
 JAVA_FORMATS = ("torchscript", "onnx", "tensorflow_saved_model_bundle")
 SAFE_TORCH = ("2.5.1", "2.4.1", "2.6.0", "2.0.0", "2.2.2", "2.3.1", "2.1.2")
 """Torch versions to declare, the first that makes Fiji load TorchScript first."""
-
-SAME = 1e-5
-"""Largest difference, over the range, between a network and what was traced of it."""
 
 
 def _entries(draft: Draft) -> dict[str, dict[str, Any]]:
@@ -88,7 +86,7 @@ def _agrees(
     one: Callable[[Tensor], Any], two: Callable[[Tensor], Any], examples: list[Tensor]
 ) -> bool:
     with torch.inference_mode():
-        return all(_largest_difference(two(x), one(x)) <= SAME for x in examples)
+        return all(_largest_difference(two(x), one(x)) <= SAME_TOLERANCE for x in examples)
 
 
 def _frozen(path: Path, examples: list[Tensor]) -> bytes | None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from typing import TYPE_CHECKING
 
 import needed
 import pytest
 import torch
+
+from deepcontrast_bmz.export.package import export_run
+from deepcontrast_bmz.export.publication import make_publication
 
 from .spoilt_packages import Copy, make_good
 
@@ -35,6 +39,28 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("good")
     make_good(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package of a run, as a folder."""
+    folder = tmp_path_factory.mktemp("exported")
+    packed = export_run(
+        tiny_run,
+        folder / "tiny.zip",
+        publication=make_publication(maintainers=["Somebody:no-such-user"]),
+    )
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(folder / "tiny")
+    return folder / "tiny"
+
+
+@pytest.fixture
+def spoilt_run(exported: Path, tmp_path: Path) -> Copy:
+    """A copy of the package of a run to be spoilt."""
+    folder = tmp_path / "spoilt_run"
+    shutil.copytree(exported, folder)
+    return Copy(folder)
 
 
 @pytest.fixture

@@ -464,7 +464,7 @@ def test_no_description_makes_a_rule_crash(spoilt: Copy) -> None:
 def test_rules_need_neither_torch_nor_long(good: Path) -> None:
     code = (
         "import sys, time\nfrom pathlib import Path\nstart = time.process_time()\n"
-        "from deepcontrast_bmz.consumers import check_package\n"
+        "from deepcontrast_bmz.check.check import check_package\n"
         f"assert check_package(Path({str(good)!r}), run=['none']).passed\n"
         "assert 'torch' not in sys.modules and 'bioimageio.core' not in sys.modules\n"
         "assert time.process_time() - start < 5\n"

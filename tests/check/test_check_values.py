@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import shutil
 import warnings
-import zipfile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +12,6 @@ import yaml
 from torch import nn
 
 from deepcontrast_bmz.check.check import ENGINES, check_package
-from deepcontrast_bmz.export.package import export_run
-from deepcontrast_bmz.export.publication import make_publication
 
 from .spoilt_packages import (
     Brighter,
@@ -175,29 +172,16 @@ def test_engine_that_stops_is_a_failure_and_not_a_crash(spoilt: Copy) -> None:
     assert report.row("qupath").right_values.state == "failed"
 
 
-@pytest.fixture(scope="module")
-def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A package of a run, as a folder."""
-    folder = tmp_path_factory.mktemp("exported")
-    packed = export_run(
-        tiny_run,
-        folder / "tiny.zip",
-        publication=make_publication(maintainers=["Somebody:no-such-user"]),
-    )
-    with zipfile.ZipFile(packed) as archive:
-        archive.extractall(folder / "tiny")
-    return folder / "tiny"
-
-
 def test_exported_run_breaks_no_rule_and_its_formats_agree(exported: Path) -> None:
     report = check_package(exported, run=["parity", "fiji"])
     assert report.passed, report.to_text()
     assert [f for row in report.rows for f in row.findings] == []
     core = report.row("core")
     assert core.any_size.state == "passed"
-    # Its state dict is read through config.dcbmz, and no code of the package is run for that.
+    # The architecture file is this version's own source, and nothing of the package is run.
     assert core.any_size.not_run == ()
-    assert any("pytorch_state_dict and torchscript agree" in r for r in core.right_values.reasons)
+    said = next(r for r in core.right_values.reasons if r.startswith("pytorch_state_dict"))
+    assert "the architecture file repeats word for word) and torchscript agree" in said
     assert report.row("fiji").right_values.state == "passed"
 
 
@@ -213,10 +197,15 @@ def test_state_dict_of_another_network_is_noticed_without_running_code(
     torch.save(other, folder / entry["source"])
     entry["sha256"] = sha256(folder / entry["source"])
     # Code that would show that it was run.
-    (folder / entry["architecture"]["source"]).write_text("raise SystemExit('I was run')\n")
-    entry["architecture"]["sha256"] = sha256(folder / entry["architecture"]["source"])
+    file = folder / entry["architecture"]["source"]
+    file.write_text(f"{file.read_text()}\nraise SystemExit('I was run')\n")
+    entry["architecture"]["sha256"] = sha256(file)
     save_descriptions(folder, rdf)
     core = check_package(folder, run=["parity"]).row("core")
     assert core.right_values.state == "failed"
-    assert "pytorch_state_dict differs from torchscript" in core.right_values.reasons[0]
+    (said,) = core.right_values.reasons
+    assert said.startswith("pytorch_state_dict (in this project's network with architecture.kwargs")
+    assert "was not run) differs from torchscript" in said
     assert core.any_size.state == "passed"
+    assert not any("pytorch_state_dict" in reason for reason in core.any_size.reasons)
+    assert any("pytorch_state_dict was run only" in part for part in core.any_size.not_run)

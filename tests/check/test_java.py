@@ -404,7 +404,7 @@ def test_the_engine_ends_with_its_caller(tmp_path: Path, libtorch: str, name: st
         # Whoever runs the tests in the background has SIGINT ignored, and children inherit that.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "import sys; from pathlib import Path; import numpy as np; "
-        "from deepcontrast_bmz.consumers.java import run_java; "
+        "from deepcontrast_bmz.check.engines.java import run_java; "
         f"run_java({libtorch!r}, Path(sys.argv[1]), [np.zeros((1, 1, 4, 6), 'f4')])"
     )
     # What a killed caller leaves behind shall lie where it is swept away.
@@ -584,7 +584,7 @@ def test_first_runs_at_the_same_time(
     monkeypatch.setenv("DCBMZ_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache/java/engines/unfinished-abc/classes").mkdir(parents=True)
     code = (
-        "import sys; from deepcontrast_bmz.consumers.java import prepare_java; "
+        "import sys; from deepcontrast_bmz.check.engines.java import prepare_java; "
         "print(prepare_java(sys.argv[1]))"
     )
 

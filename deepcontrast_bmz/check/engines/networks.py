@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-__all__ = ["RUNNABLE", "is_foreign_code", "load_network", "reads_itself"]
+__all__ = [
+    "RUNNABLE",
+    "describe_stand_in",
+    "is_foreign_code",
+    "is_our_network",
+    "load_network",
+    "repeats_our_source",
+]
 
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from deepcontrast_bmz.check import faults as breaches
+from deepcontrast_bmz.check.architecture import read_own_network
 from deepcontrast_bmz.check.engines.quiet import quiet
-from deepcontrast_bmz.check.tiling import NotPossibleError, mirror_indices
-from deepcontrast_bmz.package.description import as_map
+from deepcontrast_bmz.check.tiling import NotPossibleError
+from deepcontrast_bmz.package.description import as_map, integer, text
+from deepcontrast_bmz.settings import NetworkSettings, describe_invalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from deepcontrast_bmz.model.loop import Loop
     from deepcontrast_bmz.package.files import Package
 
 Array = NDArray[Any]
@@ -34,9 +45,10 @@ def is_foreign_code(package: Package, weights_format: str) -> str:
     return ""
 
 
-def reads_itself(package: Package) -> bool:
-    """Whether the network of a package can be built from ``config.dcbmz`` without its code."""
-    return bool(as_map(as_map(package.rdf.get("config")).get("dcbmz")))
+def is_our_network(package: Package) -> bool:
+    """Return whether a network of this project can stand in for the package's code."""
+    described = as_map(as_map(package.rdf.get("config")).get("dcbmz"))
+    return bool(described) and read_own_network(package) is not None
 
 
 def _float32(x: Array) -> Array:
@@ -94,27 +106,75 @@ def _state_dict(package: Package) -> Callable[[Array], Array]:
     return run
 
 
-def _own_state_dict(package: Package) -> Callable[[Array], Array]:
-    """Load the state dict into the network that ``config.dcbmz`` describes, running no code."""
+def _own_loop(package: Package) -> Callable[[Array], Array]:
+    """Load the state dict into a loop of this project with the kwargs of the architecture."""
     import torch
 
-    from deepcontrast_bmz.model.open import open_model
-
-    model = open_model(package.root / package.rdf_name, weights="pytorch_state_dict", device="cpu")
-    iterations = model.description.iterations
+    loop = _build_loop(package)
+    path = package.weights_file("pytorch_state_dict")
+    try:
+        state = torch.load(str(path), map_location="cpu", weights_only=True)
+        loop.load_state_dict(state)
+    # torch names no common base class for what a file can hold.
+    except Exception as error:
+        words = " ".join(str(error).split())[:200]
+        raise NotPossibleError(
+            f"pytorch_state_dict does not load into the network of architecture.kwargs ({words})"
+        ) from error
+    loop.eval()
 
     def run(x: Array) -> Array:
-        extended, sizes = _float32(x), x.shape[2:]
-        for axis, (size, radius) in enumerate(zip(sizes, model.radii, strict=True), start=2):
-            grid = model.multiple if radius == model.radius else 1
-            stop = -(-size // grid) * grid + iterations * radius
-            indices = mirror_indices(-iterations * radius, stop, size, "symmetric")
-            extended = extended.take(indices, axis=axis)
-        given = torch.from_numpy(_float32(extended))
-        out = model.iterate(given, iterations).numpy()
-        return out[(slice(None), slice(None), *(slice(size) for size in sizes))]
+        with torch.inference_mode():
+            return _first(loop(torch.from_numpy(_float32(x))))
 
     return run
+
+
+def _settings(package: Package) -> NetworkSettings:
+    """Return the network of this project that architecture file and kwargs declare."""
+    own = read_own_network(package)
+    if own is None:
+        raise NotPossibleError("the architecture is none of this project")
+    known = {k: v for k, v in own.kwargs.items() if k in NetworkSettings.model_fields}
+    try:
+        return NetworkSettings.model_validate({"kind": own.kind, **known})
+    except ValidationError as error:
+        words = describe_invalid(error, "architecture.kwargs")
+        raise NotPossibleError(f"pytorch_state_dict was not run: {words}") from error
+
+
+def _build_loop(package: Package) -> Loop:
+    from deepcontrast_bmz.model.loop import Loop
+    from deepcontrast_bmz.model.network import build_network
+
+    own = read_own_network(package)
+    iterations = None if own is None else integer(own.kwargs.get("iterations"))
+    if iterations is None or iterations < 1:
+        raise NotPossibleError("pytorch_state_dict was not run: kwargs.iterations is no number")
+    return Loop(build_network(_settings(package)), iterations)
+
+
+def repeats_our_source(package: Package) -> bool:
+    """Return whether the architecture file is, word for word, what this version exports."""
+    from deepcontrast_bmz.export.architecture import architecture_source
+
+    architecture = as_map(package.view.weights["pytorch_state_dict"].get("architecture"))
+    path = package.file(text(architecture.get("source")))
+    if path is None:
+        return False
+    return path.read_bytes() == architecture_source(_settings(package)).encode()
+
+
+def describe_stand_in(package: Package, weights_format: str, *, run_code: bool) -> str:
+    """Return what runs these weights in place of the package's own code; empty if nothing does."""
+    if weights_format != "pytorch_state_dict" or run_code:
+        return ""
+    if repeats_our_source(package):
+        return "in this project's network, which the architecture file repeats word for word"
+    return (
+        "in this project's network with architecture.kwargs, not in the architecture file, "
+        "which differs from this version's and was not run"
+    )
 
 
 def load_network(
@@ -150,5 +210,5 @@ def load_network(
         if weights_format == "onnx":
             return _onnx(str(path))
         if weights_format == "pytorch_state_dict":
-            return _state_dict(package) if run_code else _own_state_dict(package)
+            return _state_dict(package) if run_code else _own_loop(package)
     raise NotPossibleError(f"no engine for {weights_format}")

@@ -7,6 +7,7 @@ __all__ = ["PROGRAM", "measure"]
 from functools import partial
 from typing import TYPE_CHECKING
 
+from deepcontrast_bmz.check import architecture
 from deepcontrast_bmz.check import faults as breaches
 from deepcontrast_bmz.check.engines.engine import Engine
 from deepcontrast_bmz.check.program import Program, Rule
@@ -28,6 +29,12 @@ def _new_input_keys(package: Package) -> Iterator[str]:
         for key in NEW_INPUT_KEYS:
             if key in as_map(tensor):
                 yield f"inputs[{index}].{key}"
+
+
+def _unfit_architecture(package: Package) -> Iterator[str]:
+    yield from architecture.unknown_callable(package)
+    yield from architecture.unfit_arguments(package)
+    yield from architecture.unfit_tensors(package)
 
 
 def _shared_node_names(package: Package) -> Iterator[str]:
@@ -67,6 +74,16 @@ RULES: tuple[Rule, ...] = (
         "leave the key out",
         "bioimageio.core 0.9.6 to 0.10.4, read",
         _new_input_keys,
+    ),
+    Rule(
+        "bioengine.architecture",
+        "the state dict, its architecture file and the kwargs fit together",
+        "error",
+        "runs",
+        "The state dict, which is run first, cannot be loaded.",
+        "write the callable and the arguments with which the weights were trained",
+        "bioimageio.core 0.10.4 pytorch_backend, read; the file is parsed and not run",
+        _unfit_architecture,
     ),
     Rule(
         "bioengine.script-frozen",

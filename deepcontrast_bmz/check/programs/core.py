@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deepcontrast_bmz.check import architecture
 from deepcontrast_bmz.check import faults as breaches
 from deepcontrast_bmz.check.engines.engine import Engine
 from deepcontrast_bmz.check.program import Program, Rule
@@ -289,6 +290,46 @@ RULES: tuple[Rule, ...] = (
         "declare float32",
         "bioimageio.core 0.11 proc_setup, observed",
         _integer_input,
+    ),
+    Rule(
+        "core.architecture-callable",
+        "the architecture file defines the callable",
+        "error",
+        "runs",
+        "The state dict, which is run first, cannot be loaded: no such class.",
+        "write the name of the class into architecture.callable",
+        "bioimageio.core 0.11 pytorch_backend, read; the file is parsed and not run",
+        architecture.unknown_callable,
+    ),
+    Rule(
+        "core.architecture-arguments",
+        "the callable takes the kwargs, and gets those it needs",
+        "error",
+        "runs",
+        "The state dict, which is run first, cannot be loaded: a TypeError.",
+        "write the arguments of the class into architecture.kwargs",
+        "bioimageio.core 0.11 pytorch_backend, read; the file is parsed and not run",
+        architecture.unfit_arguments,
+    ),
+    Rule(
+        "core.architecture-tensors",
+        "the tensors of the state dict are those of the declared network",
+        "error",
+        "runs",
+        "The state dict, which is run first, cannot be loaded, or gives other values.",
+        "write the arguments with which the weights were trained into architecture.kwargs",
+        "names and shapes of the tensors, read; torch load_state_dict is strict",
+        architecture.unfit_tensors,
+    ),
+    Rule(
+        "core.architecture-iterations",
+        "there are as many iterations as channels of the output",
+        "error",
+        "runs",
+        "The state dict returns another number of channels than is declared.",
+        "write the number of channels into architecture.kwargs.iterations",
+        "architecture file of this project, read",
+        architecture.unfit_outputs,
     ),
     Rule(
         "core.dataset-statistics",

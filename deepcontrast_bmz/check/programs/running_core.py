@@ -9,9 +9,17 @@ import io
 from contextlib import redirect_stderr
 from typing import TYPE_CHECKING, Any, cast
 
-from deepcontrast_bmz.check.engines.networks import RUNNABLE, is_foreign_code, reads_itself
+from deepcontrast_bmz.check.engines.networks import (
+    RUNNABLE,
+    is_foreign_code,
+    is_our_network,
+    repeats_our_source,
+)
 from deepcontrast_bmz.check.engines.quiet import quiet
 from deepcontrast_bmz.check.findings import Finding
+from deepcontrast_bmz.check.measure import attempt
+from deepcontrast_bmz.check.tiling import NotPossibleError
+from deepcontrast_bmz.check.tolerances import BORDER_TOLERANCE, FORMAT_TOLERANCE, TILE_TOLERANCE
 from deepcontrast_bmz.package.description import as_list, as_map
 
 if TYPE_CHECKING:
@@ -184,7 +192,6 @@ def run_old_core(
         Weights formats that the program runs.
     """
     from deepcontrast_bmz.check.engines.environments import check_in_environment
-    from deepcontrast_bmz.check.measure import attempt
 
     with attempt(measured, engine.columns, engine.name):
         wanted = _testable(session, measured, f"{engine.name}: ", formats)
@@ -220,40 +227,61 @@ def _note_old(measured: Measured, who: str, status: str, remarks: Sequence[Remar
 
 def compare_formats(session: Session, measured: Measured) -> None:
     """Run all weights formats at several sizes and compare them with the first."""
-    from deepcontrast_bmz.check.compare import FORMAT_TOLERANCE
-    from deepcontrast_bmz.check.measure import attempt
-    from deepcontrast_bmz.check.tiling import NotPossibleError
-
     with attempt(measured, ("any_size",), "formats"):
-        bench = session.bench
-        present = [f for f in RUNNABLE if f in session.package.view.weights]
-        formats: list[str] = []
-        for name in present:
-            reason = is_foreign_code(session.package, name)
-            own = name == "pytorch_state_dict" and reads_itself(session.package)
-            if reason and not session.run_code and not own:
-                measured.note("any_size", "skipped", f"{name} was not run: {reason}")
-            else:
-                formats.append(name)
+        formats = _comparable(session, measured)
         if not formats:
             raise NotPossibleError("there are no weights that may be run")
         worst: dict[str, tuple[float, str]] = {}
-        for name, found in bench.compare_formats(formats):
+        for name, found in session.bench.compare_formats(formats):
             larger = max(found.within, found.border)
             if name not in worst or larger > worst[name][0]:
                 place = "inside" if found.within >= found.border else "at the border"
                 worst[name] = (larger, f"{larger:.2g} of the range, {place}, at {found.words}")
         for name, (larger, words) in worst.items():
+            stand_in = session.bench.stand_in(name)
+            who = f"{name} ({stand_in})" if stand_in else name
             if larger > FORMAT_TOLERANCE:
                 said = (
-                    f"{name} differs from {formats[0]} by {words}; {FORMAT_TOLERANCE:g} is allowed"
+                    f"{who} differs from {formats[0]} by {words}; {FORMAT_TOLERANCE:g} is allowed"
                 )
                 measured.note("right_values", "failed", said)
             else:
-                said = f"{name} and {formats[0]} agree to {larger:.1g} of the range"
+                said = f"{who} and {formats[0]} agree to {larger:.1g} of the range"
                 measured.note("right_values", "passed", said)
-        sizes = ", ".join(" x ".join(map(str, s.values())) for s in bench.sizes())
-        measured.note("any_size", "passed", f"{', '.join(formats)} ran at {sizes}")
+        _note_sizes(session, measured, formats)
+
+
+def _comparable(session: Session, measured: Measured) -> list[str]:
+    """Return the weights formats that can be run here; note why others are not."""
+    formats: list[str] = []
+    for name in (f for f in RUNNABLE if f in session.package.view.weights):
+        reason = is_foreign_code(session.package, name)
+        own = name == "pytorch_state_dict" and is_our_network(session.package)
+        if reason and not session.run_code and not own:
+            measured.note("any_size", "skipped", f"{name} was not run: {reason}")
+            continue
+        if session.package.weights_file(name) is not None:
+            try:
+                session.bench.graph(name)
+            except NotPossibleError as error:
+                measured.note("runs", "failed", f"{name}: {error}")
+                continue
+        formats.append(name)
+    return formats
+
+
+def _note_sizes(session: Session, measured: Measured, formats: Sequence[str]) -> None:
+    """Note at which sizes which formats ran, and what did not run as the package says."""
+    sizes = ", ".join(" x ".join(map(str, s.values())) for s in session.bench.sizes())
+    ran: list[str] = []
+    for name in formats:
+        stand_in = session.bench.stand_in(name)
+        if stand_in and not repeats_our_source(session.package):
+            measured.note("any_size", "skipped", f"{name} was run only {stand_in}")
+        else:
+            ran.append(name)
+    if ran:
+        measured.note("any_size", "passed", f"{', '.join(ran)} ran at {sizes}")
 
 
 def _block_parameter(bench: Bench) -> tuple[int, dict[str, int]]:
@@ -261,8 +289,6 @@ def _block_parameter(bench: Bench) -> tuple[int, dict[str, int]]:
 
     One N goes for all axes: that with which blocks are about twice as large as their two halos.
     """
-    from deepcontrast_bmz.check.tiling import NotPossibleError
-
     n = 0
     for axis, halo in zip(bench.input.spatial, bench.halo, strict=True):
         if axis.step and axis.minimum is not None:
@@ -285,10 +311,6 @@ def _block_parameter(bench: Bench) -> tuple[int, dict[str, int]]:
 
 def compare_blocks(session: Session, engine: Engine, measured: Measured) -> None:
     """Compare ``bioimageio predict --blockwise=N`` with the whole image."""
-    from deepcontrast_bmz.check.compare import BORDER_TOLERANCE, TILE_TOLERANCE
-    from deepcontrast_bmz.check.measure import attempt
-    from deepcontrast_bmz.check.tiling import NotPossibleError
-
     with attempt(measured, engine.columns, "--blockwise"):
         bench = session.bench
         if session.package.view.is_04:
