@@ -277,9 +277,9 @@ def _served_here(case: Case) -> tuple[list[str], list[str]]:
     """Run torch 2.5.1's library on the test input; what passed, and what was not run."""
     if BIOENGINE_TORCH not in case.engines or "torchscript" not in case.runnable:
         return [], [f"torch 2.5.1 was not run (--run {BIOENGINE_TORCH} runs its library)"]
-    from deepcontrast_bmz.check.tolerances import TILE_TOLERANCE
     from deepcontrast_bmz.check.engines.java import run_java
     from deepcontrast_bmz.check.tiling import NotPossibleError
+    from deepcontrast_bmz.check.tolerances import TILE_TOLERANCE
 
     path = case.package.weights_file("torchscript")
     assert path is not None  # else it would not be runnable
