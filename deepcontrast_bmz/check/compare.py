@@ -25,14 +25,13 @@ from deepcontrast_bmz.check.engines.quiet import quiet
 from deepcontrast_bmz.check.processing import apply_operations
 from deepcontrast_bmz.check.tiling import (
     Handling,
-    Mode,
     NotPossibleError,
     cut,
     join,
-    mirror_indices,
     relative_difference,
     take,
 )
+from deepcontrast_bmz.image.blocks import mirror_indices
 from deepcontrast_bmz.package.files import load_tensor
 
 if TYPE_CHECKING:
@@ -46,10 +45,10 @@ Batch = Callable[[Sequence[Array]], list[Array]]
 
 LEAST_MARGIN = 32
 """Pixels at the border where tiles and whole image may differ, since programs pad differently."""
-MOST_TILES = 3
-"""Tiles along an axis that are run: a large halo would make hundreds of small ones."""
 LARGEST_IMAGE = 2**21
 """Pixels, or voxels."""
+SMALLER = 16
+"""Pixels that an image below the smallest size has at least."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,8 @@ class Difference:
     """Inside."""
     border: float
     """Within the halo of the border."""
+    has_inside: bool = True
+    """Whether any pixel lies farther from the border than the halo."""
 
     @property
     def words(self) -> str:
@@ -79,6 +80,8 @@ class Comparison:
     """From the whole image, run here with the same weights."""
     too_rigid: str
     """Why other sizes were not compared; empty if they were."""
+    smaller: tuple[Difference, ...] = ()
+    """Of images below the smallest size, from the whole image mirrored up to it."""
 
 
 @dataclass
@@ -200,7 +203,7 @@ class Bench:
             if name in sizes:
                 size = x.shape[index]
                 start = shift * (size // 3 + 1)
-                indices = mirror_indices(start, start + sizes[name], size, "symmetric")
+                indices = mirror_indices(start, start + sizes[name], size)
                 x = x.take(indices, axis=index)
         return np.ascontiguousarray(x)
 
@@ -272,39 +275,72 @@ class Bench:
         """
         return Handling(self.halo if padded else (0,) * len(self.halo), "symmetric")
 
-    def tiles(self, sides: Sequence[int], halo: Sequence[int], mode: Mode) -> Handling:
-        """Return the handling of programs that run tiles."""
-        return Handling(tuple(halo), mode, tuple(sides), MOST_TILES)
+    def smaller_sizes(self, handling: Handling) -> list[dict[str, int]]:
+        """Return a size below the smallest that the model takes, where tiles are filled up."""
+        smallest = [axis.minimum or 1 for axis in self.input.spatial]
+        free = all(axis.size is None for axis in self.input.spatial)
+        if handling.tile is None or not free or max(smallest[-2:]) < 2 * SMALLER:
+            return []
+        names = [axis.name for axis in self.input.spatial]
+        sizes = [s if n == "z" else (2 * s // 3) | 1 for n, s in zip(names, smallest, strict=True)]
+        return [dict(zip(names, sizes, strict=True))]
 
     # --------------------------------------------------------------------- comparing
 
-    def margins(self, array: Array, margin: Sequence[int]) -> list[slice]:
-        """Return the region beyond `margin` from every border; at least the middle is left."""
+    def margins(
+        self, array: Array, margin: Sequence[int], *, keep_middle: bool = True
+    ) -> list[slice]:
+        """Return the region beyond `margin` from every border; empty where there is none.
+
+        With `keep_middle`, at least the middle is left.
+        """
         region = [slice(0, size) for size in array.shape]
         names = [axis.name for axis in self.input.spatial]
         for name, wide in zip(names, margin, strict=True):
             if name in self.out_names:
                 index = self.out_names.index(name)
-                lost = min(wide, (array.shape[index] - 1) // 2)
-                region[index] = slice(lost, array.shape[index] - lost)
+                size = array.shape[index]
+                lost = min(wide, (size - 1) // 2) if keep_middle else wide
+                region[index] = slice(lost, max(size - lost, lost))
         return region
 
-    def difference(self, actual: Array, expected: Array, margin: Sequence[int]) -> Difference:
+    def difference(
+        self,
+        actual: Array,
+        expected: Array,
+        margin: Sequence[int],
+        *,
+        keep_middle: bool = True,
+    ) -> Difference:
         """Compare two results; `margin` along (z,) y, x parts inside and border."""
         if actual.shape != expected.shape:
             raise NotPossibleError(
                 f"the result has shape {actual.shape} where {expected.shape} was expected"
             )
-        inside = self.margins(expected, margin)
+        inside = self.margins(expected, margin, keep_middle=keep_middle)
         names = [axis.name for axis in self.input.spatial]
         sizes = tuple(n for a, n in zip(self.out_names, expected.shape, strict=True) if a in names)
-        return Difference(sizes, *relative_difference(actual, expected, self.channel, inside))
+        return Difference(
+            sizes,
+            *relative_difference(actual, expected, self.channel, inside),
+            has_inside=all(part.stop > part.start for part in inside),
+        )
 
     def expected(self, weights_format: str, sizes: Mapping[str, int]) -> Array:
-        """Return the result of the scene of these sizes, whole, in this process."""
+        """Return the result of the scene of these sizes, whole, in this process.
+
+        Below the smallest size it is mirrored up to that, and the result cropped.
+        """
         key = (weights_format, tuple(sizes.values()))
         if key not in self._whole:
-            (self._whole[key],) = self.here(weights_format)([self.scene(sizes)])
+            scene = self.scene(sizes)
+            for axis in self.input.spatial:
+                size = sizes[axis.name]
+                indices = mirror_indices(0, axis.legal(size), size)
+                scene = scene.take(indices, axis=self.in_names.index(axis.name))
+            (whole,) = self.here(weights_format)([np.ascontiguousarray(scene)])
+            crop = [slice(sizes.get(n)) if n in sizes else slice(None) for n in self.out_names]
+            self._whole[key] = whole[tuple(crop)]
         return self._whole[key]
 
     def compare(self, batch: Batch, weights_format: str, handling: Handling) -> Comparison:
@@ -334,38 +370,50 @@ class Bench:
             several = self.tiled_sizes(handling)
         except NotPossibleError as error:
             several, too_rigid = [], str(error)
-        images = [np.asarray(self.test_input), *(self.scene(sizes) for sizes in several)]
+        smaller = self.smaller_sizes(handling)
+        images = [np.asarray(self.test_input), *map(self.scene, (*several, *smaller))]
+        wholes = [
+            self.test_output,
+            *(self.expected(weights_format, sizes) for sizes in (*several, *smaller)),
+        ]
+        joined = self._handled(batch, images, wholes, handling, positions)
+        least = LEAST_MARGIN if handling.tile is not None else 0
+        margin = [max(a, b, least) for a, b in zip(handling.halo, self.halo, strict=True)]
+        found = [
+            self.difference(done, whole, margin, keep_middle=handling.border == "symmetric")
+            for done, whole in zip(joined, wholes, strict=True)
+        ]
+        return Comparison(
+            test=found[0],
+            sizes=tuple(found[1 : 1 + len(several)]),
+            too_rigid=too_rigid,
+            smaller=tuple(found[1 + len(several) :]),
+        )
+
+    def _handled(
+        self,
+        batch: Batch,
+        images: Sequence[Array],
+        wholes: Sequence[Array],
+        handling: Handling,
+        positions: Sequence[int],
+    ) -> list[Array]:
+        """Return what a program makes of images; where it runs no tile, the whole stands."""
         legal = [axis.legal for axis in self.input.spatial]
         plans = [cut([x.shape[p] for p in positions], handling, legal) for x in images]
         given = [
-            take(x, positions, block, handling.mode)
+            take(x, positions, block, handling)
             for x, blocks in zip(images, plans, strict=True)
             for block in blocks
         ]
         outputs = iter(batch(given))
         joined: list[Array] = []
-        for index, (x, blocks) in enumerate(zip(images, plans, strict=True)):
-            whole = (
-                self.test_output
-                if index == 0
-                else self.expected(weights_format, several[index - 1])
-            )
+        for x, whole, blocks in zip(images, wholes, plans, strict=True):
             if whole.ndim != x.ndim or any(whole.shape[p] != x.shape[p] for p in positions):
                 raise NotPossibleError("the output has another size than the input")
             parts = [next(outputs) for _ in blocks]
-            joined.append(
-                join(parts, blocks, positions, [x.shape[p] for p in positions], rest=whole)
-            )
-        least = LEAST_MARGIN if handling.tile is not None else 0
-        margin = [max(a, b, least) for a, b in zip(handling.halo, self.halo, strict=True)]
-        return Comparison(
-            test=self.difference(joined[0], self.test_output, margin),
-            sizes=tuple(
-                self.difference(done, self.expected(weights_format, sizes), margin)
-                for done, sizes in zip(joined[1:], several, strict=True)
-            ),
-            too_rigid=too_rigid,
-        )
+            joined.append(join(parts, blocks, positions, [x.shape[p] for p in positions], whole))
+        return joined
 
     def compare_formats(self, formats: Sequence[str]) -> list[tuple[str, Difference]]:
         """Compare weights formats with the first, at several sizes.

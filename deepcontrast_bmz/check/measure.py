@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from deepcontrast_bmz.check.compare import Batch, Bench, Comparison
+    from deepcontrast_bmz.check.compare import Batch, Bench, Comparison, Difference
     from deepcontrast_bmz.check.engines.engine import Engine, EngineRun
     from deepcontrast_bmz.check.findings import Column, Measured
     from deepcontrast_bmz.check.session import Session
@@ -58,32 +58,53 @@ def attempt(measured: Measured, columns: Sequence[Column], who: str) -> Generato
         measured.note(columns[0], "failed", f"{who}: the engine stopped: {words}")
 
 
+_BORDERS = {
+    "symmetric": "the border mirrored",
+    "reflect": "the border mirrored without its edge pixel",
+    "replicate": "the edge pixel repeated beyond the border",
+}
+
+
+def _describe(handling: Handling) -> str:
+    """Return in words how a program pads and cuts."""
+    if handling.tile is not None:
+        sides, halo = (" x ".join(map(str, n)) for n in (handling.tile, handling.halo))
+        return f"tiles of {sides}, halo {halo}, {_BORDERS[handling.border]}"
+    if any(handling.halo):
+        return f"whole image, {_BORDERS[handling.border]} by the halo"
+    return "whole image"
+
+
 def judge(
     measured: Measured, compared: Comparison, *, who: str, program: str, handling: Handling
 ) -> None:
     """Note what a comparison says: right values, any size, and seams where there are tiles."""
-    test = compared.test
-    if handling.tile is not None:
-        sides, halo = (" x ".join(map(str, n)) for n in (handling.tile, handling.halo))
-        how = f"tiles of {sides}, halo {halo}, mirrored ({handling.mode})"
-    elif any(handling.halo):
-        how = f"whole image mirrored by the halo ({handling.mode})"
-    else:
-        how = "whole image"
+    _judge_test(measured, compared.test, f"{who}, {_describe(handling)}")
+    border = max(d.border for d in (compared.test, *compared.sizes))
+    # Nothing in a package changes how a program goes on beyond the border, unless it mirrors.
+    if border > BORDER_TOLERANCE and handling.border == "symmetric":
+        met = f"{border:.2g} of the range within the halo of the border ({who})"
+        measured.findings.append(_border_finding(program, met))
+    _judge_sizes(measured, compared, who, tiled=handling.tile is not None)
+
+
+def _judge_test(measured: Measured, test: Difference, who: str) -> None:
+    if not test.has_inside:
+        words = f"{who}: no pixel of the test output lies farther from its border than the halo"
+        measured.note("right_values", "skipped", f"{words} ({test.border:.2g} of the range off)")
+        return
     said = (
-        f"{who}, {how}: {test.within:.2g} of the range from the test output inside, "
+        f"{who}: {test.within:.2g} of the range from the test output inside, "
         f"{test.border:.2g} at the border"
     )
     if test.within > TILE_TOLERANCE:
         measured.note("right_values", "failed", f"{said}; {TILE_TOLERANCE:g} is allowed inside")
     else:
         measured.note("right_values", "passed", said)
-    border = max(d.border for d in (test, *compared.sizes))
-    # Nothing in a package changes how a program mirrors that leaves the edge pixel out.
-    if border > BORDER_TOLERANCE and handling.mode == "symmetric":
-        met = f"{border:.2g} of the range within the halo of the border ({who})"
-        measured.findings.append(_border_finding(program, met))
-    column: Column = "any_size" if handling.tile is None else "seams"
+
+
+def _judge_sizes(measured: Measured, compared: Comparison, who: str, *, tiled: bool) -> None:
+    column: Column = "seams" if tiled else "any_size"
     if compared.too_rigid:
         measured.note(column, "skipped", f"{who}: not compared: {compared.too_rigid}")
         return
@@ -99,9 +120,14 @@ def judge(
         words = ", ".join(found.words for found in compared.sizes)
         said = f"{within:.2g} of the range from the whole image inside, {border:.2g} at the border"
         measured.note(column, "passed", f"{who}, images of {words}: {said}")
-    if handling.tile is not None:
-        sizes = ", ".join(found.words for found in compared.sizes)
-        measured.note("any_size", "passed", f"{who}: {sizes} went through")
+    if not tiled:
+        return
+    sizes = ", ".join(found.words for found in compared.sizes)
+    measured.note("any_size", "passed", f"{who}: {sizes} went through")
+    for found in compared.smaller:
+        said = f"went through, filled up to a tile: {found.border:.2g} of the range at the border"
+        words = f"{who}: {found.words}, below the smallest size, {said}"
+        measured.note("any_size", "passed", words)
 
 
 def _border_finding(program: str, met: str) -> Finding:

@@ -3,45 +3,38 @@
 from __future__ import annotations
 
 __all__ = [
+    "MOST_TILES",
     "Block",
     "Handling",
     "NotPossibleError",
     "cut",
     "join",
-    "mirror_indices",
     "relative_difference",
     "take",
 ]
 
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepcontrast_bmz.image.blocks import mirror_indices
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from deepcontrast_bmz.image.blocks import Border
+
 Array = NDArray[Any]
-Mode = Literal["symmetric", "reflect"]
+
+MOST_TILES = 3
+"""Tiles along an axis that are run: a large halo would make hundreds of small ones."""
 
 
 class NotPossibleError(ValueError):
     """A comparison cannot be made with this package; the message says why."""
-
-
-def mirror_indices(start: int, stop: int, size: int, mode: Mode) -> NDArray[np.intp]:
-    """Return indices start to stop into an axis that goes on mirrored beyond its ends.
-
-    ``symmetric`` repeats the edge pixel, ``reflect`` does not.
-    """
-    indices = np.arange(start, stop)
-    if size == 1:
-        return np.zeros_like(indices)
-    period = 2 * size if mode == "symmetric" else 2 * size - 2
-    folded = indices % period
-    return np.where(folded < size, folded, period - folded - (mode == "symmetric"))
 
 
 def relative_difference(
@@ -84,17 +77,20 @@ class Handling:
 
     halo: tuple[int, ...]
     """Pixels cropped from each side of what comes back."""
-    mode: Mode
+    border: Border
     """How the image goes on beyond its border."""
     tile: tuple[int, ...] | None = None
     """Sides of the tiles that the network is given; None for the whole image and its halo."""
     most: int | None = None
     """Most tiles along an axis that are run: the first, the last and those spread between."""
+    fill: Border | None = None
+    """How a part that is smaller than a tile is filled up, with its halo, to be one; None where
+    more of the image is read instead, and the image goes on beyond its border."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """What the network is given at once: per spatial axis where it begins, and what is kept."""
+    """What the network is given at once, per spatial axis."""
 
     first: tuple[int, ...]
     """First pixel, before the image where negative."""
@@ -102,20 +98,35 @@ class Block:
     """Pixels."""
     kept: tuple[tuple[int, int], ...]
     """From where to where in the image its values are taken."""
+    read: tuple[tuple[int, int], ...]
+    """From where to where the image is read, beyond its border too; the rest is filled up."""
 
 
-def _tiles_along(size: int, side: int, halo: int, most: int | None) -> list[tuple[int, int, int]]:
-    """Return (from, to, first pixel of the tile): small last tiles are centred in a full one."""
+_Span = tuple[int, int, tuple[int, int], tuple[int, int]]
+"""First pixel, side, what is kept and what is read, along one axis."""
+
+
+def _tiles_along(size: int, index: int, handling: Handling) -> list[_Span]:
+    """Return the tiles along an axis: small last ones are centred in a full one."""
+    side = (handling.tile or ())[index]
+    halo = handling.halo[index]
     inner = side - 2 * halo
     if inner <= 0:
         raise NotPossibleError(f"nothing is left of a tile of {side} pixels with a halo of {halo}")
-    parts: list[tuple[int, int, int]] = []
+    parts: list[_Span] = []
     for start in range(0, size, inner):
         stop = min(start + inner, size)
-        parts.append((start, stop, start - (side - (stop - start)) // 2))
-    if most is None or len(parts) <= most:
+        missing = inner - (stop - start)
+        read = (start - halo, stop + halo)
+        if handling.fill is not None:
+            parts.append((read[0] - missing // 2, side, (start, stop), read))
+        else:
+            # Of an odd number of missing pixels, one more is read before the part.
+            first = read[0] - (missing + 1) // 2
+            parts.append((first, side, (start, stop), (first, first + side)))
+    if handling.most is None or len(parts) <= handling.most:
         return parts
-    chosen = np.linspace(0, len(parts) - 1, most).round().astype(int)
+    chosen = np.linspace(0, len(parts) - 1, handling.most).round().astype(int)
     return [parts[index] for index in chosen]
 
 
@@ -146,29 +157,34 @@ def cut(
     NotPossibleError
         If a tile is all halo.
     """
-    along: list[list[tuple[int, int, int, int]]] = []
+    along: list[list[_Span]] = []
     for index, (size, halo) in enumerate(zip(sizes, handling.halo, strict=True)):
         if handling.tile is None:
             side = size + 2 * halo if legal is None else legal[index](size + 2 * halo)
-            along.append([(0, size, -halo, side)])
+            along.append([(-halo, side, (0, size), (-halo, side - halo))])
         else:
-            side = handling.tile[index]
-            parts = _tiles_along(size, side, halo, handling.most)
-            along.append([(*part, side) for part in parts])
+            along.append(_tiles_along(size, index, handling))
     return [
         Block(
-            first=tuple(first for _, _, first, _ in spans),
-            side=tuple(side for *_, side in spans),
-            kept=tuple((start, stop) for start, stop, _, _ in spans),
+            first=tuple(span[0] for span in spans),
+            side=tuple(span[1] for span in spans),
+            kept=tuple(span[2] for span in spans),
+            read=tuple(span[3] for span in spans),
         )
         for spans in product(*along)
     ]
 
 
-def take(image: Array, axes: Sequence[int], block: Block, mode: Mode) -> Array:
+def take(image: Array, axes: Sequence[int], block: Block, handling: Handling) -> Array:
     """Return what the network is given of an image; `axes` are the positions of (z,) y, x."""
-    for axis, first, side in zip(axes, block.first, block.side, strict=True):
-        indices = mirror_indices(first, first + side, image.shape[axis], mode)
+    for axis, first, side, (start, stop) in zip(
+        axes, block.first, block.side, block.read, strict=True
+    ):
+        indices = mirror_indices(start, stop, image.shape[axis], handling.border)
+        if handling.fill is not None:
+            # What was read is filled up, its surroundings beyond the border included.
+            order = mirror_indices(first - start, first - start + side, stop - start, handling.fill)
+            indices = indices[order]
         image = image.take(indices, axis=axis)
     return np.ascontiguousarray(image)
 

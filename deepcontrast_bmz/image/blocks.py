@@ -8,11 +8,11 @@ them: no two blocks ever touch one chunk.
 
 from __future__ import annotations
 
-__all__ = ["Box", "chunk_of", "cut", "mirror_indices", "piece", "read_box", "split"]
+__all__ = ["Border", "Box", "chunk_of", "cut", "mirror_indices", "piece", "read_box", "split"]
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -144,9 +144,27 @@ def chunk_of(length: int, largest: int) -> int:
     return length
 
 
-def mirror_indices(start: int, stop: int, length: int) -> NDArray[np.intp]:
-    """Return indices start to stop on a line that goes on as its own mirror image on both sides."""
-    index = np.arange(start, stop) % (2 * length)
+Border = Literal["symmetric", "reflect", "replicate"]
+"""How a line goes on beyond its ends: mirrored with or without its last pixel, or that repeated."""
+
+
+def mirror_indices(
+    start: int, stop: int, length: int, border: Border = "symmetric"
+) -> NDArray[np.intp]:
+    """Return indices start to stop on a line of `length` pixels that goes on beyond its ends.
+
+    Mirrored, it is its own mirror image again and again, however far start and stop lie outside.
+    """
+    index = np.arange(start, stop)
+    if border == "replicate":
+        return index.clip(0, length - 1)
+    if border == "reflect":
+        if length == 1:
+            return np.zeros_like(index)
+        period = 2 * length - 2
+        index %= period
+        return np.where(index < length, index, period - index)
+    index %= 2 * length
     return np.where(index < length, index, 2 * length - 1 - index)
 
 

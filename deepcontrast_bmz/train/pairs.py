@@ -30,6 +30,7 @@ from torch.utils.data import Dataset
 
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import planes
+from deepcontrast_bmz.image.blocks import mirror_indices
 from deepcontrast_bmz.image.labels import as_float32
 from deepcontrast_bmz.physics.camera import Camera
 from deepcontrast_bmz.physics.degrade import degrade, draw_degradation, remove_known_part
@@ -466,7 +467,7 @@ class PairDataset(Dataset[Pair]):
 def _region(pixels: NDArray[np.float32], y: int, x: int, side: int) -> NDArray[np.float32]:
     """Cut a square around a pixel, mirrored where it reaches over the border."""
     rows, columns = (
-        _mirrored_indices(centre - side // 2, side, length)
+        mirror_indices(centre - side // 2, centre - side // 2 + side, length)
         for centre, length in zip((y, x), pixels.shape[-2:], strict=True)
     )
     return pixels[..., rows[:, None], columns]
@@ -475,9 +476,4 @@ def _region(pixels: NDArray[np.float32], y: int, x: int, side: int) -> NDArray[n
 def _planes_around(z: int, count: int, above: int, depth: int) -> NDArray[np.intp]:
     """Return `count` planes around z, all of them real, and `above` on both sides, if mirrored."""
     first = min(max(z - count // 2, 0), depth - count)
-    return _mirrored_indices(first - above, count + 2 * above, depth)
-
-
-def _mirrored_indices(start: int, count: int, length: int) -> NDArray[np.intp]:
-    index = np.arange(start, start + count) % (2 * length)
-    return np.where(index < length, index, 2 * length - 1 - index)
+    return mirror_indices(first - above, first + count + above, depth)

@@ -12,14 +12,13 @@ from scipy.ndimage import uniform_filter1d
 from deepcontrast_bmz.check.processing import UnsupportedError, apply_operations
 from deepcontrast_bmz.check.tiling import (
     Handling,
-    Mode,
     NotPossibleError,
     cut,
     join,
-    mirror_indices,
     relative_difference,
     take,
 )
+from deepcontrast_bmz.image.blocks import Border, mirror_indices
 from deepcontrast_bmz.package.description import Operation
 
 Array = np.ndarray[Any, Any]
@@ -29,10 +28,11 @@ Process = Callable[[Array], Array]
 @given(st.integers(1, 9), st.integers(0, 30))
 def test_mirrored_indices_are_those_of_numpy(size: int, margin: int) -> None:
     line = np.arange(size)
-    modes: tuple[Mode, ...] = ("symmetric", "reflect")
-    for mode in modes:
-        expected = np.pad(line, margin, mode=mode)
-        assert np.array_equal(mirror_indices(-margin, size + margin, size, mode), expected)
+    borders: dict[Border, str] = {"symmetric": "symmetric", "reflect": "reflect"}
+    borders["replicate"] = "edge"
+    for border, mode in borders.items():
+        expected = np.pad(line, margin, mode=mode)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        assert np.array_equal(mirror_indices(-margin, size + margin, size, border), expected)
 
 
 def blur(x: Array) -> Array:
@@ -46,17 +46,21 @@ def in_tiles(
     axes = range(2, image.ndim)
     sizes = image.shape[2:]
     blocks = cut(sizes, handling)
-    parts = [process(take(image, axes, block, handling.mode)) for block in blocks]
+    parts = [process(take(image, axes, block, handling)) for block in blocks]
     return join(parts, blocks, axes, sizes, rest)
 
 
-@given(st.integers(20, 60), st.integers(20, 60), st.sampled_from(["symmetric", "reflect"]))
-def test_tiles_with_enough_halo_are_the_whole_image(height: int, width: int, mode: Mode) -> None:
+@given(
+    st.integers(20, 60), st.integers(20, 60), st.sampled_from(["symmetric", "reflect", "replicate"])
+)
+def test_tiles_with_enough_halo_are_the_whole_image(
+    height: int, width: int, border: Border
+) -> None:
     image = np.random.default_rng(0).random((1, 1, height, width))
     whole = blur(image)
-    joined = in_tiles(blur, image, Handling((2, 2), mode, (24, 21)))
+    joined = in_tiles(blur, image, Handling((2, 2), border, (24, 21)))
     assert np.allclose(joined[..., 2:-2, 2:-2], whole[..., 2:-2, 2:-2])
-    short = in_tiles(blur, image, Handling((1, 1), mode, (24, 19)))
+    short = in_tiles(blur, image, Handling((1, 1), border, (24, 19)))
     if height > 40:
         assert not np.allclose(short[..., 2:-2, 2:-2], whole[..., 2:-2, 2:-2])
 
@@ -76,6 +80,52 @@ def test_last_tile_is_centred_in_a_full_one() -> None:
     assert {block.side for block in blocks} == {(64,)}
 
 
+def ilastik_tile(image: Array, start: int, stop: int, halo: int, side: int) -> Array:
+    """What ilastik's OpTikTorchClassifierPredict hands over for a part of a line.
+
+    Computed with numpy.pad, where `take` computes indices.
+    """
+    first, last = start - halo, stop + halo
+    missing = side - (last - first)
+    first, last = first - (missing + 1) // 2, last + missing // 2
+    within = image[max(first, 0) : min(last, len(image))]
+    return np.pad(within, (max(-first, 0), max(last - len(image), 0)), mode="reflect")
+
+
+def qupath_tile(image: Array, start: int, stop: int, halo: int, side: int) -> Array:
+    """What QuPath hands over: ServerTools.getPaddedRequest, then OpenCVTools.applyTiled."""
+    first, last = start - halo, stop + halo
+    within = image[max(first, 0) : min(last, len(image))]
+    padded = np.pad(within, (max(-first, 0), max(last - len(image), 0)), mode="edge")
+    missing = side - len(padded)
+    return np.pad(padded, (missing // 2, missing - missing // 2), mode="symmetric")
+
+
+@given(st.integers(20, 120), st.integers(0, 9), st.integers(24, 41))
+def test_tiles_are_those_of_the_programs(size: int, halo: int, side: int) -> None:
+    line = np.random.default_rng(0).random(size)
+    ilastik = Handling((halo,), "reflect", (side,))
+    qupath = Handling((halo,), "replicate", (side,), fill="symmetric")
+    for handling, tile in ((ilastik, ilastik_tile), (qupath, qupath_tile)):
+        for block in cut((size,), handling):
+            ((start, stop),) = block.kept
+            expected = tile(line, start, stop, halo, side)
+            assert np.array_equal(take(line, (0,), block, handling), expected)
+            assert np.array_equal(
+                expected[start - block.first[0] :][: stop - start], line[start:stop]
+            )
+
+
+def test_an_image_below_a_tile_is_enlarged_to_one() -> None:
+    line = np.arange(5.0)
+    (block,) = cut((5,), Handling((2,), "replicate", (13,), fill="symmetric"))
+    qupath = take(line, (0,), block, Handling((2,), "replicate", (13,), fill="symmetric"))
+    assert qupath.tolist() == [0, 0, 0, 0, 0, 1, 2, 3, 4, 4, 4, 4, 4]
+    handling = Handling((2,), "reflect", (13,))
+    (block,) = cut((5,), handling)
+    assert take(line, (0,), block, handling).tolist() == [4, 3, 2, 1, 0, 1, 2, 3, 4, 3, 2, 1, 0]
+
+
 def multiple_of_16(size: int) -> int:
     return -(-size // 16) * 16
 
@@ -86,7 +136,7 @@ def test_whole_image_is_one_block_of_a_legal_size() -> None:
     assert block.first == (-8, -8)
     assert block.side == (48, 64)
     image = np.random.default_rng(0).random((1, 1, 30, 41))
-    given_to_network = take(image, (2, 3), block, "symmetric")
+    given_to_network = take(image, (2, 3), block, handling)
     assert np.array_equal(given_to_network[0, 0, 8:38, 8:49], image[0, 0])
     assert np.array_equal(join([given_to_network], [block], (2, 3), (30, 41)), image)
 

@@ -1,4 +1,11 @@
-"""ilastik, which runs models through tiktorch 26.5 (bioimageio.core 0.10.2, torch 2.7)."""
+"""ilastik, which runs models through tiktorch 26.5 (bioimageio.core 0.10.2, torch 2.7).
+
+Tiles and border were read in ilastik at ebbaf9b (1.4.2 and 28 commits):
+`InputAxisUtils.get_best_tile_shape` in ilastik/utility/bioimageio_utils.py chooses the tile;
+`OpBlockShape` in ilastik/applets/neuralNetwork/opNNclass.py steps by it without the halo;
+`OpTikTorchClassifierPredict` in lazyflow/operators/tiktorch/operators.py enlarges what is smaller,
+a small image too, on both sides to a tile, and pads beyond the image with numpy's ``reflect``.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +17,7 @@ from typing import TYPE_CHECKING
 from deepcontrast_bmz.check import faults as breaches
 from deepcontrast_bmz.check.engines.engine import Engine
 from deepcontrast_bmz.check.program import Program, Rule
+from deepcontrast_bmz.check.tiling import MOST_TILES, Handling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +25,6 @@ if TYPE_CHECKING:
     from deepcontrast_bmz.check.compare import Bench
     from deepcontrast_bmz.check.findings import Measured
     from deepcontrast_bmz.check.session import Session
-    from deepcontrast_bmz.check.tiling import Handling
     from deepcontrast_bmz.package.description import Axis, TensorView
     from deepcontrast_bmz.package.files import Package
 
@@ -265,7 +272,8 @@ ENGINES = (
 def handling(bench: Bench) -> Handling:
     """Return how ilastik cuts images: tiles of 512 (3-D: 64), mirrored without the edge pixel."""
     named = tile_size(bench.input)
-    return bench.tiles([named[a.name] for a in bench.input.spatial], bench.halo, "reflect")
+    sides = tuple(named[axis.name] for axis in bench.input.spatial)
+    return Handling(bench.halo, "reflect", sides, MOST_TILES)
 
 
 def measure(session: Session, engine: Engine, measured: Measured) -> None:

@@ -1,4 +1,11 @@
-"""QuPath 0.6 and 0.7, which read models through qupath-bioimageio-spec."""
+"""QuPath 0.6 and 0.7, which read models through qupath-bioimageio-spec 0.2.0.
+
+Tiles and border are those of the pixel classifier, read in QuPath v0.6.0 and v0.7.0 (the same in
+both): `BioimageIoTools.buildPatchClassifierParams` and `updateLength` choose the side of a tile;
+`PixelClassificationImageServer` steps by it without the halo; `ServerTools.getPaddedRequest` reads
+a tile with its halo and repeats the edge pixel beyond the image; `OpenCVTools.applyTiled`, called
+by `ImageOps.ML.DnnOp` with BORDER_REFLECT, fills up what is smaller than a tile, mirrored.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +18,7 @@ from deepcontrast_bmz.check import faults as breaches
 from deepcontrast_bmz.check.engines.engine import Engine
 from deepcontrast_bmz.check.engines.java import JAVA_ENGINES
 from deepcontrast_bmz.check.program import Program, Rule
+from deepcontrast_bmz.check.tiling import MOST_TILES, Handling
 from deepcontrast_bmz.package.description import text
 
 if TYPE_CHECKING:
@@ -19,7 +27,6 @@ if TYPE_CHECKING:
     from deepcontrast_bmz.check.compare import Bench
     from deepcontrast_bmz.check.findings import Measured
     from deepcontrast_bmz.check.session import Session
-    from deepcontrast_bmz.check.tiling import Handling
     from deepcontrast_bmz.package.description import ModelView
     from deepcontrast_bmz.package.files import Package
 
@@ -44,6 +51,7 @@ KEYS = (
     "weights",
 )
 TILE = 512
+"""Side that QuPath aims at."""
 
 
 def declared_halo(package: Package) -> int:
@@ -54,11 +62,12 @@ def declared_halo(package: Package) -> int:
     return max(view.outputs[0].tensor_halo or (0,))
 
 
-def tile_size(minimum: int, fixed: int | None) -> int:
-    """Return the side of QuPath's tiles: the multiple of `minimum` nearest to 512."""
-    if fixed is not None:
-        return fixed
-    return max(round(TILE / minimum), 1) * minimum
+def tile_size(minimum: int) -> int:
+    """Return the side of QuPath's tiles: the largest multiple of `minimum` up to 512.
+
+    A fixed size is its own minimum, and is multiplied too.
+    """
+    return max(TILE // minimum, 1) * minimum
 
 
 def _view(package: Package) -> ModelView:
@@ -141,6 +150,14 @@ def _unusable_source(package: Package) -> Iterator[str]:
         source = text(package.view.weights.get(name, {}).get("source"))
         if "://" in source or source.endswith(".zip"):
             yield f"{source} ({name})"
+
+
+def _multiplied_size(package: Package) -> Iterator[str]:
+    for tensor in _view(package).inputs:
+        for axis in tensor.spatial:
+            if axis.size is not None and tile_size(axis.size) != axis.size:
+                side = tile_size(axis.size)
+                yield f"size {axis.size} on axis {axis.name}, for which tiles have {side}"
 
 
 def _no_offset(package: Package) -> Iterator[str]:
@@ -260,6 +277,16 @@ RULES: tuple[Rule, ...] = (
         "trace, or script and torch.jit.freeze",
         "libtorch 2.5.1 and 2.7.1, observed",
         breaches.unfrozen_interpolate,
+    ),
+    Rule(
+        "qupath.fixed-size",
+        "a fixed size is above 256 pixels",
+        "error",
+        "runs",
+        "The network is given tiles of a multiple of its size, up to 512, and refuses them.",
+        "declare min and step, or a fixed size of 512",
+        "QuPath 0.6 and 0.7 BioimageIoTools.updateLength, read",
+        _multiplied_size,
     ),
     Rule(
         "qupath.batch",
@@ -407,8 +434,8 @@ def handling(bench: Bench) -> Handling:
     """Return how QuPath cuts images: tiles near 512 pixels, the halo that it honours."""
     rigid = any(axis.size is not None for axis in bench.input.spatial)
     halo = 0 if rigid else declared_halo(bench.package)
-    sides = [tile_size(axis.minimum or 1, axis.size) for axis in bench.input.spatial]
-    return bench.tiles(sides, (halo,) * len(sides), "symmetric")
+    sides = tuple(tile_size(axis.smallest or 1) for axis in bench.input.spatial)
+    return Handling((halo,) * len(sides), "replicate", sides, MOST_TILES, fill="symmetric")
 
 
 def measure(session: Session, engine: Engine, measured: Measured) -> None:
