@@ -94,7 +94,8 @@ def _check(package: Package, engines: Sequence[str], run_code: bool) -> tuple[Ro
         findings = apply_rules(program.rules, package)
         if program.inspect is not None:
             findings += program.inspect(package)
-        rows.append(build_row(program, findings, measured[program.name]))
+        scripts = program.describe_scripts(package) if program.describe_scripts else ()
+        rows.append(build_row(program, findings, measured[program.name], scripts))
     return tuple(rows)
 
 

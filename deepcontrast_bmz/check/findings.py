@@ -77,6 +77,8 @@ class Row(Record):
     """Whether tiles join without a visible or measurable seam."""
     findings: tuple[Finding, ...]
     """Rules broken, errors first."""
+    scripts: tuple[str, ...] = ()
+    """What is said of attached scripts, which are never run here."""
 
     def verdict(self, column: Column) -> Verdict:
         """Return the cell of one column."""
@@ -157,6 +159,7 @@ class Report(Record):
                 lines += [f"  {words} {verdict.state}: {reason}" for reason in said]
                 if verdict.state != "skipped":
                     lines += [f"  {words} skipped in part: {part}" for part in verdict.not_run]
+            lines += [f"  script skipped: {said}" for said in row.scripts]
         failed = [row.program for row in self.rows if row.failed]
         lines += ["", f"failed: {', '.join(failed)}" if failed else "no row failed"]
         if self.zoo is not None:

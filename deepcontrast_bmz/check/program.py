@@ -57,6 +57,8 @@ class Program:
     """Says why a package is of a kind that the program does not take at all; empty if it does."""
     inspect: Callable[[Package], list[Finding]] | None = None
     """Further findings from a judge outside the rules."""
+    describe_scripts: Callable[[Package], tuple[str, ...]] | None = None
+    """Says what is known of attached scripts for this program."""
 
 
 def apply_rules(rules: Sequence[Rule], package: Package) -> list[Finding]:
@@ -77,7 +79,12 @@ def apply_rules(rules: Sequence[Rule], package: Package) -> list[Finding]:
     ]
 
 
-def build_row(program: Program, findings: Sequence[Finding], measured: Measured) -> Row:
+def build_row(
+    program: Program,
+    findings: Sequence[Finding],
+    measured: Measured,
+    scripts: tuple[str, ...] = (),
+) -> Row:
     """Join what the files say with what was measured into one row.
 
     A column fails if a rule with severity error is broken or a measurement failed; it passes if a
@@ -115,6 +122,7 @@ def build_row(program: Program, findings: Sequence[Finding], measured: Measured)
         any_size=values["any_size"],
         seams=values["seams"],
         findings=tuple(ordered),
+        scripts=scripts,
     )
 
 

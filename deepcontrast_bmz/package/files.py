@@ -291,10 +291,15 @@ def _find_description(folder: Path, origin: Path) -> str:
     other = sorted(p.name for p in folder.iterdir() if p.name.endswith((".rdf.yaml", ".rdf.yml")))
     if other:
         return other[0]
-    nested = sorted(p for n in RDF_NAMES for p in folder.glob(f"*/{n}"))
+    nested = sorted(
+        path
+        for name in RDF_NAMES
+        for path in folder.glob(f"*/{name}")
+        if path.parent.name != "__MACOSX"
+    )
     if nested:
         raise InputError(
-            f"{origin} must hold rdf.yaml at its root, but has it in "
+            f"{origin} must hold rdf.yaml at its root, where programs look for it, but has it in "
             f"{nested[0].relative_to(folder).as_posix()}: pack the files, not their folder"
         )
     raise InputError(f"{origin} is not a model package: it holds no rdf.yaml")

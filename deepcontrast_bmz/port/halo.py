@@ -5,22 +5,18 @@ Without a halo QuPath and ilastik join tiles edge to edge, and every edge shows.
 
 from __future__ import annotations
 
-__all__ = ["declare_halo", "reach_along"]
+__all__ = ["declare_halo"]
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from deepcontrast_bmz.check.engines.quiet import quiet
+from deepcontrast_bmz.check.halo import measure_reach
 from deepcontrast_bmz.check.tolerances import HALO_TOLERANCE
 from deepcontrast_bmz.export.facts import LARGEST_HALO, shortest_side
 from deepcontrast_bmz.package.description import as_map, text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from numpy.typing import NDArray
+    from collections.abc import Mapping
 
     from deepcontrast_bmz.check.compare import Bench
     from deepcontrast_bmz.package.description import Axis
@@ -30,81 +26,6 @@ logger = logging.getLogger(__name__)
 
 GRID = 8
 """Halos in y and x are multiples of this: then ilastik's tiles keep a multiple of 16 pixels."""
-
-WINDOWS = (96, 224, 512)
-"""Lengths of the part that is run alone, the first in which the reach ends is taken."""
-
-LARGEST_SCENE = 2**22
-
-
-def reach_along(
-    graph: Callable[[NDArray[Any]], NDArray[Any]],
-    scene: NDArray[Any],
-    axis: int,
-    start: int,
-    stop: int,
-) -> int | None:
-    """Return how many pixels from the cut ends of a part values are not those of the whole.
-
-    Parameters
-    ----------
-    graph : callable
-        The network; output as large as the input along `axis`.
-    scene : array
-        Larger than the part at both ends.
-    axis : int
-    start, stop : int
-        The part that is run alone.
-
-    Returns
-    -------
-    int or None
-        None if there is no place in the part that does not see its ends.
-    """
-    window = tuple(slice(start, stop) if i == axis else slice(None) for i in range(scene.ndim))
-    whole, alone = graph(scene), graph(np.ascontiguousarray(scene[window]))
-    if whole.shape[axis] != scene.shape[axis] or alone.shape[axis] != stop - start:
-        return None
-    expected = whole[window].astype(np.float64)
-    span = float(expected.max() - expected.min())
-    if not np.isfinite(span) or span == 0:
-        return None
-    others = tuple(i for i in range(expected.ndim) if i != axis)
-    wrong = np.flatnonzero(np.abs(alone - expected).max(axis=others) > HALO_TOLERANCE * span)
-    length = stop - start
-    left = wrong[wrong < length // 2]
-    right = wrong[wrong >= length // 2]
-    reach = max(
-        int(left.max()) + 1 if left.size else 0, length - int(right.min()) if right.size else 0
-    )
-    return reach if reach < length // 2 - 1 else None
-
-
-def _measure(bench: Bench, weights_format: str, axis: Axis) -> int | None:
-    graph = bench.graph(weights_format)
-    index = bench.in_names.index(axis.name)
-    for wanted in WINDOWS:
-        part = axis.legal(wanted)
-        step = max(axis.step or 1, 1)
-        # On the grid of a network that pools, as far as the description tells it.
-        start = -(-max(part // 2, 16) // (16 * step)) * 16 * step
-        sizes = {a.name: a.legal(min(a.smallest or 1, 64)) for a in bench.input.spatial}
-        sizes[axis.name] = part + 2 * start
-        if np.prod(list(sizes.values())) > LARGEST_SCENE:
-            return None
-        scene = bench.prepared(bench.scene(sizes))
-        try:
-            with quiet():
-                reach = reach_along(graph, scene, index, start, start + part)
-        # A network of one size only says so in its engine's own way.
-        except Exception as error:
-            logger.info("not measured along %s: %s", axis.name, error)
-            return None
-        if reach is not None:
-            return reach
-        if axis.size is not None:
-            return None
-    return None
 
 
 def _rounded(reach: int, axis: Axis) -> int:
@@ -153,7 +74,7 @@ def declare_halo(draft: Draft, bench: Bench, weights_format: str) -> None:
     for axis in bench.input.spatial:
         if axis.name not in bench.out_names or axis.size == 1:
             continue
-        reach = _measure(bench, weights_format, axis)
+        reach = measure_reach(bench, weights_format, axis, HALO_TOLERANCE)
         if reach is None:
             draft.leave(
                 f"No halo is declared along {axis.name}, and none could be measured: either "

@@ -8,7 +8,10 @@ import pytest
 import tifffile
 
 from deepcontrast_bmz.check.check import check_package
+from deepcontrast_bmz.check.findings import Report
 from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.model.open import open_model
+from deepcontrast_bmz.port.port import port_package
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,10 +82,45 @@ def test_damaged_zip_is_refused(tmp_path: Path) -> None:
         check_package(path, run=["none"])
 
 
-def test_zip_of_a_folder_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "nested.zip", {"model/rdf.yaml": MODEL})
-    with pytest.raises(InputError, match="at its root, but has it in model"):
-        check_package(path, run=["none"])
+@pytest.mark.parametrize("open_it", ["check", "port", "model"])
+@pytest.mark.parametrize("mac", [False, True])
+def test_zip_of_a_folder_is_refused_with_the_way_out(
+    tmp_path: Path, open_it: str, mac: bool
+) -> None:
+    entries = {"my model/rdf.yaml": MODEL}
+    if mac:
+        entries |= {"__MACOSX/my model/._rdf.yaml": b"\0", "__MACOSX/rdf.yaml": b"\0"}
+    path = write_zip(tmp_path / "nested.zip", entries)
+    with pytest.raises(InputError, match=r"at its root.*in my model/rdf\.yaml: pack the files"):
+        open_as(open_it, path)
+
+
+def open_as(command: str, path: Path) -> object:
+    """Open a package as check, port or the commands that take a MODEL do."""
+    if command == "check":
+        return check_package(path, run=["none"])
+    if command == "port":
+        return port_package(path, path.with_name("ported.zip"))
+    return open_model(path)
+
+
+@pytest.mark.parametrize("open_it", ["check", "port", "model"])
+def test_files_of_a_mac_beside_the_description_do_no_harm(
+    tmp_path: Path, exported: Path, open_it: str
+) -> None:
+    path = tmp_path / "mac.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("__MACOSX/._rdf.yaml", b"\0\5\x16\7")
+        for file in exported.iterdir():
+            # The name that bioimage.io gives the description.
+            name = {"rdf.yaml": "bioimageio.yaml"}.get(file.name, file.name)
+            archive.write(file, name)
+    opened = open_as(open_it, path)
+    if isinstance(opened, Report):
+        # Fiji finds no other name than rdf.yaml, and only that is amiss.
+        assert {f.rule for row in opened.rows for f in row.findings if f.severity == "error"} == {
+            "fiji.file-name"
+        }
 
 
 NO_MODELS = {

@@ -443,6 +443,7 @@ def measure(session: Session, engine: Engine, measured: Measured) -> None:
     elif engine.name == "parity":
         running_core.compare_formats(session, measured)
     elif engine.name == "blockwise":
+        running_core.judge_halo(session, measured)
         running_core.compare_blocks(session, engine, measured)
     elif engine.name.startswith("core-"):
         running_core.run_old_core(session, engine, measured)

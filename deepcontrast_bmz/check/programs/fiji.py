@@ -1,4 +1,9 @@
-"""Fiji (deepImageJ 3.1) and Icy, which read and run models through JDLL 0.6.1."""
+"""Fiji (deepImageJ 3.1) and Icy, which read and run models through JDLL 0.6.1.
+
+The emulation was read in JDLL 0.6.1: `ModelWeight` and the engine table choose the weights
+(`loads_first`), `TileCalculator` takes an image up to 50 megapixels as one tile, and `TileMaker`
+mirrors it by the halo, the edge pixel repeated, and crops.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ from deepcontrast_bmz.check import faults as breaches
 from deepcontrast_bmz.check.engines.engine import Engine
 from deepcontrast_bmz.check.engines.java import JAVA_ENGINES
 from deepcontrast_bmz.check.program import Program, Rule
+from deepcontrast_bmz.check.scripts import describe_scripts
 from deepcontrast_bmz.export.fiji_order import VERSION_KEYS, loads_first, shares_slot
 from deepcontrast_bmz.package.description import as_map, text
 from deepcontrast_bmz.package.weights import script_calls
@@ -240,7 +246,7 @@ RULES: tuple[Rule, ...] = (
         "error",
         "opens",
         "A ClassCastException: the model is missing from the list.",
-        "write the file name alone, as RDF 0.5.4 does",
+        f"write the file name alone, as RDF 0.5.4 does; {breaches.WAY_OUT}",
         "JDLL ModelDescriptorV05, observed",
         breaches.maps_for_text,
     ),
@@ -429,8 +435,8 @@ RULES: tuple[Rule, ...] = (
         "weights lie in the root of the package",
         "error",
         "runs",
-        "The weights are not found.",
-        "move them beside rdf.yaml",
+        "Please install a compatible engine: the weights are not found.",
+        f"move them beside rdf.yaml; {breaches.WAY_OUT}",
         "JDLL ModelWeight looks for the file name in the model folder, read",
         _subfolder,
     ),
@@ -631,4 +637,5 @@ PROGRAM = Program(
     "JDLL's engines were not run (--run libtorch-2.0.0,onnxruntime-java-1.12.1 does)",
     ENGINES,
     measure,
+    describe_scripts=partial(describe_scripts, suffix=".ijm", needs="Fiji with deepImageJ"),
 )

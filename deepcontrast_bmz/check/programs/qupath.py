@@ -18,8 +18,9 @@ from deepcontrast_bmz.check import faults as breaches
 from deepcontrast_bmz.check.engines.engine import Engine
 from deepcontrast_bmz.check.engines.java import JAVA_ENGINES
 from deepcontrast_bmz.check.program import Program, Rule
+from deepcontrast_bmz.check.scripts import describe_scripts
 from deepcontrast_bmz.check.tiling import MOST_TILES, Handling
-from deepcontrast_bmz.package.description import text
+from deepcontrast_bmz.package.description import as_list, as_map, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +51,8 @@ KEYS = (
     "inputs",
     "weights",
 )
+DECISIVE = ("format_version", "type", "inputs", "outputs", "weights")
+"""Keys that decide what is run, and how."""
 TILE = 512
 """Side that QuPath aims at."""
 
@@ -119,6 +122,12 @@ def _unlike_halo(package: Package) -> Iterator[str]:
         yield f"halo {declared_halo(package)} for QuPath and {axis_halo} in {package.rdf_name}"
 
 
+def _larger_halo(package: Package) -> Iterator[str]:
+    axis_halo = max(package.view.halo.values(), default=0)
+    if package.qupath_rdf is not None and declared_halo(package) > axis_halo:
+        yield f"halo {declared_halo(package)} for QuPath and {axis_halo} in {package.rdf_name}"
+
+
 def _strip_halo(rdf: dict[str, Any]) -> dict[str, Any]:
     outputs = rdf.get("outputs")
     if not isinstance(outputs, list):
@@ -129,13 +138,28 @@ def _strip_halo(rdf: dict[str, Any]) -> dict[str, Any]:
     return {**rdf, "outputs": plain}
 
 
-def _second_differs(package: Package) -> Iterator[str]:
+def _first_difference(first: Any, second: Any, where: str) -> str:
+    """Return where two values differ first, with both."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        one, two = as_map(first), as_map(second)
+        for key in [*one, *(k for k in two if k not in one)]:
+            if one.get(key) != two.get(key):
+                return _first_difference(one.get(key), two.get(key), f"{where}.{key}")
+    if isinstance(first, list) and isinstance(second, list):
+        pairs = zip(as_list(first), as_list(second), strict=False)
+        for index, (one, two) in enumerate(pairs):
+            if one != two:
+                return _first_difference(one, two, f"{where}[{index}]")
+    return f"{where} {first!r:.60} in rdf.yaml and {second!r:.60} in model.yaml"
+
+
+def _second_differs(package: Package, *, decisive: bool) -> Iterator[str]:
     if package.qupath_rdf is None:
         return
     first, second = _strip_halo(package.rdf), _strip_halo(package.qupath_rdf)
     for key in sorted({*first, *second}):
-        if first.get(key) != second.get(key):
-            yield f"{key} differs between {package.rdf_name} and model.yaml"
+        if (key in DECISIVE) is decisive and first.get(key) != second.get(key):
+            yield _first_difference(first.get(key), second.get(key), key)
 
 
 def _not_flat(package: Package) -> Iterator[str]:
@@ -204,7 +228,7 @@ RULES: tuple[Rule, ...] = (
         "error",
         "opens",
         "The model is not read: a text was expected, a map was met.",
-        "write the file name alone, as RDF 0.5.4 does",
+        f"write the file name alone, as RDF 0.5.4 does; {breaches.WAY_OUT}",
         "qupath-bioimageio-spec Resource, observed",
         partial(breaches.maps_for_text, qupath=True),
     ),
@@ -384,7 +408,8 @@ RULES: tuple[Rule, ...] = (
         "error",
         "seams",
         "Tiles are joined without overlap: seams.",
-        "add model.yaml, a copy of rdf.yaml with halo: [0, 0, 64, 64] on the output",
+        "add model.yaml, a copy of rdf.yaml with halo: [0, 0, 64, 64] on the output; "
+        f"{breaches.WAY_OUT}",
         "qupath-bioimageio-spec drops the halo of axes, observed",
         _no_tensor_halo,
     ),
@@ -399,14 +424,34 @@ RULES: tuple[Rule, ...] = (
         _unlike_halo,
     ),
     Rule(
+        "qupath.larger-halo",
+        "the halo for QuPath is that of the axes",
+        "warning",
+        "seams",
+        "Tiles overlap more than the other programs' do: model.yaml is of another model.",
+        "write the same halo into both descriptions",
+        "qupath-bioimageio-spec prefers model.yaml, observed",
+        _larger_halo,
+    ),
+    Rule(
+        "qupath.stale-description",
+        "model.yaml describes the same tensors and weights as rdf.yaml",
+        "error",
+        "right_values",
+        "QuPath runs another model than the other programs: other sizes, halos, steps or files.",
+        "write both from one source",
+        "qupath-bioimageio-spec prefers model.yaml, observed",
+        partial(_second_differs, decisive=True),
+    ),
+    Rule(
         "qupath.second-description",
         "model.yaml says the same as rdf.yaml but for the halo",
         "warning",
-        "right_values",
-        "QuPath runs another model than the other programs.",
+        "opens",
+        "QuPath shows other words than the other programs.",
         "write both from one source",
         "qupath-bioimageio-spec prefers model.yaml, observed",
-        _second_differs,
+        partial(_second_differs, decisive=False),
     ),
 )
 
@@ -462,4 +507,5 @@ PROGRAM = Program(
     ENGINES,
     measure,
     refuses,
+    describe_scripts=partial(describe_scripts, suffix=".groovy", needs="QuPath"),
 )

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["compare_blocks", "compare_formats", "run_old_core", "run_test", "validate"]
+__all__ = [
+    "compare_blocks",
+    "compare_formats",
+    "judge_halo",
+    "run_old_core",
+    "run_test",
+    "validate",
+]
 
 import copy
 import io
@@ -17,6 +24,7 @@ from deepcontrast_bmz.check.engines.networks import (
 )
 from deepcontrast_bmz.check.engines.quiet import quiet
 from deepcontrast_bmz.check.findings import Finding
+from deepcontrast_bmz.check.halo import measure_reach
 from deepcontrast_bmz.check.measure import attempt
 from deepcontrast_bmz.check.tiling import NotPossibleError
 from deepcontrast_bmz.check.tolerances import BORDER_TOLERANCE, FORMAT_TOLERANCE, TILE_TOLERANCE
@@ -309,19 +317,46 @@ def _block_parameter(bench: Bench) -> tuple[int, dict[str, int]]:
     return n, sizes
 
 
+def judge_halo(session: Session, measured: Measured) -> None:
+    """Measure how far the network sees, and note halos that are smaller."""
+    with attempt(measured, ("seams",), "halo"):
+        bench = session.bench
+        allowed = _allowed(session)
+        for axis in bench.input.spatial:
+            halo = session.package.view.halo.get(axis.name, 0)
+            if not halo or axis.name not in bench.out_names:
+                continue
+            reach = measure_reach(bench, allowed[0], axis, TILE_TOLERANCE)
+            if reach is None:
+                words = f"how far the network sees along {axis.name} could not be measured"
+                measured.note("seams", "skipped", f"{allowed[0]}: {words}")
+            elif reach > halo:
+                measured.note(
+                    "seams",
+                    "failed",
+                    f"halo {halo} on axis {axis.name}, but values change by more than "
+                    f"{TILE_TOLERANCE:g} of the range up to {reach} pixels from a cut "
+                    f"({allowed[0]}): declare at least {reach}",
+                )
+
+
+def _allowed(session: Session) -> list[str]:
+    """Return the weights formats that may be run in the reference."""
+    weights = session.package.view.weights
+    formats = [f for f in RUNNABLE if f in weights]
+    allowed = [f for f in formats if session.run_code or not is_foreign_code(session.package, f)]
+    if not allowed:
+        raise NotPossibleError("there are no weights that may be run")
+    return allowed
+
+
 def compare_blocks(session: Session, engine: Engine, measured: Measured) -> None:
     """Compare ``bioimageio predict --blockwise=N`` with the whole image."""
     with attempt(measured, engine.columns, "--blockwise"):
         bench = session.bench
         if session.package.view.is_04:
             raise NotPossibleError("bioimageio.core cuts no image for a 0.4 description")
-        weights = session.package.view.weights
-        formats = [f for f in RUNNABLE if f in weights]
-        allowed = [
-            f for f in formats if session.run_code or not is_foreign_code(session.package, f)
-        ]
-        if not allowed:
-            raise NotPossibleError("there are no weights that may be run")
+        allowed = _allowed(session)
         bench.positions()
         n, sizes = _block_parameter(bench)
         whole, blocks = _both_ways(session, allowed[0], n, bench.scene(sizes))
