@@ -6,7 +6,7 @@ onnxruntime of this process, or the program's own engine.
 
 from __future__ import annotations
 
-__all__ = ["Batch", "Bench", "Comparison", "Difference"]
+__all__ = ["Batch", "Bench", "Comparison", "Difference", "Margin"]
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -68,6 +68,16 @@ class Difference:
     def words(self) -> str:
         """The size."""
         return " x ".join(map(str, self.sizes))
+
+
+@dataclass(frozen=True)
+class Margin:
+    """How far from the border an image is not inside, along (z,) y, x."""
+
+    wanted: tuple[int, ...]
+    """Pixels; fewer where nothing but the middle would be left."""
+    needed: tuple[int, ...]
+    """Pixels, even if nothing is left."""
 
 
 @dataclass(frozen=True)
@@ -287,37 +297,33 @@ class Bench:
 
     # --------------------------------------------------------------------- comparing
 
-    def margins(
-        self, array: Array, margin: Sequence[int], *, keep_middle: bool = True
-    ) -> list[slice]:
-        """Return the region beyond `margin` from every border; empty where there is none.
-
-        With `keep_middle`, at least the middle is left.
-        """
+    def margins(self, array: Array, margin: Margin) -> list[slice]:
+        """Return the region beyond a margin from every border; empty where there is none."""
         region = [slice(0, size) for size in array.shape]
         names = [axis.name for axis in self.input.spatial]
-        for name, wide in zip(names, margin, strict=True):
+        for index, name in enumerate(names):
             if name in self.out_names:
-                index = self.out_names.index(name)
-                size = array.shape[index]
-                lost = min(wide, (size - 1) // 2) if keep_middle else wide
-                region[index] = slice(lost, max(size - lost, lost))
+                position = self.out_names.index(name)
+                size = array.shape[position]
+                lost = min(max(margin.wanted[index], margin.needed[index]), (size - 1) // 2)
+                lost = max(lost, margin.needed[index])
+                region[position] = slice(lost, max(size - lost, lost))
         return region
 
     def difference(
-        self,
-        actual: Array,
-        expected: Array,
-        margin: Sequence[int],
-        *,
-        keep_middle: bool = True,
+        self, actual: Array, expected: Array, margin: Sequence[int] | Margin
     ) -> Difference:
-        """Compare two results; `margin` along (z,) y, x parts inside and border."""
+        """Compare two results; a margin along (z,) y, x parts inside and border.
+
+        Of a plain margin at least the middle is left inside.
+        """
         if actual.shape != expected.shape:
             raise NotPossibleError(
                 f"the result has shape {actual.shape} where {expected.shape} was expected"
             )
-        inside = self.margins(expected, margin, keep_middle=keep_middle)
+        if not isinstance(margin, Margin):
+            margin = Margin(tuple(margin), (0,) * len(margin))
+        inside = self.margins(expected, margin)
         names = [axis.name for axis in self.input.spatial]
         sizes = tuple(n for a, n in zip(self.out_names, expected.shape, strict=True) if a in names)
         return Difference(
@@ -378,10 +384,12 @@ class Bench:
         ]
         joined = self._handled(batch, images, wholes, handling, positions)
         least = LEAST_MARGIN if handling.tile is not None else 0
-        margin = [max(a, b, least) for a, b in zip(handling.halo, self.halo, strict=True)]
+        seen = tuple(max(a, b) for a, b in zip(handling.halo, self.halo, strict=True))
+        # Where a program goes on beyond the border otherwise than the network, the halo differs.
+        needed = (0,) * len(seen) if handling.border == "symmetric" else seen
+        margin = Margin(tuple(max(halo, least) for halo in seen), needed)
         found = [
-            self.difference(done, whole, margin, keep_middle=handling.border == "symmetric")
-            for done, whole in zip(joined, wholes, strict=True)
+            self.difference(done, whole, margin) for done, whole in zip(joined, wholes, strict=True)
         ]
         return Comparison(
             test=found[0],

@@ -108,7 +108,7 @@ def test_halo_of_eight_makes_seams(spoilt: Copy) -> None:
     for program in ("qupath", "ilastik", "core"):
         row = report.row(program)
         assert row.seams.state == "failed"
-        assert "from the whole image" in row.seams.reasons[0]
+        assert any("from the whole image" in reason for reason in row.seams.reasons)
         assert row.right_values.state == ("skipped" if program == "core" else "passed")
 
 
