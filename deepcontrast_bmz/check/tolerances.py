@@ -10,6 +10,7 @@ __all__ = [
     "FORMAT_TOLERANCE",
     "HALO_TOLERANCE",
     "SAME_TOLERANCE",
+    "TEST_TOLERANCE",
     "TILE_TOLERANCE",
 ]
 
@@ -19,6 +20,8 @@ FORMAT_TOLERANCE = 1e-4
 """Between weights formats."""
 HALO_TOLERANCE = 3e-4
 """By what lies beyond a halo that is measured and declared."""
+TEST_TOLERANCE = 1e-3
+"""Between the weights of a package that is ported and its test output."""
 TILE_TOLERANCE = 1e-3
 """Between tiles and the whole image."""
 BORDER_TOLERANCE = 1e-2

@@ -216,6 +216,52 @@ class _Files:
         return {"source": name, **here, **{k: v for k, v in others.items() if v is not None}}
 
 
+def _check_portable(package: Package) -> None:
+    version = package.view.version
+    if version.split(".")[:2] not in (["0", "4"], ["0", "5"]):
+        raise InputError(
+            f"a package to port has format_version 0.4 or 0.5, not {version or 'none'}: "
+            "bring it to one of these first"
+        )
+    if not package.view.weights:
+        raise InputError(f"a package to port has weights, but {package.rdf_name} names none")
+
+
+def _named(value: Any) -> tuple[str, str | None]:
+    """Return source and sha256 of a file that is named alone or in a map."""
+    entry = as_map(value)
+    source = value if isinstance(value, str) else text(entry.get("source"))
+    return source, text(entry.get("sha256")) or None
+
+
+def _take_texts(draft: Draft, files: _Files) -> None:
+    """Copy documentation and icon, and name them alone."""
+    for key in _FILE_KEYS:
+        value = draft.rdf.get(key)
+        source, sha256 = _named(value)
+        if not source or (key == "icon" and draft.package.file(source) is None):
+            continue
+        name = files.take(key, source, sha256)
+        draft.rdf.pop(key)
+        if name is None:
+            continue
+        draft.rdf[key] = name
+        if isinstance(value, dict):
+            draft.change(f"{key} is a file name, not a map.")
+
+
+def _take_covers(draft: Draft, files: _Files) -> None:
+    """Copy the covers, and name them alone."""
+    covers: list[str] = []
+    for index, cover in enumerate(as_list(draft.rdf.pop("covers", None))):
+        name = files.take(f"covers[{index}]", *_named(cover))
+        covers += [] if name is None else [name]
+        if isinstance(cover, dict):
+            draft.change("covers are file names, not maps.")
+    if covers:
+        draft.rdf["covers"] = covers
+
+
 def draft_package(package: Package, folder: Path) -> Draft:
     """Copy a package into a folder, flat, with a 0.5 description without nulls.
 
@@ -231,14 +277,7 @@ def draft_package(package: Package, folder: Path) -> Draft:
     InputError
         If weights or test tensors are missing or remote, or a 0.4 description is invalid.
     """
-    version = package.view.version
-    if version.split(".")[:2] not in (["0", "4"], ["0", "5"]):
-        raise InputError(
-            f"a package to port has format_version 0.4 or 0.5, not {version or 'none'}: "
-            "bring it to one of these first"
-        )
-    if not package.view.weights:
-        raise InputError(f"a package to port has weights, but {package.rdf_name} names none")
+    _check_portable(package)
     rdf: dict[str, Any] = _upgraded(package) if package.view.is_04 else _plain(package.rdf)
     draft = Draft(rdf, folder, package)
     if package.rdf_name != "rdf.yaml":
@@ -247,34 +286,14 @@ def draft_package(package: Package, folder: Path) -> Draft:
     config = as_map(rdf.pop("config", None))
     rdf = as_map(_without_nulls(rdf, "", nulls))
     if package.view.is_04:
-        draft.change(f"The description is of format 0.5.4, not {version}.")
+        draft.change(f"The description is of format 0.5.4, not {package.view.version}.")
     elif nulls:
         shown = ", ".join(nulls[:4]) + (" ..." if len(nulls) > 4 else "")
         draft.change(f"Keys that hold null are left out: {shown}.")
     draft.rdf = rdf
     files = _Files(draft)
-    for key in _FILE_KEYS:
-        value = rdf.get(key)
-        source = value if isinstance(value, str) else text(as_map(value).get("source"))
-        sha256 = text(as_map(value).get("sha256")) or None
-        if key == "icon" and package.file(source) is None:
-            continue
-        if source:
-            name = files.take(key, source, sha256)
-            rdf.pop(key)
-            if name is not None:
-                rdf[key] = name
-                if isinstance(value, dict):
-                    draft.change(f"{key} is a file name, not a map.")
-    covers: list[str] = []
-    for index, cover in enumerate(as_list(rdf.pop("covers", None))):
-        source = cover if isinstance(cover, str) else text(as_map(cover).get("source"))
-        name = files.take(f"covers[{index}]", source, text(as_map(cover).get("sha256")) or None)
-        covers += [] if name is None else [name]
-        if isinstance(cover, dict):
-            draft.change("covers are file names, not maps.")
-    if covers:
-        rdf["covers"] = covers
+    _take_texts(draft, files)
+    _take_covers(draft, files)
     for key in ("weights", "inputs", "outputs", "attachments"):
         if key in rdf:
             rdf[key] = files.rewrite(rdf[key], key)

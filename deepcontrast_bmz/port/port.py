@@ -22,6 +22,7 @@ from deepcontrast_bmz.check.engines.networks import RUNNABLE
 from deepcontrast_bmz.check.engines.quiet import quiet
 from deepcontrast_bmz.check.processing import UnsupportedError
 from deepcontrast_bmz.check.tiling import NotPossibleError
+from deepcontrast_bmz.check.tolerances import TEST_TOLERANCE
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.export.package import stored_zip
 from deepcontrast_bmz.export.rdf import absolute_tolerance, for_qupath, to_yaml
@@ -39,9 +40,6 @@ from deepcontrast_bmz.settings import Record
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
-
-ALLOWED = 1e-3
-"""Largest difference of the weights' output from the test output, over the range."""
 
 LARGEST_RELATIVE = 0.01
 """Largest relative tolerance that the zoo accepts."""
@@ -192,7 +190,7 @@ def _compare(draft: Draft, run_code: bool) -> dict[str, float]:
         return max(difference.within, difference.border)
 
     found = {name: apart(result) for name, result in results.items()}
-    if found and min(found.values()) > ALLOWED:
+    if found and min(found.values()) > TEST_TOLERANCE:
         best = min(found, key=lambda name: found[name])
         absolute, relative = _declared(draft, best)
         close = results[best].shape == expected.shape and np.allclose(
@@ -202,7 +200,8 @@ def _compare(draft: Draft, run_code: bool) -> dict[str, float]:
             words = ", ".join(f"{name} by {d:.2g}" for name, d in found.items())
             raise InputError(
                 "the test output of a package is what its weights give, but these differ from it "
-                f"({words} of the range; {ALLOWED:g} is allowed): find out first which is right"
+                f"({words} of the range; {TEST_TOLERANCE:g} is allowed): find out first which is "
+                "right"
             )
         draft.change(
             f"The test output is computed anew: the given one differs by {found[best]:.2g} of its "
@@ -214,12 +213,12 @@ def _compare(draft: Draft, run_code: bool) -> dict[str, float]:
         entry |= draft.entry(text(entry["source"]))
         found = {name: apart(result) for name, result in results.items()}
     for name, d in found.items():
-        if not d <= ALLOWED:
+        if not d <= TEST_TOLERANCE:
             draft.leave(
                 f"The weights in {name} differ from the test output by {d:.2g} of the range: they "
                 "are another network than the other weights."
             )
-    return {name: d for name, d in found.items() if d <= ALLOWED}
+    return {name: d for name, d in found.items() if d <= TEST_TOLERANCE}
 
 
 def _tolerances(draft: Draft, differences: dict[str, float]) -> None:
