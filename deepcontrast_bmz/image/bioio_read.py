@@ -31,9 +31,15 @@ def read_with_bioio(path: Path, *, lazily: bool | None = None) -> Found:
         If no installed reader knows the format, the file is damaged or holds several images, or
         its axes are unknown.
     """
-    import bioio
-    from bioio_base.exceptions import UnsupportedFileFormatError
-
+    try:
+        import bioio
+        from bioio_base.exceptions import UnsupportedFileFormatError
+    except ImportError as error:
+        raise InputError(
+            f"'{path}' is neither a TIFF (.tif, .tiff, .ome.tif) nor an OME-Zarr (.zarr, "
+            ".ome.zarr), and bioio, which reads other formats, is not installed: convert it, or "
+            'pip install "deepcontrast_bmz[bioio]" and the bioio reader of its format'
+        ) from error
     with reading(path, "image"):
         try:
             scenes = bioio.BioImage(path)

@@ -987,6 +987,14 @@ def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path: Path) -> Non
     refused(lambda: read_image(tmp_path / "notes.txt"), ".tif", ".zarr", "notes.txt", "bioio")
 
 
+def test_without_bioio_another_format_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bioio", None)
+    (tmp_path / "i.czi").write_bytes(b"pixels")
+    refused(lambda: read_image(tmp_path / "i.czi"), "i.czi", "deepcontrast_bmz[bioio]")
+
+
 # Bad files
 
 
