@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["flush", "flush_tree", "image_sha256", "replace_whole", "take_place"]
+__all__ = ["LONGEST_NAME", "flush", "flush_tree", "image_sha256", "replace_whole", "take_place"]
 
 import contextlib
 import errno
@@ -17,6 +17,9 @@ from deepcontrast_bmz.errors import InputError
 
 _CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP)
 """What file systems say that know no such thing, or not of folders."""
+
+LONGEST_NAME = 255
+"""Bytes that nearly every file system allows for one name."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a write says for which there is no room."""
@@ -125,7 +128,7 @@ def replace_whole(path: Path) -> Generator[Path]:
             f"a file is written into a folder that exists, but there is no '{target.parent}': "
             "create it first"
         )
-    temporary = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
+    temporary = _beside(target, "")
     try:
         temporary.touch(exist_ok=False)
         temporary.unlink()
@@ -181,7 +184,7 @@ def take_place(temporary: Path, target: Path) -> None:
         flush(target.parent)
         return
     # A folder cannot be renamed onto another: the old one steps aside, and back on failure.
-    aside = target.with_name(f".{secrets.token_hex(4)}.old.{target.name}")
+    aside = _beside(target, "old.")
     target.rename(aside)
     try:
         temporary.rename(target)
@@ -190,6 +193,14 @@ def take_place(temporary: Path, target: Path) -> None:
         raise
     flush(target.parent)
     _remove(aside)
+
+
+def _beside(target: Path, word: str) -> Path:
+    """Return a hidden name that keeps the end of the target's, and is no longer than allowed."""
+    end = target.name
+    while len(os.fsencode(name := f".{secrets.token_hex(4)}.{word}{end}")) > LONGEST_NAME:
+        end = end[1:]
+    return target.with_name(name)
 
 
 def _remove(path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 __all__ = ["Journal", "forget", "identity", "partial_folder"]
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 from filelock import FileLock, Timeout
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.image.atomic import flush, flush_tree
+from deepcontrast_bmz.image.atomic import LONGEST_NAME, flush, flush_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,7 +39,10 @@ _FORMAT = 1
 def partial_folder(target: Path) -> Path:
     """Return where the unfinished work on an output lies."""
     real = Path(os.path.realpath(target))
-    return real.with_name(f".{real.name}.partial")
+    name = f".{real.name}.partial"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = f".{hashlib.sha256(os.fsencode(real.name)).hexdigest()[:32]}.partial"
+    return real.with_name(name)
 
 
 def forget(target: Path) -> None:

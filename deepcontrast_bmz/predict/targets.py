@@ -5,10 +5,12 @@ from __future__ import annotations
 __all__ = ["make_folders", "name_targets"]
 
 import contextlib
+import os
 import tempfile
 from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.image.atomic import LONGEST_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -104,9 +106,16 @@ def _check_apart(paths: Sequence[Path], targets: Sequence[Path]) -> None:
 def _name_of(path: Path) -> str:
     if path.is_dir() and path.suffix.lower() != ".zarr":
         # A folder of planes may have any dots in its name.
-        return f"{path.resolve().name}_enhanced.ome.tif"
+        return _shortened(path.resolve().name, "_enhanced.ome.tif")
     stem, suffix = _split_suffix(path)
-    return f"{stem}_enhanced{suffix if suffix.lower() in _SUFFIXES else '.ome.tif'}"
+    return _shortened(stem, f"_enhanced{suffix if suffix.lower() in _SUFFIXES else '.ome.tif'}")
+
+
+def _shortened(stem: str, end: str) -> str:
+    """Return a name that the disk takes; what is too long loses the last letters of its stem."""
+    while len(os.fsencode(stem + end)) > LONGEST_NAME:
+        stem = stem[:-1]
+    return stem + end
 
 
 def _split_suffix(path: Path) -> tuple[str, str]:

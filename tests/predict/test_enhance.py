@@ -28,6 +28,7 @@ from deepcontrast_bmz.model.run_folder import describe_run
 from deepcontrast_bmz.predict import files as predict_module
 from deepcontrast_bmz.predict.enhance import Enhanced, enhance
 from deepcontrast_bmz.predict.files import predict_files
+from deepcontrast_bmz.predict.resume import partial_folder
 from deepcontrast_bmz.settings import Recipe
 
 if TYPE_CHECKING:
@@ -536,6 +537,22 @@ def test_a_run_enhances_files(tiny_run: Path, stack_path: Path, tmp_path: Path) 
     assert out.shape == image.shape
     assert out.attrs == image.attrs
     assert bool(np.isfinite(out).all())
+
+
+@pytest.mark.parametrize("letter", ["x", "μ"])
+def test_names_as_long_as_disks_allow(tmp_path: Path, letter: str) -> None:
+    for suffix in (".tif", ".zarr"):
+        stem = letter * ((255 - len(suffix)) // len(letter.encode()))
+        raw = tmp_path / (stem + suffix)
+        write_image(image_of(), raw)
+        write_image(image_of(), raw)  # once more: the older one steps aside
+        (written,) = predict_files(new_model(), [raw], tmp_path / "out", dial=0)
+        assert written.name.endswith(f"{letter}_enhanced{suffix}")
+        assert 250 <= len(written.name.encode()) <= 255
+        np.testing.assert_array_equal(read_image(written), image_of())
+        assert len(partial_folder(written).name.encode()) <= 255
+    names = [path.name for path in (*tmp_path.iterdir(), *(tmp_path / "out").iterdir())]
+    assert not [name for name in names if name.startswith(".")]
 
 
 # ---- disks
