@@ -25,7 +25,8 @@ from deepcontrast_bmz.model.loop import Loop, extend
 from deepcontrast_bmz.model.network import build_network
 from deepcontrast_bmz.physics.phantoms import KINDS, phantom
 from deepcontrast_bmz.settings import Recipe, read_recipe
-from deepcontrast_bmz.train.pairs import PairDataset, RawPlane
+from deepcontrast_bmz.train.pairs import PairDataset
+from deepcontrast_bmz.train.raw_planes import RawPlane
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -60,12 +60,14 @@ from deepcontrast_bmz.model.loop import Loop, blend, extend
 from deepcontrast_bmz.model.network.layers import AffineConv, crop_margin, sort_pairs
 from deepcontrast_bmz.physics.camera import Camera, expose, to_photons
 from deepcontrast_bmz.physics.degrade import draw_degradation
+from deepcontrast_bmz.physics.draws import draw_log_uniform
 from deepcontrast_bmz.physics.phantoms import KINDS, phantom
 from deepcontrast_bmz.physics.scatter import scatter
 from deepcontrast_bmz.settings import NetworkSettings, Recipe
 from deepcontrast_bmz.train.distributed import Spread, trainer_arguments
-from deepcontrast_bmz.train.pairs import Pair, PairDataset, RawPlane, split_planes
-from deepcontrast_bmz.train.run import _fit, _Training  # pyright: ignore[reportPrivateUsage]
+from deepcontrast_bmz.train.pairs import Pair, PairDataset
+from deepcontrast_bmz.train.raw_planes import RawPlane, split_planes
+from deepcontrast_bmz.train.trainer import Training, fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -184,7 +186,7 @@ def specimens(recipe: Recipe, count: int, stream: int) -> list[Recording]:
         rng = np.random.default_rng([recipe.seed, stream, number])
         kind = KINDS[number % len(KINDS)]
         truth = torch.from_numpy(phantom(kind, (SIDE, SIDE), rng))
-        truth *= math.exp(rng.uniform(math.log(150), math.log(4000)))
+        truth *= draw_log_uniform(rng, 150, 4000)
         draw = draw_degradation(physics, rng, widths_px=widths, mean_photons=0.0)
         depth = rng.uniform(*recipe.data.phantom_optical_depth)
         light = scatter(truth, depth, draw.widths_px, draw.weights)
@@ -330,7 +332,7 @@ class ConditionedNetwork(nn.Module):
 # ---- training
 
 
-class Trained(_Training):
+class Trained(Training):
     """The trainer, with pairs and network of a variant."""
 
     def __init__(self, variant: Variant, recipe: Recipe, out: Path, data: Data) -> None:
@@ -419,7 +421,7 @@ class Runs:
             begun = time.monotonic()
             torch.manual_seed(seed)
             module = Trained(variant, recipe, folder, data)
-            _fit(module, folder, trainer_arguments(Spread(), "cpu"), resume=False)
+            fit(module, folder, trainer_arguments(Spread(), "cpu"), resume=False)
             shutil.rmtree(folder / "checkpoints")
             (folder / "validation.json").write_text(json.dumps(module.best_scores) + "\n")
             with replace_whole(weights) as path:

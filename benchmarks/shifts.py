@@ -24,6 +24,7 @@ from deepcontrast_bmz.dial.ood import measure, unusual
 from deepcontrast_bmz.model.loop import extend
 from deepcontrast_bmz.model.open import open_model
 from deepcontrast_bmz.physics.camera import Camera, expose
+from deepcontrast_bmz.physics.draws import draw_log_uniform
 from deepcontrast_bmz.physics.phantoms import KINDS, phantom
 from deepcontrast_bmz.physics.scatter import scatter
 
@@ -69,13 +70,11 @@ def draw(physics: PhysicsSettings, number: int) -> Light:
     return Light(
         truth=torch.from_numpy(phantom(KINDS[number % len(KINDS)], (SIDE, SIDE), rng)).double(),
         depth=rng.uniform(*DEPTHS),
-        widths=tuple(
-            w * math.exp(rng.uniform(math.log(low), math.log(high))) for w in physics.scatter.widths
-        ),
+        widths=tuple(w * draw_log_uniform(rng, low, high) for w in physics.scatter.widths),
         weights=tuple(w / sum(weights) for w in weights),
-        photons=math.exp(rng.uniform(math.log(fewest), math.log(most))),
+        photons=draw_log_uniform(rng, fewest, most),
         camera=Camera(
-            gain=math.exp(rng.uniform(math.log(0.3), math.log(3))),
+            gain=draw_log_uniform(rng, 0.3, 3),
             offset=rng.uniform(20, 500),
             read_noise_electrons=rng.uniform(*physics.read_noise_electrons),
         ),

@@ -28,7 +28,8 @@ from deepcontrast_bmz.model.loop import Loop
 from deepcontrast_bmz.model.network import build_network
 from deepcontrast_bmz.physics.phantoms import phantom
 from deepcontrast_bmz.settings import Recipe
-from deepcontrast_bmz.train.pairs import PairDataset, RawPlane
+from deepcontrast_bmz.train.pairs import PairDataset
+from deepcontrast_bmz.train.raw_planes import RawPlane
 from deepcontrast_bmz.train.run import TrainingProgress, train_run
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from deepcontrast_bmz.physics.camera import Camera, expose, expose_by_pixel, to_photons
+from deepcontrast_bmz.physics.draws import draw_log_uniform
 from deepcontrast_bmz.physics.scatter import scatter
 from deepcontrast_bmz.settings import NonNegative, PhysicsSettings, Positive, Record
 
@@ -66,7 +67,7 @@ def draw_degradation(
         Number of steps the loop will take to undo it.
     """
     low, high = ranges.width_factor
-    widths = [w * math.exp(rng.uniform(math.log(low), math.log(high))) for w in widths_px]
+    widths = [w * draw_log_uniform(rng, low, high) for w in widths_px]
     jitter = ranges.weight_jitter
     weights = [w * (1 + rng.uniform(-jitter, jitter)) for w in ranges.scatter.weights]
     optical_depth = steps * ranges.step_optical_depth

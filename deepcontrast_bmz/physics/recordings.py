@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from deepcontrast_bmz.physics.camera import Camera, expose
+from deepcontrast_bmz.physics.draws import draw_log_uniform
 from deepcontrast_bmz.physics.phantoms import KINDS, phantom, phantom_stack
 from deepcontrast_bmz.physics.scatter import scatter
 
@@ -118,21 +119,19 @@ def draw_light(
         kind=kind,
         truth=torch.from_numpy(specimen(rng)).double(),
         optical_depth=depth,
-        widths_px=tuple(width * _log_uniform(rng, low, high) for width in physics.scatter.widths),
+        widths_px=tuple(
+            width * draw_log_uniform(rng, low, high) for width in physics.scatter.widths
+        ),
         weights=tuple(weight / sum(weights) for weight in weights),
-        photons=_log_uniform(rng, fewest, most),
+        photons=draw_log_uniform(rng, fewest, most),
         veil=rng.uniform(*physics.veil) * float(rng.random() < 0.5),
         camera=Camera(
-            gain=_log_uniform(rng, 0.3, 3.0),
+            gain=draw_log_uniform(rng, 0.3, 3.0),
             offset=rng.uniform(0, 500),
             read_noise_electrons=rng.uniform(*physics.read_noise_electrons),
         ),
         seed=int(rng.integers(2**62)),
     )
-
-
-def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
 def vary_specimen(light: Light, rng: np.random.Generator) -> Light:
@@ -149,7 +148,7 @@ def vary_specimen(light: Light, rng: np.random.Generator) -> Light:
     truth = light.truth.numpy()
     side = truth.shape[-1]
     if rng.random() < 0.5:
-        truth = (truth / truth.max()) ** _log_uniform(rng, 0.5, 2)
+        truth = (truth / truth.max()) ** draw_log_uniform(rng, 0.5, 2)
     if rng.random() < 0.35:
         grains = ndimage.gaussian_filter(rng.standard_normal(truth.shape), rng.uniform(0.8, 6))
         contrast = rng.uniform(0.1, 0.5)
@@ -159,7 +158,7 @@ def vary_specimen(light: Light, rng: np.random.Generator) -> Light:
         share = rng.uniform(0.3, 1)
         truth = (1 - share) * 0.3 * truth / truth.mean() + share * texture
     if rng.random() < 0.3:
-        size = _log_uniform(rng, 0.6, 1.8)
+        size = draw_log_uniform(rng, 0.6, 1.8)
         margin = side // 2
         large = ndimage.zoom(np.pad(truth, margin, mode="symmetric"), size, order=1)
         first = (large.shape[0] - side) // 2
@@ -188,14 +187,14 @@ def _seen(light: Light) -> Tensor:
     return light.photons * (hazy + light.veil * float(light.truth.mean()))
 
 
-def _exposed(light: Light, photons: Tensor) -> Tensor:
+def _expose(light: Light, photons: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(light.seed)
     return expose(photons, light.camera, generator).float()
 
 
 def record(light: Light) -> Tensor:
     """Return what the camera records, in counts: float32, as the specimen (Y, X) or (Z, Y, X)."""
-    return _exposed(light, _seen(light))
+    return _expose(light, _seen(light))
 
 
 def simulate_processing(raw: Tensor, how: Processing, rng: np.random.Generator) -> Tensor:
@@ -243,9 +242,9 @@ def record_beyond_range(
     fewest, most = physics.photons or _PHOTONS
     side = light.truth.shape[-1]
     if way == "few photons":
-        return record(light._replace(photons=fewest * _log_uniform(rng, 0.05, 0.15)))
+        return record(light._replace(photons=fewest * draw_log_uniform(rng, 0.05, 0.15)))
     if way == "many photons":
-        return record(light._replace(photons=most * _log_uniform(rng, 6, 60)))
+        return record(light._replace(photons=most * draw_log_uniform(rng, 6, 60)))
     if way == "too deep":
         return record(light._replace(optical_depth=deepest + rng.uniform(0.8, 2.5)))
     if way == "no tissue":
@@ -259,17 +258,17 @@ def record_beyond_range(
         return record(light._replace(widths_px=tuple(width * factor for width in middle)))
     if way == "defocus":
         blurred = ndimage.gaussian_filter(_seen(light).numpy(), rng.uniform(2.5, 5))
-        return _exposed(light, torch.from_numpy(blurred))
+        return _expose(light, torch.from_numpy(blurred))
     if way == "enlarged":
         factor = rng.uniform(2.2, 4)
-        large = _resampled(record(light), round(factor * side))
+        large = _resample(record(light), round(factor * side))
         first = (large.shape[-1] - side) // 2
         return large[first : first + side, first : first + side]
     if way == "reduced":
         factor = int(rng.integers(3, 6))
         shape = (factor * side, factor * side)
         truth = torch.from_numpy(phantom(KINDS[light.kind], shape, rng)).double()
-        return _resampled(record(light._replace(truth=truth)), side)
+        return _resample(record(light._replace(truth=truth)), side)
     if way == "inverted":
         raw = record(light)
         return raw.max() + raw.min() - raw
@@ -278,7 +277,7 @@ def record_beyond_range(
         photons = _seen(light)
         # Along either axis.
         turned = photons if rng.random() < 0.5 else photons.T
-        return _exposed(light, (turned * gains.clamp_min(0)).contiguous())
+        return _expose(light, (turned * gains.clamp_min(0)).contiguous())
     points = np.zeros((side, side))
     count = int(rng.integers(10, 50))
     points[rng.integers(0, side, count), rng.integers(0, side, count)] = rng.uniform(
@@ -289,5 +288,5 @@ def record_beyond_range(
     return record(light._replace(truth=torch.from_numpy(beads)))
 
 
-def _resampled(image: Tensor, side: int) -> Tensor:
+def _resample(image: Tensor, side: int) -> Tensor:
     return F.interpolate(image[None, None], (side, side), mode="bilinear", antialias=True)[0, 0]

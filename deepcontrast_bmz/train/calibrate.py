@@ -14,7 +14,6 @@ from __future__ import annotations
 __all__ = ["Statistics", "fit_statistics"]
 
 import logging
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -30,6 +29,7 @@ from deepcontrast_bmz.physics.degrade import (
     draw_degradation,
     remove_known_part,
 )
+from deepcontrast_bmz.physics.draws import draw_log_uniform
 from deepcontrast_bmz.physics.recordings import (
     BEYOND,
     draw_light,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
         OodStatistics,
     )
     from deepcontrast_bmz.settings import Recipe
-    from deepcontrast_bmz.train.pairs import RawPlane
+    from deepcontrast_bmz.train.raw_planes import RawPlane
 
 logger = logging.getLogger(__name__)
 
@@ -150,13 +150,13 @@ def _fit_depth(
         depth = float(light.optical_depth)
         examples.append(Example(features, depth, noisy=how is None, image=image))
 
-    def drawn_depth(rng: np.random.Generator, number: int, most: float) -> float:
+    def draw_depth(rng: np.random.Generator, number: int, most: float) -> float:
         # One in twelve has no tissue above it at all: the dial has an end at 0, too.
         return rng.uniform(0, most) if number % 12 else 0.0
 
     for number in range(count):
         rng = np.random.default_rng([recipe.seed, 6, number])
-        depth = drawn_depth(rng, number, BEYOND_DEEPEST * deepest)
+        depth = draw_depth(rng, number, BEYOND_DEEPEST * deepest)
         planes_seen = None if above is None else 1 + 2 * above
         light = draw_light(recipe.physics, rng, number, depth, side, planes=planes_seen)
         if above is None and rng.random() < VARIED:
@@ -171,7 +171,7 @@ def _fit_depth(
             truth = ((patch - low) / max(high - low, 1e-9)).clamp_min(0).double()
             # Every image takes its turn at all depths and processings.
             turn = number // images + number % images
-            light = draw_light(recipe.physics, rng, number, drawn_depth(rng, turn, deepest), 16)
+            light = draw_light(recipe.physics, rng, number, draw_depth(rng, turn, deepest), 16)
             add(light._replace(truth=truth), rng, turn, plane.image)
     return fit_depth(examples, iterations=loop.iterations, deepest=deepest, step=step)
 
@@ -182,13 +182,13 @@ def _fit_ood(
     deepest = loop.iterations * recipe.physics.step_optical_depth
     nearest = NEAREST * recipe.physics.step_optical_depth
 
-    def drawn(stream: int, number: int, kind: int) -> tuple[Light, np.random.Generator]:
+    def draw_within_range(stream: int, number: int, kind: int) -> tuple[Light, np.random.Generator]:
         rng = np.random.default_rng([recipe.seed, stream, number])
         depth = rng.uniform(nearest, deepest - nearest)
         return draw_light(recipe.physics, rng, kind, depth, side), rng
 
     familiar = [
-        _features(loop, recipe, record(drawn(7, number, number)[0]), OOD_ITERATIONS)
+        _features(loop, recipe, record(draw_within_range(7, number, number)[0]), OOD_ITERATIONS)
         for number in range(count)
     ]
     familiar += [
@@ -197,7 +197,7 @@ def _fit_ood(
     ]
     beyond: list[FeatureVector] = []
     for number in range(2 * count):
-        light, rng = drawn(8, number, number // len(BEYOND))
+        light, rng = draw_within_range(8, number, number // len(BEYOND))
         raw = record_beyond_range(light, BEYOND[number % len(BEYOND)], recipe.physics, deepest, rng)
         beyond.append(_features(loop, recipe, raw, OOD_ITERATIONS))
     order = np.random.default_rng([recipe.seed, 10]).permutation(len(familiar))
@@ -242,7 +242,7 @@ def _patches(recipe: Recipe, planes: Sequence[RawPlane], count: int, side: int) 
             yield raw
             continue
         low, high = recipe.physics.photons or MATCHED_PHOTONS
-        mean_photons = math.exp(rng.uniform(math.log(low), math.log(high)))
+        mean_photons = draw_log_uniform(rng, low, high)
         draw = draw_degradation(
             recipe.physics, rng, widths_px=plane.widths_px, mean_photons=mean_photons
         )

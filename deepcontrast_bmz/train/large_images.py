@@ -19,7 +19,7 @@ import numpy as np
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import check_pixels
 from deepcontrast_bmz.image.labels import as_float32
-from deepcontrast_bmz.train.pairs import RawPlane
+from deepcontrast_bmz.train.raw_planes import RawPlane
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -9,18 +9,9 @@ tissue, each with noise of its own: scattering acts within the plane.
 
 from __future__ import annotations
 
-__all__ = [
-    "Pair",
-    "PairDataset",
-    "RawPlane",
-    "phantom_planes",
-    "planes_of",
-    "split_planes",
-    "stacks_of",
-]
+__all__ = ["Pair", "PairDataset"]
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
@@ -28,24 +19,19 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
-from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.image import planes
 from deepcontrast_bmz.image.blocks import mirror_indices
-from deepcontrast_bmz.image.labels import as_float32
-from deepcontrast_bmz.physics.camera import Camera
 from deepcontrast_bmz.physics.degrade import degrade, draw_degradation, remove_known_part
+from deepcontrast_bmz.physics.draws import draw_log_uniform
 from deepcontrast_bmz.physics.noise import NoiseModel, estimate_noise, split_gaussian
-from deepcontrast_bmz.physics.phantoms import KINDS, Kind, phantom, phantom_stack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import xarray as xr
     from numpy.typing import NDArray
     from torch import Tensor
 
     from deepcontrast_bmz.settings import Recipe
-
+    from deepcontrast_bmz.train.raw_planes import RawPlane
 
 CELL = 16
 """Side, in pixels, of the cells that the content of a plane is measured in."""
@@ -54,33 +40,8 @@ CONTEXT = 64
 """Pixels around the network's input that scattered light may come from. Wider tails of the
 kernel see the mirrored surroundings instead."""
 
-
-STACK_PHANTOM_SPARE = 6
-"""Planes of a procedural stack beyond those of a patch."""
-
 FEWEST_PHOTONS, MOST_PHOTONS = 10.0, 3000.0
 """Mean photons per pixel that the noise of a raw image is taken to show, at least and at most."""
-
-
-@dataclass(frozen=True)
-class RawPlane:
-    """One raw plane, or one raw stack for a network that takes stacks, and what is known of it."""
-
-    pixels: NDArray[np.float32]
-    """(Y, X) or (Z, Y, X), counts."""
-    image: int
-    """Which image it belongs to; images are drawn equally often."""
-    name: str
-    """What to call it in a log."""
-    widths_px: tuple[float, ...]
-    """Widths of the middle scattering kernel, in this plane's pixels."""
-    procedural: bool = False
-    """A specimen that was drawn, not a recording of a real one."""
-
-    @property
-    def floor(self) -> float:
-        """Counts taken for darkness: the half-percentile."""
-        return float(np.percentile(self.pixels, 0.5))
 
 
 class Pair(TypedDict):
@@ -96,190 +57,6 @@ class Pair(TypedDict):
     scale: Tensor
     """(1, 1, 1), of a stack (1, 1, 1, 1): what errors are measured in: the deviation of the raw
     patch, but at least a tenth of the plane's, lest empty patches outweigh all others."""
-
-
-def planes_of(
-    image: xr.DataArray, index: int, name: str, widths_px: tuple[float, ...]
-) -> list[RawPlane]:
-    """Return the planes of a labelled image that hold anything, constant ones left out.
-
-    Parameters
-    ----------
-    image : DataArray
-        Raw counts with dims among t, c, z, y, x.
-    index : int
-        Number of the image among the training images.
-    name : str
-        Name for messages.
-    widths_px : tuple of float
-        Widths of the middle scattering kernel, in pixels of this image.
-
-    Raises
-    ------
-    InputError
-        If every plane is constant, or a pixel is too large to be computed with.
-    """
-    found = [
-        RawPlane(as_float32(plane, name), index, name, widths_px)
-        for _, plane in planes(image)
-        if plane.max() > plane.min()
-    ]
-    if not found:
-        raise InputError(
-            f"a training image needs structure, but every plane of {name} is constant: leave it out"
-        )
-    return found
-
-
-def stacks_of(
-    image: xr.DataArray, index: int, name: str, widths_px: tuple[float, ...], *, fewest: int
-) -> list[RawPlane]:
-    """Return the z-stacks of a labelled image that hold anything, one for each time and channel.
-
-    Parameters
-    ----------
-    image, index, name, widths_px
-        As for `planes_of`.
-    fewest : int
-        Planes that a stack must have: those of a training patch.
-
-    Raises
-    ------
-    InputError
-        If the image has no z axis or too few planes, every stack is constant, or a pixel is too
-        large to be computed with.
-    """
-    if "z" not in image.dims:
-        raise InputError(
-            f"a network of kind dilated_3d learns from z-stacks, but {name} has axes "
-            f"{', '.join(str(dim) for dim in image.dims)}: give a stack with a z axis, or train "
-            "with network.kind = 'dilated'"
-        )
-    count = image.sizes["z"]
-    if count < fewest:
-        raise InputError(
-            f"a stack needs at least data.patch_planes = {fewest} planes, but {name} has {count}: "
-            "give a thicker stack or lower data.patch_planes"
-        )
-    leading = [dim for dim in image.dims if dim not in ("z", "y", "x")]
-    ordered = image.transpose(*leading, "z", "y", "x")
-    found: list[RawPlane] = []
-    for place in np.ndindex(*ordered.shape[:-3]):
-        pixels = np.asarray(ordered.data[place])
-        if pixels.max() > pixels.min():
-            found.append(RawPlane(as_float32(pixels, name), index, name, widths_px))
-    if not found:
-        raise InputError(
-            f"a training image needs structure, but every plane of {name} is constant: leave it out"
-        )
-    return found
-
-
-def _specimen(kind: Kind, size: int, recipe: Recipe, rng: np.random.Generator) -> Tensor:
-    """Return light per pixel of a procedural specimen, a plane or a stack."""
-    if recipe.network.dims == 2:
-        return torch.from_numpy(phantom(kind, (size, size), rng))
-    shape = (recipe.data.patch_planes + STACK_PHANTOM_SPARE, size, size)
-    return torch.from_numpy(phantom_stack(kind, shape, rng))
-
-
-def phantom_planes(recipe: Recipe, first_index: int, size: int = 288) -> list[RawPlane]:
-    """Return procedural specimens as a camera would record them at depth: raw, noisy, hazy.
-
-    All of them count as one image of the kind they are (so five images in all), lest they
-    outnumber the real ones.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        ``data.phantoms`` says how many, ``seed`` which.
-    first_index : int
-        Image number of the first kind.
-    size : int
-        Lateral side in pixels; for a network that takes stacks they are stacks.
-    """
-    found: list[RawPlane] = []
-    widths = recipe.physics.scatter.widths
-    for number in range(recipe.data.phantoms):
-        rng = np.random.default_rng([recipe.seed, 1, number])
-        kind = KINDS[number % len(KINDS)]
-        truth = _specimen(kind, size, recipe, rng)
-        ranges = recipe.physics
-        brightness = math.exp(rng.uniform(math.log(150), math.log(4000)))
-        draw = draw_degradation(ranges, rng, widths_px=widths, mean_photons=0.0)
-        recording = draw.model_copy(
-            update={
-                "optical_depth": rng.uniform(*recipe.data.phantom_optical_depth),
-                "camera": Camera(offset=100.0, read_noise_electrons=rng.uniform(0, 2)),
-            }
-        )
-        pixels = degrade(truth * brightness, recording).numpy().astype(np.float32)
-        image = first_index + number % len(KINDS)
-        found.append(RawPlane(pixels, image, f"phantom {kind}", widths, procedural=True))
-    return found
-
-
-def split_planes(
-    found: Sequence[RawPlane], fraction: float, seed: int
-) -> tuple[list[RawPlane], list[RawPlane]]:
-    """Split into planes to train on and planes to validate on, without shared pixels.
-
-    Several images are split by image. One image is split by plane, a run of neighbouring planes
-    held out, since planes next to each other look alike. One plane is split by a straight cut, and
-    so is one stack: along z, so that every depth is in both parts, at the end with more structure.
-
-    Parameters
-    ----------
-    found : sequence of RawPlane
-    fraction : float
-        Share held out, between 0 and 1.
-    seed : int
-
-    Returns
-    -------
-    training, validation : list of RawPlane
-
-    Raises
-    ------
-    InputError
-        If a single plane is too small to be cut in two.
-    """
-    rng = np.random.default_rng([seed, 2])
-    images = sorted({plane.image for plane in found})
-    if len(images) > 1:
-        count = min(max(1, round(fraction * len(images))), len(images) - 1)
-        held_out = set(rng.permutation(images)[:count].tolist())
-        return (
-            [plane for plane in found if plane.image not in held_out],
-            [plane for plane in found if plane.image in held_out],
-        )
-    if len(found) > 1:
-        count = min(max(1, round(fraction * len(found))), len(found) - 1)
-        start = int(rng.integers(len(found) - count + 1))
-        return (
-            [*found[:start], *found[start + count :]],
-            list(found[start : start + count]),
-        )
-    (plane,) = found
-    height, width = plane.pixels.shape[-2:]
-    length = max(height, width)
-    if length < 32:
-        raise InputError(
-            f"training needs a plane of at least 32 pixels along one side, but {plane.name} is "
-            f"{height} x {width}: use a larger image"
-        )
-    held_out = max(16, round(fraction * length))
-    axis = -2 if height >= width else -1
-    train, validate = np.split(plane.pixels, [length - held_out], axis=axis)
-    if plane.pixels.ndim == 3:
-        # The end with more structure: an empty strip would tell one network like another.
-        first, rest = np.split(plane.pixels, [held_out], axis=axis)
-        if first.std() > validate.std():
-            train, validate = rest, first
-    return (
-        [RawPlane(np.ascontiguousarray(train), plane.image, plane.name, plane.widths_px)],
-        [RawPlane(np.ascontiguousarray(validate), plane.image, plane.name, plane.widths_px)],
-    )
 
 
 def _noise_of(plane: RawPlane, content: NDArray[np.float64]) -> NoiseModel:
@@ -419,7 +196,7 @@ class PairDataset(Dataset[Pair]):
         margin = steps * self.radius
         side = settings.data.patch + 2 * (margin + CONTEXT)
         low, high = settings.data.zoom
-        zoom = math.exp(rng.uniform(math.log(low), math.log(high)))
+        zoom = draw_log_uniform(rng, low, high)
         pixels, above = plane.pixels, steps * self.planes
         if pixels.ndim == 3:
             pixels = pixels[_planes_around(z, settings.data.patch_planes, above, len(pixels))]
@@ -438,7 +215,7 @@ class PairDataset(Dataset[Pair]):
         raw = both[0]
 
         low, high = settings.physics.photons or self._photons[number]
-        mean_photons = math.exp(rng.uniform(math.log(low), math.log(high)))
+        mean_photons = draw_log_uniform(rng, low, high)
         draw = draw_degradation(
             settings.physics,
             rng,

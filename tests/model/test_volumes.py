@@ -42,13 +42,9 @@ from deepcontrast_bmz.physics.phantoms import phantom_stack
 from deepcontrast_bmz.physics.scatter import scatter
 from deepcontrast_bmz.settings import NetworkSettings, Recipe, read_recipe
 from deepcontrast_bmz.train import calibrate
-from deepcontrast_bmz.train.pairs import (
-    PairDataset,
-    RawPlane,
-    phantom_planes,
-    split_planes,
-    stacks_of,
-)
+from deepcontrast_bmz.train.pairs import PairDataset
+from deepcontrast_bmz.train.phantoms import phantom_planes
+from deepcontrast_bmz.train.raw_planes import RawPlane, split_planes, stacks_of
 from deepcontrast_bmz.train.run import TrainingProgress, train_run
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from deepcontrast_bmz.image import write_image
 from deepcontrast_bmz.model.run_folder import read_run
 from deepcontrast_bmz.settings import Recipe
 from deepcontrast_bmz.train import calibrate
-from deepcontrast_bmz.train.pairs import RawPlane
+from deepcontrast_bmz.train.raw_planes import RawPlane
 from deepcontrast_bmz.train.run import recalibrate
 
 if TYPE_CHECKING:

@@ -11,13 +11,9 @@ from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image.labels import as_float32
 from deepcontrast_bmz.physics.noise import estimate_noise
 from deepcontrast_bmz.settings import Recipe
-from deepcontrast_bmz.train.pairs import (
-    PairDataset,
-    RawPlane,
-    phantom_planes,
-    planes_of,
-    split_planes,
-)
+from deepcontrast_bmz.train.pairs import PairDataset
+from deepcontrast_bmz.train.phantoms import phantom_planes
+from deepcontrast_bmz.train.raw_planes import RawPlane, planes_of, split_planes
 
 WIDTHS = (2.0, 6.0)
 
