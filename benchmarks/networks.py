@@ -801,7 +801,7 @@ def text_of(options: Options) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=300, help="of every training (300)")
     parser.add_argument("--seeds", type=int, default=2, help="of every network (2)")
@@ -817,6 +817,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rates", action="store_true", help="compare learning rates instead")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--record", action="store_true", help="keep the tables")
+    return parser
+
+
+def score_all(results: Results, wanted: Callable[[str], bool]) -> None:
+    """Train and judge every wanted row, seed by seed."""
+    results.classical()
+    for seed in range(results.options.seeds):
+        for name, variant in NETWORKS.items():
+            if wanted(name):
+                results.network(name, variant, seed)
+            if name == FIRST and wanted("loop"):
+                results.loops(seed)
+        for name, variant in TAUGHT.items():
+            if wanted(name) and name != REFINED and (seed == 0 or name in SEEN_AGAIN):
+                results.network(name, variant, seed)
+        if wanted(REFINED) and seed == 0:
+            results.refined_loop(seed)
+
+
+def write_command(given: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    """Return the command that makes the record again: what differs from the defaults."""
+    command = "python benchmarks/networks.py"
+    for name in ("steps", "seeds", "phantoms", "first-seed", "batch", "patch", "specimens"):
+        value = getattr(given, name.replace("-", "_"))
+        if value != parser.get_default(name.replace("-", "_")):
+            command += f" --{name} {value}"
+    command += " --data FOLDER" if given.data else ""
+    return f"{command} --record"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = build_parser()
     given = parser.parse_args(arguments)
     for name in ("steps", "seeds", "phantoms", "batch", "specimens"):
         if getattr(given, name) < 1:
@@ -832,33 +864,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.rates:
         print_rates(options, [name for name in NETWORKS if wanted(name)])
         return
-    results.classical()
-    for seed in range(options.seeds):
-        for name, variant in NETWORKS.items():
-            if wanted(name):
-                results.network(name, variant, seed)
-            if name == FIRST and wanted("loop"):
-                results.loops(seed)
-        for name, variant in TAUGHT.items():
-            if wanted(name) and name != REFINED and (seed == 0 or name in SEEN_AGAIN):
-                results.network(name, variant, seed)
-        if wanted(REFINED) and seed == 0:
-            results.refined_loop(seed)
+    score_all(results, wanted)
     tables = results.tables()
     print_tables(tables)
     if given.record:
-        command = "python benchmarks/networks.py"
-        for name in ("steps", "seeds", "phantoms", "first-seed", "batch", "patch", "specimens"):
-            value = getattr(given, name.replace("-", "_"))
-            if value != parser.get_default(name.replace("-", "_")):
-                command += f" --{name} {value}"
-        command += " --data FOLDER" if given.data else ""
         title = "Networks, loops and teaching at an equal budget"
         save(
             "networks",
             tables,
             title=title,
-            command=f"{command} --record",
+            command=write_command(given, parser),
             order=20,
             text=text_of(options),
         )

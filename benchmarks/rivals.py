@@ -288,7 +288,7 @@ def summary(rows: Sequence[Row], notes: Iterable[str], ceiling_steps: int) -> st
     return " ".join([*words, *notes])
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", default="deepcontrast", help="as for dcbmz predict")
     parser.add_argument(
@@ -313,6 +313,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--seeds is at least 1, not {given.seeds}")
     if given.images is not None and given.images < 1:
         parser.error(f"--images is at least 1, not {given.images}")
+    return given
+
+
+def _score_ceiling(rows: Sequence[Row], store: Store, loop: Loop, steps: int) -> None:
+    """Add the scores of the network that was taught with the truth."""
+    for cell, scores in rows:
+        made = store.get(
+            cell.key,
+            f"ceiling {steps}",
+            lambda cell=cell: {CEILING: ceiling_score(loop, cell.draw())},
+        )
+        scores.update(made)
+
+
+def _score_noise2void(
+    rows: Sequence[Row], whole: Sequence[Cell], work: Path, steps: int
+) -> list[str]:
+    """Add the scores of Noise2Void; return what is to be said where it could not be run."""
+    try:
+        # Of all, whatever the number that is scored: its networks learn from all.
+        made = noise2void_scores(whole, work / "noise2void", steps)
+    except UnusableError as error:
+        return [f"Noise2Void could not be run: {error}."]
+    for cell, scores in rows:
+        scores.update(made[cell.key])
+    return []
+
+
+def _write_command(given: argparse.Namespace) -> str:
+    """Return the command that makes the record of the phantoms again."""
+    command = f"python benchmarks/rivals.py {given.model} --record"
+    command += "" if given.seeds == 1 else f" --seeds {given.seeds}"
+    command += "" if given.images is None else f" --images {given.images}"
+    return command + "".join(f" --without {name}" for name in given.without)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = _parse(arguments)
     work: Path = given.work
     model = open_model(given.model)
     store = Store(work / "scores.jsonl")
@@ -322,37 +360,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     rows: list[Row] = []
     for number, cell in enumerate(cells):
-        rows.append(Row(cell, _scored(cell, store, model)))
+        rows.append(Row(cell, _score_cell(cell, store, model)))
         print(f"{number + 1} of {len(cells)}", end="\r", file=sys.stderr, flush=True)
     loop = None
     if "ceiling" not in given.without:
         loop = _ceiling(work, given.ceiling_steps)
-        for cell, scores in rows:
-            made = store.get(
-                cell.key,
-                f"ceiling {given.ceiling_steps}",
-                lambda cell=cell: {CEILING: ceiling_score(loop, cell.draw())},
-            )
-            scores.update(made)
+        _score_ceiling(rows, store, loop, given.ceiling_steps)
     if "noise2void" not in given.without:
-        try:
-            # Of all, whatever the number that is scored: its networks learn from all.
-            made = noise2void_scores(whole, work / "noise2void", given.noise2void_steps)
-        except UnusableError as error:
-            notes.append(f"Noise2Void could not be run: {error}.")
-        else:
-            for cell, scores in rows:
-                scores.update(made[cell.key])
+        notes += _score_noise2void(rows, whole, work, given.noise2void_steps)
     tables = tables_of(rows)
     text = summary(rows, notes, given.ceiling_steps)
     print(text + "\n")
     print_tables(tables)
     if given.record:
-        command = f"python benchmarks/rivals.py {given.model} --record"
-        command += "" if given.seeds == 1 else f" --seeds {given.seeds}"
-        command += "" if given.images is None else f" --images {given.images}"
-        command += "".join(f" --without {name}" for name in given.without)
         title = "Against rivals, on specimens with known truth"
+        command = _write_command(given)
         _ = save("rivals", tables, title=title, command=command, order=10, text=text)
     if given.data is None:
         return
@@ -365,7 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _ = save("real", tables, title=title, command=command, order=11, text=text)
 
 
-def _scored(cell: Cell, store: Store, model: Model) -> Scores:
+def _score_cell(cell: Cell, store: Store, model: Model) -> Scores:
     """Return all scores but those of Noise2Void and the ceiling."""
     group = f"model {model.name} {model.sha256[:12]}"
     classical = store.get(cell.key, "classical", lambda: rivals(cell.draw()))
