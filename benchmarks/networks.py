@@ -20,6 +20,7 @@ import hashlib
 import io
 import json
 import math
+import shlex
 import shutil
 import statistics
 import time
@@ -844,6 +845,7 @@ def write_command(given: argparse.Namespace, parser: argparse.ArgumentParser) ->
         if value != parser.get_default(name.replace("-", "_")):
             command += f" --{name} {value}"
     command += " --data FOLDER" if given.data else ""
+    command += f" --only {shlex.join(given.only)}" if given.only else ""
     return f"{command} --record"
 
 

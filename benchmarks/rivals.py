@@ -344,9 +344,14 @@ def _score_noise2void(
 def _write_command(given: argparse.Namespace) -> str:
     """Return the command that makes the record of the phantoms again."""
     command = f"python benchmarks/rivals.py {given.model} --record"
+    command += " --quick" if given.quick else ""
     command += "" if given.seeds == 1 else f" --seeds {given.seeds}"
     command += "" if given.images is None else f" --images {given.images}"
-    return command + "".join(f" --without {name}" for name in given.without)
+    command += "".join(f" --without {name}" for name in given.without)
+    for name, steps in (("ceiling", CEILING_STEPS), ("noise2void", NOISE2VOID_STEPS)):
+        chosen = getattr(given, f"{name}_steps")
+        command += "" if chosen == steps else f" --{name}-steps {chosen}"
+    return command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,6 +193,19 @@ def test_a_repeated_command_trains_nothing(
     (scores,) = tmp_path.glob("dilated_2_depths*/scores*.json")
     assert len(json.loads(scores.read_text())) == 3
     assert not list(tmp_path.glob("*/checkpoints"))
+
+
+def test_a_record_says_the_command_that_makes_it_again(benchmark: Any) -> None:
+    parser = benchmark.build_parser()
+    for words in (
+        "--record",
+        "--steps 60 --first-seed 7 --record",
+        "--seeds 3 --data FOLDER --only 'width 16' loop --record",
+    ):
+        given = parser.parse_args(shlex.split(words))
+        command = benchmark.write_command(given, parser)
+        assert command == f"python benchmarks/networks.py {words}"
+        assert parser.parse_args(shlex.split(command)[2:]) == given
 
 
 def test_less_than_one_of_anything_is_refused(

@@ -107,10 +107,14 @@ def test_every_method_is_scored_once_and_the_command_goes_on(
     }.items():
         monkeypatch.setattr(small, name, stand_in)
     given = ["sharpener", "--work", str(tmp_path), "--quick", "--images", "2", "--record"]
+    given += ["--ceiling-steps", "7"]
     small.main(given)
     first = capsys.readouterr().out
     assert len(made) == 2
-    assert saved == ["rivals 10 python benchmarks/rivals.py sharpener --record --images 2"]
+    assert saved == [
+        "rivals 10 python benchmarks/rivals.py sharpener --record --quick --images 2 "
+        "--ceiling-steps 7"
+    ]
     table = first[first.index("| method") :].split("\n\n")[0].splitlines()[2:]
     cells = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in table}
     assert len(cells) == len(table) == 15
