@@ -300,12 +300,16 @@ def _all_iterations(model: Model, judged: Judged) -> Tensor:
 
 
 def _reference_offset(truth: Float32 | None, offset: float, given: float | None) -> float:
-    """Return the offset of the reference: the image's own camera's, unless that cannot be."""
+    """Return the offset of the reference: the image's own camera's, unless that cannot be.
+
+    No camera offset lies below zero counts: what is read off texture as noise would put it there.
+    """
     if given is not None or truth is None:
         return 0.0 if given is None else given
     if float(np.quantile(truth, 0.01)) >= offset:
         return offset
-    return min(estimate_camera(torch.from_numpy(truth)).offset, float(truth.min()))
+    darkest = float(truth.min())
+    return max(min(estimate_camera(torch.from_numpy(truth)).offset, darkest), min(darkest, 0.0))
 
 
 def _list_dials(

@@ -397,3 +397,14 @@ def test_a_model_of_stacks_sees_the_planes_around_the_judged_one(plane: int) -> 
 def test_a_model_of_stacks_takes_no_single_plane(raw: Double) -> None:
     with pytest.raises(InputError, match="has no z axis"):
         evaluate(model_of_stacks(), image_of(raw))
+
+
+def test_a_reference_without_an_offset_has_none() -> None:
+    """Texture looks like noise, and noise at no light like an offset below zero."""
+    rng = np.random.default_rng(0)
+    light = np.abs(rng.standard_normal((96, 96))).astype(np.float32)
+    light[:20] = 0
+    assert sweep._reference_offset(light, 90.0, None) == 0.0  # pyright: ignore[reportPrivateUsage]
+    # A difference image may be negative; nothing then says that zero is dark.
+    assert sweep._reference_offset(light - 5, 90.0, None) <= 0  # pyright: ignore[reportPrivateUsage]
+    assert sweep._reference_offset(light, 90.0, 0.25) == 0.25  # pyright: ignore[reportPrivateUsage]
