@@ -60,8 +60,13 @@ ReplayedDraw = Annotated[
     typer.Option(help="JSON file with the degradation to apply, in place of one from options."),
 ]
 ResultPath = Annotated[
-    Path,
-    typer.Option("--out", "-o", help="Output image, or folder for several.", show_default=False),
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Output image, or folder for several. Default: NAME_enhanced.ome.tif beside each.",
+        show_default=False,
+    ),
 ]
 EveryIteration = Annotated[
     bool, typer.Option("--all-iterations", help="Write every iteration, as channels.")
@@ -244,7 +249,7 @@ def train(
 def predict(
     model: ModelName,
     images: Images,
-    out: ResultPath,
+    out: ResultPath = None,
     dial: Annotated[
         str | None,
         typer.Option(
@@ -275,13 +280,21 @@ def predict(
         bool,
         typer.Option("--sharded", help="Write many chunks per file in a .zarr (OME-Zarr 0.5)."),
     ] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out images whose output is there.")
+    ] = False,
 ) -> None:
-    """Enhance images of any size; axes, pixel size and channel names are kept."""
+    """Enhance images of any size; axes, pixel size and channel names are kept.
+
+    Of several images, one that cannot be enhanced does not stop the others; those are listed at
+    the end, with exit code 1.
+    """
     from deepcontrast_bmz.model.open import open_model
     from deepcontrast_bmz.predict.files import predict_files
 
     chosen, side = _dial(dial), _side(block)
     opened = open_model(model, weights=weights, device=device)
+    failures: list[tuple[Path, str]] = []
     predict_files(
         opened,
         images,
@@ -294,9 +307,15 @@ def predict(
         resume=resume,
         scheduler=scheduler,
         sharded=sharded,
+        skip_existing=skip_existing,
         progress=show_share("enhancing", _write_aside),
         finished=_say_enhanced,
+        failed=lambda path, reason: failures.append((path, reason)),
     )
+    for path, reason in failures:
+        print(f"failed: {path}: {reason}", file=sys.stderr)
+    if failures:
+        raise typer.Exit(1)
 
 
 def _say_enhanced(path: Path, result: Enhanced) -> None:

@@ -213,6 +213,29 @@ def bad_files(tmp_path: Path) -> dict[str, Path]:
     return files
 
 
+def test_a_batch_with_one_bad_image(
+    tmp_path: Path, tiny_run: Path, odd_images: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = odd_images["8 bit"]
+    bad.write_bytes(bad.read_bytes()[:400])
+    images = [odd_images[name] for name in ("float", "8 bit", "signed")]
+    assert run("predict", tiny_run, *images) == 1
+    said = capsys.readouterr()
+    listed = [line for line in said.err.splitlines() if line.startswith("failed: ")]
+    assert len(listed) == 1
+    assert listed[0].startswith(f"failed: {bad}: ")
+    for name in ("float", "signed"):
+        written = tmp_path / f"{name}_enhanced.ome.tif"
+        assert str(written) in said.out
+        assert read_image(written).shape == (30, 31)
+    assert run("predict", tiny_run, *images[::2], "--skip-existing") == 0
+    assert capsys.readouterr().out == ""
+    # What is wrong with the call is said before anything is computed.
+    refused(capsys, "predict", tiny_run, *images, tmp_path / "none.tif")
+    refused(capsys, "predict", tiny_run, *images, "--dial", "-1")
+    refused(capsys, "predict", tiny_run, bad)
+
+
 @pytest.mark.parametrize(
     "name", ["empty", "text", "truncated", "missing", "nan", "infinite", "complex"]
 )

@@ -14,9 +14,9 @@ from deepcontrast_bmz.image import check_output, open_image, read_image, select_
 from deepcontrast_bmz.predict.blocks import block_sides
 from deepcontrast_bmz.predict.cluster import connect_cluster, start_threads
 from deepcontrast_bmz.predict.enhance import enhance_as
-from deepcontrast_bmz.predict.resume import forget, partial_folder
+from deepcontrast_bmz.predict.resume import Journal, forget, partial_folder
 from deepcontrast_bmz.predict.stream import Request, stream_image
-from deepcontrast_bmz.predict.targets import make_folders, name_targets
+from deepcontrast_bmz.predict.targets import default_targets, make_folders, name_targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,22 +49,26 @@ class Options(TypedDict, total=False):
     process does all."""
     sharded: bool
     """Write .zarr outputs with many chunks to a file, in OME-Zarr 0.5."""
+    skip_existing: bool
+    """Leave out images whose output is there already, and images that are such outputs."""
 
 
 def predict_files(
     model: Model,
     paths: Sequence[Path],
-    out: Path,
+    out: Path | None = None,
     *,
     progress: Callable[[float], None] | None = None,
     finished: Callable[[Path, Enhanced], None] | None = None,
+    failed: Callable[[Path, str], None] | None = None,
     **options: Unpack[Options],
 ) -> list[Path]:
     """Enhance image files.
 
     One image goes to the file `out` if that ends like an image, else into the folder `out`;
     several go into the folder. There they are called like the input with ``_enhanced`` before
-    the suffix; formats that are read but not written become ``.ome.tif``.
+    the suffix; formats that are read but not written become ``.ome.tif``. Without `out`, every
+    result lies beside its image as ``NAME_enhanced.ome.tif`` (``.ome.zarr`` for an OME-Zarr).
 
     Large images stream: read, enhanced and written block by block, with memory bounded by the
     blocks under way. Until such an output is whole, it grows in ``.NAME.partial`` beside it.
@@ -74,14 +78,18 @@ def predict_files(
     model : Model
     paths : sequence of Path
         Images.
-    out : Path
+    out : Path, optional
         Image (.tif, .tiff, .zarr) or folder, which is made.
     progress : callable, optional
         Is given the share that is done, 0 to 1.
     finished : callable, optional
         Is given every written path and what was written.
+    failed : callable, optional
+        Is given each of several images that cannot be enhanced, and the reason; the others are
+        done all the same. Left out, or with one image, the first such image ends the work.
     **options
-        See `Options`: dial, iterations, all_iterations, block, channel, resume, scheduler, sharded.
+        See `Options`: dial, iterations, all_iterations, block, channel, resume, scheduler, sharded,
+        skip_existing.
 
     Returns
     -------
@@ -101,24 +109,51 @@ def predict_files(
     unknown = sorted(set(options) - Options.__optional_keys__)
     if unknown:
         raise TypeError(f"predict_files has no option {unknown[0]!r}: see Options")
+    several = len(paths) > 1
+    if options.get("skip_existing", False):
+        paths = _without_outputs(paths, out)
     targets = name_targets(paths, out)
     requests = _requests(model, paths, targets, options)
     for target in targets:
         check_output(target)
+    if options.get("skip_existing", False):
+        requests = [request for request in requests if not _is_there(request.target)]
+    written: list[Path] = []
     scheduler = options.get("scheduler")
     with (
-        make_folders(targets),
+        make_folders([request.target for request in requests]),
         start_threads() if scheduler is None else connect_cluster(scheduler) as workers,
     ):
         for number, request in enumerate(requests):
             within = _part_of(progress, number / len(requests), 1 / len(requests))
-            enhanced = _enhance_file(model, request, workers, within)
+            try:
+                enhanced = _enhance_file(model, request, workers, within)
+            except (InputError, MemoryError) as error:
+                if failed is None or not several:
+                    raise
+                failed(request.path, str(error) or "not enough memory")
+                continue
+            written.append(request.target)
             logger.info("%s: dial %s, %s", request.target, enhanced.dials[:1], enhanced.reason)
             if finished is not None:
                 finished(request.target, enhanced)
-        for target in targets:
+        for target in written:
             forget(target)
-    return targets
+    return written
+
+
+def _without_outputs(paths: Sequence[Path], out: Path | None) -> list[Path]:
+    """Leave out images that are the outputs of others, as a pattern names them the second time."""
+    made = {place.resolve() for path in paths for place in default_targets([path], out)}
+    return [path for path in paths if path.resolve() not in made]
+
+
+def _is_there(target: Path) -> bool:
+    """Say whether an output is there, and no work on it is left to be gone on with."""
+    if not target.exists() or (Journal(target).exists and not Journal(target).is_finished):
+        return False
+    forget(target)
+    return True
 
 
 def _requests(

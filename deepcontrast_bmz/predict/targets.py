@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["make_folders", "name_targets"]
+__all__ = ["default_targets", "make_folders", "name_targets"]
 
 import contextlib
 import os
@@ -23,16 +23,32 @@ _FOREIGN = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".h5", ".npy", ".czi", ".nd
 """Formats that are not written, and that nobody names a folder after."""
 
 
-def name_targets(paths: Sequence[Path], out: Path) -> list[Path]:
+def default_targets(paths: Sequence[Path], out: Path | None) -> list[Path]:
+    """Return where the results of images go in a folder, or beside the images if there is none.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        The images.
+    out : Path or None
+        A folder, or None.
+    """
+    if out is not None:
+        return [out / _name_of(path) for path in paths]
+    return [_place(path).with_name(_name_beside(path)) for path in paths]
+
+
+def name_targets(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
     """Return where the result of every image goes.
 
     Parameters
     ----------
     paths : sequence of Path
         The images.
-    out : Path
+    out : Path, optional
         An image, or a folder in which results are called like the image with ``_enhanced`` before
-        the suffix; formats that are read but not written become ``.ome.tif``.
+        the suffix; formats that are read but not written become ``.ome.tif``. Left out, they are
+        ``NAME_enhanced.ome.tif`` (``.ome.zarr`` for an OME-Zarr) beside the images.
 
     Raises
     ------
@@ -45,9 +61,10 @@ def name_targets(paths: Sequence[Path], out: Path) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise InputError(f"there is no image {path}: check its name")
-    single = out.name.lower().endswith(_SUFFIXES)
-    _check_out(out, single=single, several=len(paths) > 1)
-    targets = [out] if single else [out / _name_of(path) for path in paths]
+    single = out is not None and out.name.lower().endswith(_SUFFIXES)
+    if out is not None:
+        _check_out(out, single=single, several=len(paths) > 1)
+    targets = [out] if out is not None and single else default_targets(paths, out)
     for target in targets:
         _check_kind(target)
     _check_apart(paths, targets)
@@ -103,6 +120,19 @@ def _check_apart(paths: Sequence[Path], targets: Sequence[Path]) -> None:
         seen[real] = path
 
 
+def _place(path: Path) -> Path:
+    """Return a path whose last part is a name, also of ``.`` and ``..``."""
+    return path if path.name not in ("", "..") else path.resolve()
+
+
+def _name_beside(path: Path) -> str:
+    """Return the name of a result that lies beside its image."""
+    if path.is_dir() and path.suffix.lower() != ".zarr":
+        return _name_of(path)
+    stem, suffix = _split_suffix(path)
+    return _shortened(stem, "_enhanced.ome" + (".zarr" if suffix.endswith("zarr") else ".tif"))
+
+
 def _name_of(path: Path) -> str:
     if path.is_dir() and path.suffix.lower() != ".zarr":
         # A folder of planes may have any dots in its name.
@@ -128,7 +158,7 @@ def _split_suffix(path: Path) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def make_folders(targets: Sequence[Path]) -> Generator[None]:
-    """Make the folders of outputs before anything is computed; on failure, unmake empty ones."""
+    """Make the folders of outputs before anything is computed; unmake those that stay empty."""
     made: list[Path] = []
     try:
         for folder in dict.fromkeys(target.parent for target in targets):
@@ -142,11 +172,10 @@ def make_folders(targets: Sequence[Path]) -> Generator[None]:
                 ) from error
             _try_to_write(folder)
         yield
-    except BaseException:
+    finally:
         for folder in sorted(made, key=lambda place: len(place.parts), reverse=True):
-            with contextlib.suppress(OSError):  # results of other images lie in it
+            with contextlib.suppress(OSError):  # results lie in it
                 folder.rmdir()
-        raise
 
 
 def _try_to_write(folder: Path) -> None:

@@ -539,6 +539,55 @@ def test_a_run_enhances_files(tiny_run: Path, stack_path: Path, tmp_path: Path) 
     assert bool(np.isfinite(out).all())
 
 
+def test_a_night_goes_on_after_a_bad_image_and_ends_with_what_failed(raw: Path) -> None:
+    folder = raw.parent
+    raw.unlink()
+    write_image(image_of(), folder / "a.tif")
+    cut = (folder / "a.tif").read_bytes()
+    (folder / "b.tif").write_bytes(cut[: len(cut) // 2])
+    write_image(image_of(), folder / "c.tif")
+    write_image(image_of(), folder / "d.zarr")
+    paths = sorted(folder.iterdir())
+    told: list[tuple[str, str]] = []
+
+    def note(path: Path, reason: str) -> None:
+        told.append((path.name, reason))
+
+    written = predict_files(new_model(), paths, dial=0, failed=note)
+    assert [path.name for path in written] == [
+        "a_enhanced.ome.tif",
+        "c_enhanced.ome.tif",
+        "d_enhanced.ome.zarr",
+    ]
+    assert [name for name, _ in told] == ["b.tif"]
+    assert "b.tif" in told[0][1]
+    assert not [path for path in folder.iterdir() if path.name.startswith(("b_", "."))]
+    for path in written:
+        np.testing.assert_array_equal(read_image(path), image_of())
+    # The second night: the same pattern names the outputs of the first.
+    write_image(image_of(), folder / "b.tif")
+    written[0].unlink()
+    model = new_model()
+    again = predict_files(model, sorted(folder.iterdir()), dial=0, skip_existing=True)
+    assert [path.name for path in again] == ["a_enhanced.ome.tif", "b_enhanced.ome.tif"]
+    assert predict_files(model, sorted(folder.iterdir()), dial=0, skip_existing=True) == []
+    with pytest.raises(InputError, match="never replaces an input"):
+        predict_files(model, sorted(folder.iterdir()), dial=0)
+
+
+def test_images_that_all_fail_leave_no_folder(raw: Path, tmp_path: Path) -> None:
+    paths = [raw.parent / name for name in ("one.tif", "two.tif")]
+    for path in paths:
+        path.write_bytes(b"no image")
+    told: list[str] = []
+    out = tmp_path / "out"
+    assert (
+        predict_files(new_model(), paths, out, failed=lambda path, _: told.append(path.name)) == []
+    )
+    assert told == ["one.tif", "two.tif"]
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("letter", ["x", "μ"])
 def test_names_as_long_as_disks_allow(tmp_path: Path, letter: str) -> None:
     for suffix in (".tif", ".zarr"):
