@@ -50,6 +50,14 @@ ModelName = Annotated[
 Device = Annotated[str, typer.Option(help="Device to compute on: auto, cpu, cuda or mps.")]
 Channel = Annotated[str | None, typer.Option(help="Channel to use: its name, or its index from 0.")]
 
+Axes = Annotated[
+    str | None,
+    typer.Option(help="Letters of the axes, as TYX, in place of what the image says."),
+]
+Scene = Annotated[
+    str | None, typer.Option(help="Which of several images to read: its name, or number from 0.")
+]
+
 MeanPhotons = Annotated[
     float | None,
     typer.Option(help="Mean photons per pixel before the tissue. Default: the values are photons."),
@@ -149,6 +157,8 @@ def degrade(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
     channel: Channel = None,
+    axes: Axes = None,
+    scene: Scene = None,
     save_draw: SavedDraw = None,
     replay: ReplayedDraw = None,
 ) -> None:
@@ -160,7 +170,7 @@ def degrade(
         [path for path in (image, replay) if path is not None],
         [path for path in (out, save_draw) if path is not None],
     )
-    picture = select_channel(read_image(image), _channel(channel))
+    picture = select_channel(read_image(image, axes=axes, scene=scene), _channel(channel))
     check_pixels(picture, image.name)
     if replay is not None:
         degradation = simulate.read_degradation(replay)
@@ -197,6 +207,8 @@ def train(
         Path | None, typer.Option(help="Settings to use, such as the recipe.toml of another run.")
     ] = None,
     channel: Channel = None,
+    axes: Axes = None,
+    scene: Scene = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps. Default: the recipe's.")
     ] = None,
@@ -215,19 +227,22 @@ def train(
     ] = "auto",
 ) -> None:
     """Train on raw images alone and write a run folder."""
+    from deepcontrast_bmz.image import parse_axes
     from deepcontrast_bmz.settings import Recipe, read_recipe
     from deepcontrast_bmz.train.distributed import Spread
     from deepcontrast_bmz.train.run import train_run
 
     settings = read_recipe(recipe) if recipe is not None else None
-    if channel is not None or steps is not None or seed is not None:
+    if any(given is not None for given in (channel, axes, scene, steps, seed)):
         if resume:
             raise InputError(
-                "--resume continues a run with its own settings: leave out --channel, --steps "
-                "and --seed"
+                "--resume continues a run with its own settings: leave out --channel, --axes, "
+                "--scene, --steps and --seed"
             )
+        if axes is not None:
+            parse_axes(axes)
         settings = (settings or Recipe()).with_changes(
-            channel=_channel(channel), steps=steps, seed=seed
+            channel=_channel(channel), axes=axes, scene=scene, steps=steps, seed=seed
         )
     record = train_run(
         images or [],
@@ -261,6 +276,8 @@ def predict(
     ] = None,
     all_iterations: EveryIteration = False,
     channel: Channel = None,
+    axes: Axes = None,
+    scene: Scene = None,
     weights: Annotated[
         str | None, typer.Option(help="Weights to run: pytorch_state_dict, torchscript or onnx.")
     ] = None,
@@ -303,6 +320,8 @@ def predict(
         iterations=iterations,
         all_iterations=all_iterations,
         channel=_channel(channel),
+        axes=axes,
+        scene=scene,
         block=side,
         resume=resume,
         scheduler=scheduler,
@@ -352,6 +371,8 @@ def evaluate(
         Path | None, typer.Option(help="Sharp image of the same field; for one IMAGE only.")
     ] = None,
     channel: Channel = None,
+    axes: Axes = None,
+    scene: Scene = None,
     device: Device = "auto",
 ) -> None:
     """Sweep the dial: contrast gain beside its price, as a table, a plot and report.html.
@@ -359,6 +380,7 @@ def evaluate(
     Exit code 1 if the verdict refuses an image at the automatic dial.
     """
     from deepcontrast_bmz.evaluate.report import REFUSED, evaluate_files
+    from deepcontrast_bmz.image import Reading
     from deepcontrast_bmz.model.open import open_model
 
     opened = open_model(model, device=device)
@@ -369,6 +391,7 @@ def evaluate(
         out,
         reference=reference,
         channel=_channel(channel),
+        how=Reading(axes, scene),
         progress=show_share("evaluating", _write_aside),
         finished=done.append,
     ):

@@ -194,6 +194,10 @@ class DataSettings(Record):
 
     channel: str | int | None = None
     """Name or index (from 0) of the channel to train on; None: the only one, or all of them."""
+    axes: str | None = None
+    """Letters of the axes of the images, such as TYX, where their files do not say them."""
+    scene: str | int | None = None
+    """Name or number (from 0) of the image, where a file or folder holds several."""
     patch: Annotated[int, Field(ge=16, le=1024)] = 96
     """Side of the square on which the loss is computed, in pixels."""
     patch_planes: Annotated[int, Field(ge=1, le=256)] = 6
@@ -327,7 +331,13 @@ class Recipe(Record):
         return self
 
     def with_changes(
-        self, *, channel: str | int | None = None, steps: int | None = None, seed: int | None = None
+        self,
+        *,
+        channel: str | int | None = None,
+        axes: str | None = None,
+        scene: str | int | None = None,
+        steps: int | None = None,
+        seed: int | None = None,
     ) -> Recipe:
         """Return a copy with what the command line may change; None leaves a value as it is.
 
@@ -339,6 +349,8 @@ class Recipe(Record):
         values = self.model_dump()
         for section, key, value in (
             (values["data"], "channel", channel),
+            (values["data"], "axes", axes),
+            (values["data"], "scene", scene),
             (values["training"], "steps", steps),
             (values, "seed", seed),
         ):

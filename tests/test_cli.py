@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import tifffile
 import xarray as xr
 from conftest import raw_stack
 
@@ -421,6 +422,25 @@ def test_outputs_that_cannot_be_written(
     refused(capsys, "evaluate", tiny_run, stack_path, "-o", file / "deep" / "results")
     refused(capsys, "train", stack_path, "-o", file / "run")
     refused(capsys, "predict", tiny_run, stack_path, "-o", stack_path)
+
+
+def test_axes_and_scene_of_every_command(
+    tmp_path: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    movie = tmp_path / "movie.tif"
+    tifffile.imwrite(movie, np.full((5, 40, 40), 7, np.uint16), metadata=None)
+    out = tmp_path / "out.tif"
+    for command in (
+        ("predict", tiny_run, movie, "-o", out),
+        ("degrade", movie, "-o", out),
+        ("evaluate", tiny_run, movie, "-o", tmp_path / "results"),
+        ("train", movie, "-o", tmp_path / "run", "--steps", "1"),
+    ):
+        for option in (("--axes", "ZZ"), ("--axes", "TCZYX"), ("--scene", "99")):
+            assert option[1] in refused(capsys, *command, *option)
+    assert [path.name for path in tmp_path.iterdir()] == ["movie.tif"]
+    assert run("predict", tiny_run, movie, "-o", out, "--dial", "0", "--axes", "TYX") == 0
+    assert read_image(out).dims == ("t", "y", "x")
 
 
 def test_export_refuses_what_is_no_run(

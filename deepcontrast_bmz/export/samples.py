@@ -125,7 +125,8 @@ def read_sample(path: Path, recipe: Recipe) -> NDArray[np.float32]:
     InputError
         If the image cannot be read, or has no z axis and the model is for stacks.
     """
-    image = select_channel(read_image(path), recipe.data.channel)
+    data = recipe.data
+    image = select_channel(read_image(path, axes=data.axes, scene=data.scene), data.channel)
     stacks = recipe.network.dims == 3
     most = _LARGEST_STACK if stacks else (SAMPLE_SIDE,) * 2
     dims = ("z", "y", "x")[-len(most) :]

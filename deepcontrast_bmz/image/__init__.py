@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 __all__ = [
+    "AS_STATED",
     "DIMS",
     "IN_MEMORY_BYTES",
     "OpenImage",
+    "Reading",
     "channel_names",
     "check_output",
     "check_pixels",
     "image_sha256",
     "open_image",
+    "parse_axes",
     "pixel_size_um",
     "planes",
     "read_image",
@@ -31,4 +34,4 @@ from deepcontrast_bmz.image.labels import (
     select_channel,
 )
 from deepcontrast_bmz.image.lazy_image import OpenImage
-from deepcontrast_bmz.image.reader import IN_MEMORY_BYTES
+from deepcontrast_bmz.image.reader import AS_STATED, IN_MEMORY_BYTES, Reading, parse_axes

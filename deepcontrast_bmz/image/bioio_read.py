@@ -8,14 +8,23 @@ import re
 from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.image.reader import Found, complete_names, fits_in_memory, named_axes, reading
+from deepcontrast_bmz.image.reader import (
+    Found,
+    choose_scene,
+    complete_names,
+    fits_in_memory,
+    named_axes,
+    reading,
+)
 from deepcontrast_bmz.image.units import number
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def read_with_bioio(path: Path, *, lazily: bool | None = None) -> Found:
+def read_with_bioio(
+    path: Path, *, lazily: bool | None = None, scene: str | int | None = None
+) -> Found:
     """Read a format that an installed reader of bioio knows; its sizes are micrometres.
 
     Parameters
@@ -24,6 +33,8 @@ def read_with_bioio(path: Path, *, lazily: bool | None = None) -> Found:
         A file of any format.
     lazily : bool, optional
         Whether pixels are read only when they are asked for; large ones are, if left out.
+    scene : str or int, optional
+        Name or number of the image, where there are several.
 
     Raises
     ------
@@ -49,11 +60,8 @@ def read_with_bioio(path: Path, *, lazily: bool | None = None) -> Found:
                 f"format that an installed bioio reader knows, but '{path}' is none of them: "
                 "convert it, or install the bioio reader of its format"
             ) from error
-        if len(scenes.scenes) != 1:
-            raise InputError(
-                f"an image file must hold one image, but '{path}' holds {len(scenes.scenes)}: "
-                "save the one you want as a file of its own"
-            )
+        if (chosen := choose_scene(scenes.scenes, scene, path)) > 0:
+            scenes.set_scene(chosen)
         pixels = scenes.xarray_dask_data
         if fits_in_memory(pixels.nbytes, lazily):
             pixels = pixels.compute()

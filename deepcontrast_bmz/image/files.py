@@ -26,8 +26,16 @@ from deepcontrast_bmz.image.folder_read import read_folder
 from deepcontrast_bmz.image.labels import (
     DIMS,
 )
+from deepcontrast_bmz.image.lazy_arrays import Arranged
 from deepcontrast_bmz.image.lazy_image import OpenImage, labelled_image, open_found
 from deepcontrast_bmz.image.pyramid import level_count
+from deepcontrast_bmz.image.reader import (
+    Reading,
+    choose_scene,
+    named_axes,
+    overridden_axes,
+    parse_axes,
+)
 from deepcontrast_bmz.image.tiff_read import TIFF_SUFFIXES, read_tiff
 from deepcontrast_bmz.image.tiff_write import check_tiff, in_tiles, write_levels, write_tiff
 from deepcontrast_bmz.image.zarr_read import ZARR_SUFFIXES, is_zarr, read_zarr
@@ -39,7 +47,9 @@ if TYPE_CHECKING:
     from deepcontrast_bmz.image.reader import Found
 
 
-def read_image(path: Path) -> xr.DataArray:
+def read_image(
+    path: Path, *, axes: str | None = None, scene: str | int | None = None
+) -> xr.DataArray:
     """Read one image with its axes, channel names and pixel size.
 
     TIFF (.tif, .tiff; plain, ImageJ, OME), OME-Zarr (.zarr; a folder of format 0.1 to 0.5, or an
@@ -51,6 +61,11 @@ def read_image(path: Path) -> xr.DataArray:
     ----------
     path : Path
         A file, the folder of an OME-Zarr, or a folder of planes.
+    axes : str, optional
+        Letters such as ``TYX``, in place of what the file says: for all its axes, or for those
+        longer than one.
+    scene : str or int, optional
+        Name or number (from 0) of the image, where there are several.
 
     Returns
     -------
@@ -61,18 +76,19 @@ def read_image(path: Path) -> xr.DataArray:
     ------
     InputError
         If the path is missing or of an unknown kind, the file is damaged or cut short, its axes
-        are unknown, or its pixels are no real numbers.
+        are unknown or not those that were given, there is no such scene or several and none was
+        chosen, or its pixels are no real numbers.
     """
     path = Path(path)
-    return labelled_image(_found(path, None), path)
+    return labelled_image(_found(path, None, Reading(axes, scene)), path)
 
 
-def open_image(path: Path) -> OpenImage:
+def open_image(path: Path, *, axes: str | None = None, scene: str | int | None = None) -> OpenImage:
     """Open an image whose pixels are read in parts, when they are asked for.
 
     Parameters
     ----------
-    path : Path
+    path, axes, scene
         As for `read_image`.
 
     Raises
@@ -81,23 +97,39 @@ def open_image(path: Path) -> OpenImage:
         As for `read_image`.
     """
     path = Path(path)
-    return open_found(_found(path, True), path)
+    return open_found(_found(path, True, Reading(axes, scene)), path)
 
 
-def _found(path: Path, lazily: bool | None) -> Found:
+def _found(path: Path, lazily: bool | None, how: Reading) -> Found:
+    if how.axes is not None:
+        parse_axes(how.axes)
     if not path.exists():
         raise InputError(
             f"an image must exist, but there is nothing at '{path}': check the spelling"
         )
     if path.is_dir():
         if is_zarr(path) or path.name.lower().endswith(ZARR_SUFFIXES):
-            return read_zarr(path, lazily=lazily)
-        return read_folder(path, lazily=lazily)
+            choose_scene([""], how.scene, path)
+            return _renamed(read_zarr(path, lazily=lazily), how.axes, path)
+        return _renamed(read_folder(path, lazily=lazily, how=how), how.axes, path)
     if path.stat().st_size == 0:
         raise InputError(f"an image file has content, but '{path}' is empty: copy or save it again")
     if path.name.lower().endswith(TIFF_SUFFIXES):
-        return read_tiff(path, lazily=lazily)
-    return read_with_bioio(path, lazily=lazily)
+        return read_tiff(path, lazily=lazily, how=how)
+    found = read_with_bioio(path, lazily=lazily, scene=how.scene)
+    return _renamed(found, how.axes, path)
+
+
+def _renamed(found: Found, axes: str | None, path: Path) -> Found:
+    """Return what was found with the axes that the user names."""
+    if axes is None:
+        return found
+    shape = tuple(int(n) for n in found.data.shape)
+    dims, picks = named_axes(overridden_axes(axes, shape, path), shape, path)
+    if isinstance(found.data, np.ndarray) or hasattr(found.data, "dask"):
+        return found._replace(data=found.data[picks], dims=dims)
+    kept = [i for i, pick in enumerate(picks) if isinstance(pick, slice)]
+    return found._replace(data=Arranged(found.data, kept), dims=dims)
 
 
 def write_image(image: xr.DataArray, path: Path) -> None:

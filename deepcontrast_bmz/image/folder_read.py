@@ -22,7 +22,14 @@ import numpy as np
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image.lazy_arrays import Stacked
 from deepcontrast_bmz.image.plane_names import parse_name
-from deepcontrast_bmz.image.reader import Found, complete_names, fits_in_memory
+from deepcontrast_bmz.image.reader import (
+    AS_STATED,
+    Found,
+    Reading,
+    choose_scene,
+    complete_names,
+    fits_in_memory,
+)
 from deepcontrast_bmz.image.tiff_read import TIFF_SUFFIXES, read_tiff
 
 if TYPE_CHECKING:
@@ -33,7 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def read_folder(path: Path, *, lazily: bool | None = None) -> Found:
+def read_folder(path: Path, *, lazily: bool | None = None, how: Reading = AS_STATED) -> Found:
     """Read the planes in a folder as one image; the first one tells the pixel size.
 
     Parameters
@@ -43,6 +50,8 @@ def read_folder(path: Path, *, lazily: bool | None = None) -> Found:
         left alone.
     lazily : bool, optional
         Whether pixels are read only when they are asked for; large images are, if left out.
+    how : Reading
+        Which position is meant, where the names count several, and whether the axes are known.
 
     Raises
     ------
@@ -65,7 +74,7 @@ def read_folder(path: Path, *, lazily: bool | None = None) -> Found:
             f"a folder is read if it is an OME-Zarr image or holds TIFFs of one plane each, but "
             f"'{path}' is neither: give a file, or the folder that ends in .zarr"
         )
-    dims, shape, files, names = _grid(path, files)
+    dims, shape, files, names = _grid(path, files, how)
     first = read_tiff(files[0], lazily=True)
     plane = _plane_shape(first, files[0])
     dtype = np.dtype(first.data.dtype)
@@ -94,26 +103,22 @@ def _natural(name: str) -> list[tuple[int, int | str]]:
 
 
 def _grid(
-    path: Path, files: list[Path]
+    path: Path, files: list[Path], how: Reading
 ) -> tuple[list[str], tuple[int, ...], list[Path], list[str] | None]:
     """Return the axes that the names count, their lengths, the files so ordered, and channels."""
     parsed = [parse_name(file.stem) for file in files]
+    scenes = sorted({name.scene for name in parsed}, key=_natural)
+    chosen = scenes[choose_scene(scenes, how.scene, path)]
+    files = [file for file, name in zip(files, parsed, strict=True) if name.scene == chosen]
+    parsed = [name for name in parsed if name.scene == chosen]
     common = set.intersection(*(set(name.counts) for name in parsed))
-    scenes = {name.scene for name in parsed}
-    if len(scenes) > 1:
-        listed = sorted(scenes)
-        shown = ", ".join(listed[:5]) + (", ..." if len(listed) > 5 else "")
-        raise InputError(
-            f"a folder of planes is one image, but the names in '{path}' count {len(listed)} "
-            f"separate ones ({shown}): put each into a folder of its own"
-        )
     varied = [
         dim
         for dim in ("t", "c", "z")
         if dim in common and len({name.counts[dim] for name in parsed}) > 1
     ]
     if not varied:
-        _check_numbered(path, files)
+        _check_numbered(path, files, said=how.axes is not None)
         return ["z"], (len(files),), files, None
     places = {
         tuple(name.counts[dim] for dim in varied): file
@@ -134,7 +139,7 @@ def _grid(
     return varied, shape, [places[place] for place in itertools.product(*lines)], names
 
 
-def _check_numbered(path: Path, files: list[Path]) -> None:
+def _check_numbered(path: Path, files: list[Path], *, said: bool) -> None:
     """Say that a plain series is taken for a z-stack; refuse files that are no series."""
     if len(files) == 1:
         return
@@ -151,9 +156,11 @@ def _check_numbered(path: Path, files: list[Path]) -> None:
             f"'{path}' ('{files[0].name}', '{files[1].name}') are not: give the files one by one, "
             "or write t, c or z before the numbers"
         )
+    if said:
+        return
     logger.warning(
         "%s: its names do not say what they count, so the %d files are read as the planes of a "
-        "z-stack; write t or c before the numbers if they are times or channels",
+        "z-stack; --axes TYX or CYX says that they are times or channels",
         path,
         len(files),
     )

@@ -6,18 +6,24 @@ A reader of a format returns `Found`; `checked` looks whether it is an image.
 from __future__ import annotations
 
 __all__ = [
+    "AS_STATED",
     "IN_MEMORY_BYTES",
     "Found",
+    "Reading",
     "checked",
+    "choose_scene",
     "complete_names",
     "fits_in_memory",
     "named_axes",
+    "overridden_axes",
+    "parse_axes",
     "reading",
 ]
 
 import contextlib
 import logging
 import math
+import re
 import threading
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -46,6 +52,103 @@ class Found(NamedTuple):
     sizes: Mapping[str, float | None]
     notes: Mapping[str, Any] = {}
     """Further attributes of the image, as `labels` lists them."""
+
+
+class Reading(NamedTuple):
+    """What the user says of an image that its file does not say, or says wrongly."""
+
+    axes: str | None = None
+    """Letters of t, c, z, y and x: for all axes, or for those longer than one."""
+    scene: str | int | None = None
+    """Name or number (from 0) of one of several images."""
+
+
+AS_STATED = Reading()
+"""The file says all, and holds one image."""
+
+
+def parse_axes(axes: str) -> str:
+    """Return letters of axes as capitals.
+
+    Raises
+    ------
+    InputError
+        If they are no letters of axes, one appears twice, or y or x is missing.
+    """
+    letters = axes.upper()
+    if set(letters) - set("TCZYX") or len(set(letters)) < len(letters) or not {*"YX"} <= {*letters}:
+        raise InputError(
+            "axes are named by t, c, z, y and x, each at most once and with y and x, but "
+            f"'{axes}' is not so: write them as in TYX"
+        )
+    return letters
+
+
+def overridden_axes(axes: str, shape: tuple[int, ...], path: Path) -> str:
+    """Return a letter for each axis of a file, given those for all of them or for the long ones.
+
+    Parameters
+    ----------
+    axes : str
+        Letters of t, c, z, y and x.
+    shape : tuple of int
+        Of the file. Axes of length one without a letter become Q.
+    path : Path
+        Named in messages.
+
+    Raises
+    ------
+    InputError
+        If their number fits neither.
+    """
+    letters = parse_axes(axes)
+    if len(letters) == len(shape):
+        return letters
+    if len(letters) != sum(n > 1 for n in shape):
+        raise InputError(
+            "axes are named for all axes of an image or for those longer than one, but "
+            f"'{axes}' does not fit '{path}' of shape {tuple(shape)}: write one letter for each"
+        )
+    rest = iter(letters)
+    return "".join(next(rest) if n > 1 else "Q" for n in shape)
+
+
+def choose_scene(names: Sequence[str], scene: str | int | None, path: Path) -> int:
+    """Return which of several images is meant, from 0.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of the images; empty where there is none.
+    scene : str, int or None
+        A name, or a number (also as text, if no image is called so); None is the only one.
+    path : Path
+        Named in messages.
+
+    Raises
+    ------
+    InputError
+        If there is no such image, or several and none was chosen.
+    """
+    count = len(names)
+    shown = [f"{i}: {name}" if name else str(i) for i, name in enumerate(names)]
+    listed = ", ".join(shown[:8]) + (", ..." if count > 8 else "")
+    if scene is None:
+        if count == 1:
+            return 0
+        raise InputError(
+            f"one image is read, but '{path}' holds {count} separate ones ({listed}): "
+            "choose one with --scene, or save it as a file or folder of its own"
+        )
+    matches = [i for i, name in enumerate(names) if name == str(scene)]
+    if len(matches) == 1:
+        return matches[0]
+    if not re.fullmatch(r"\d+", str(scene)) or int(scene) >= count:
+        raise InputError(
+            f"a scene is chosen by its name or number, but '{scene}' is none of '{path}' "
+            f"({listed}): choose one of them"
+        )
+    return int(scene)
 
 
 def fits_in_memory(size: int, lazily: bool | None = None) -> bool:

@@ -46,7 +46,7 @@ def tiff_header(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Head
 
     page = series.keyframe
     if series.kind == "ome":
-        header = _ome_header(tif.ome_metadata or "")
+        header = _ome_header(tif.ome_metadata or "", _number(tif, series))
     elif tif.is_imagej:
         header = _imagej_header(tif, page)
     else:
@@ -78,11 +78,17 @@ def _parse_ome(xml: str) -> ElementTree.Element:
     return ElementTree.fromstring(xml.strip().rstrip("\0"))
 
 
-def _ome_header(xml: str) -> Header:
+def _number(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> int:
+    """Return which of the images that the OME header describes this is, from 0."""
+    return next((i for i, other in enumerate(tif.series) if other is series), 0)
+
+
+def _ome_header(xml: str, number: int) -> Header:
     root = _parse_ome(xml)
-    pixels = next((e for e in root.iter() if _tag(e) == "Pixels"), None)
-    if pixels is None:
+    described = [e for e in root.iter() if _tag(e) == "Pixels"]
+    if number >= len(described):
         return Header()
+    pixels = described[number]
     sizes = {
         axis.lower(): length_um(
             pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")

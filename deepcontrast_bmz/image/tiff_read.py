@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["TIFF_SUFFIXES", "read_tiff"]
 
+import logging
 import weakref
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +20,16 @@ from deepcontrast_bmz.image.lazy_arrays import (
     Stacked,
     ZarrPixels,
 )
-from deepcontrast_bmz.image.reader import Found, fits_in_memory, named_axes, reading
+from deepcontrast_bmz.image.reader import (
+    AS_STATED,
+    Found,
+    Reading,
+    choose_scene,
+    fits_in_memory,
+    named_axes,
+    overridden_axes,
+    reading,
+)
 from deepcontrast_bmz.image.tiff_header import main_file, tiff_header
 from deepcontrast_bmz.image.tiff_values import stored_values
 
@@ -30,10 +40,12 @@ if TYPE_CHECKING:
 
     from deepcontrast_bmz.image.lazy_arrays import Part
 
+logger = logging.getLogger(__name__)
+
 TIFF_SUFFIXES = (".tif", ".tiff")
 
 
-def read_tiff(path: Path, *, lazily: bool | None = None) -> Found:
+def read_tiff(path: Path, *, lazily: bool | None = None, how: Reading = AS_STATED) -> Found:
     """Read the one image of a TIFF; of a pyramid the largest resolution.
 
     Parameters
@@ -42,6 +54,8 @@ def read_tiff(path: Path, *, lazily: bool | None = None) -> Found:
         A plain TIFF, or one of ImageJ, OME or tifffile; of several OME files the main one.
     lazily : bool, optional
         Whether pixels are read only when they are asked for; large ones are, if left out.
+    how : Reading
+        Which image is meant, where there are several, and its axes.
 
     Raises
     ------
@@ -55,9 +69,9 @@ def read_tiff(path: Path, *, lazily: bool | None = None) -> Found:
         # As OME-TIFF, files of Micro-Manager tell their pixel size.
         tif = tifffile.TiffFile(path, is_mmstack=False)
         try:
-            series = _only_series(tif, path)
+            series = _chosen_series(tif, path, how)
             _check_whole(tif, series, path)
-            dims, picks = named_axes(series.axes, series.shape, path)
+            dims, picks = _axes(series, path, how.axes)
             sizes, names, stated, notes = tiff_header(tif, series)
             data: Any
             if fits_in_memory(series.nbytes, lazily):
@@ -79,6 +93,8 @@ def read_tiff(path: Path, *, lazily: bool | None = None) -> Found:
     axes: list[int | None] = [i for i, pick in enumerate(picks) if isinstance(pick, slice)]
     if names is not None and len(names) == 1:
         stated = (*stated, "c")
+    if how.axes is not None:
+        stated = ()
     for dim in stated:
         if dim in DIMS and dim not in dims:
             dims.insert(0, dim)
@@ -89,8 +105,25 @@ def read_tiff(path: Path, *, lazily: bool | None = None) -> Found:
     return Found(Arranged(data, axes), dims, names, sizes, notes)
 
 
-def _only_series(tif: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
-    """Return the one image of a TIFF; refuse none, several, and a header that does not fit."""
+def _axes(
+    series: tifffile.TiffPageSeries, path: Path, axes: str | None
+) -> tuple[list[str], tuple[slice | int, ...]]:
+    """Return the names of the axes, and the index that drops those that are none; say a guess."""
+    if axes is not None:
+        return named_axes(overridden_axes(axes, series.shape, path), series.shape, path)
+    dims, picks = named_axes(series.axes, series.shape, path)
+    if "z" in dims and "Z" not in series.axes:
+        logger.warning(
+            "%s: its header does not say what its %d planes are, so they are read as a z-stack; "
+            "--axes TYX or CYX says that they are times or channels",
+            path,
+            next(n for axis, n in zip(series.axes, series.shape, strict=True) if axis in "QI"),
+        )
+    return dims, picks
+
+
+def _chosen_series(tif: tifffile.TiffFile, path: Path, how: Reading) -> tifffile.TiffPageSeries:
+    """Return the image of a TIFF that is meant; refuse none, and a header that does not fit."""
     if tif.is_ome:
         main = main_file(tif.ome_metadata or "")
         if main is not None:
@@ -100,18 +133,14 @@ def _only_series(tif: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
             )
     # Thumbnails and other reduced copies are no images of their own.
     found = [s for s in tif.series if not s.keyframe.is_reduced] or tif.series
-    count = len(found)
-    if count == 0:
+    if not found:
         raise InputError(
             f"a TIFF must hold an image, but '{path}' holds none: copy or save it again"
         )
-    if count > 1:
-        raise InputError(
-            f"an image file must hold one image, but '{path}' holds {count}: "
-            "save the one you want as a file of its own"
-        )
-    series = found[0]
-    if tif.is_ome and series.kind in ("generic", "uniform", "shaped") and len(series.shape) > 2:
+    names = [series.name if series.kind == "ome" else "" for series in found]
+    series = found[choose_scene(names, how.scene, path)]
+    unfit = tif.is_ome and how.axes is None
+    if unfit and series.kind in ("generic", "uniform", "shaped") and len(series.shape) > 2:
         raise InputError(
             f"the OME header of a TIFF must describe its pixels, but that of '{path}' "
             f"does not fit a stack of shape {series.shape}: export it again as OME-TIFF"

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from deepcontrast_bmz.dial.request import parse_dial_request
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.image import check_output, open_image, read_image, select_channel, write_image
+from deepcontrast_bmz.image import (
+    Reading,
+    check_output,
+    open_image,
+    parse_axes,
+    read_image,
+    select_channel,
+    write_image,
+)
 from deepcontrast_bmz.predict.blocks import block_sides
 from deepcontrast_bmz.predict.cluster import connect_cluster, start_threads
 from deepcontrast_bmz.predict.enhance import enhance_as
@@ -42,6 +50,10 @@ class Options(TypedDict, total=False):
     block: int | None
     channel: str | int | None
     """Enhance this channel only."""
+    axes: str | None
+    """Letters of the axes, in place of what the images say, as in `read_image`."""
+    scene: str | int | None
+    """Name or number of the image, where a file or folder holds several."""
     resume: bool
     """Continue unfinished work at the block where it stopped."""
     scheduler: str | None
@@ -89,7 +101,7 @@ def predict_files(
         done all the same. Left out, or with one image, the first such image ends the work.
     **options
         See `Options`: dial, iterations, all_iterations, block, channel, resume, scheduler, sharded,
-        skip_existing.
+        skip_existing, axes, scene.
 
     Returns
     -------
@@ -167,6 +179,9 @@ def _requests(
         all_iterations=options.get("all_iterations", False),
     )
     block = options.get("block")
+    how = Reading(options.get("axes"), options.get("scene"))
+    if how.axes is not None:
+        parse_axes(how.axes)
     sides = block_sides(model, block)
     sharded = options.get("sharded", False)
     if sharded and any(target.suffix.lower() != ".zarr" for target in targets):
@@ -181,6 +196,7 @@ def _requests(
             wanted=dial,
             sides=sides,
             channel=options.get("channel"),
+            how=how,
             block=block,
             sharded=sharded,
             resume=options.get("resume", False),
@@ -196,7 +212,8 @@ def _enhance_file(
     unfinished = (partial_folder(request.target) / "plan.json").is_file()
     if workers.remote or request.sharded or unfinished or _is_large(request):
         return stream_image(model, request, workers, progress=progress)
-    image = select_channel(read_image(request.path), request.channel).rename(request.path.name)
+    image = select_channel(read_image(request.path, **request.how._asdict()), request.channel)
+    image = image.rename(request.path.name)
     enhanced = enhance_as(model, image, request.wanted, request.sides, progress=progress)
     write_image(enhanced.image, request.target)
     return enhanced
@@ -204,7 +221,7 @@ def _enhance_file(
 
 def _is_large(request: Request) -> bool:
     """Say whether an image is too large to be read, enhanced and written in memory."""
-    image = open_image(request.path).channel(request.channel)
+    image = open_image(request.path, **request.how._asdict()).channel(request.channel)
     enhanced = math.prod(image.shape) * 4 * (request.wanted.count or 1)
     return max(image.nbytes, enhanced) > STREAMED_BYTES
 

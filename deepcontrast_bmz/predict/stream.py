@@ -25,7 +25,14 @@ import xarray as xr
 
 from deepcontrast_bmz import __version__
 from deepcontrast_bmz.errors import InputError, Unfinished
-from deepcontrast_bmz.image import open_image, pixel_size_um, read_image, take_place
+from deepcontrast_bmz.image import (
+    AS_STATED,
+    Reading,
+    open_image,
+    pixel_size_um,
+    read_image,
+    take_place,
+)
 from deepcontrast_bmz.image.pyramid import level_count
 from deepcontrast_bmz.image.tiff_write import check_tiff, in_tiles, write_levels, write_tiff
 from deepcontrast_bmz.image.zarr_write import (
@@ -77,6 +84,8 @@ class Request:
     """Largest sides of the blocks, along (z,) y, x."""
     channel: str | int | None = None
     """Only this channel."""
+    how: Reading = AS_STATED
+    """How the input is read."""
     block: int | None = None
     """The lateral side of blocks that was asked for; left out, `sides` were chosen."""
     sharded: bool = False
@@ -93,6 +102,7 @@ class _Job:
     model: Origin | Model
     path: Path
     channel: str | int | None
+    how: Reading
     image: Path
     """The growing image."""
     notes: dict[str, Any]
@@ -152,7 +162,7 @@ def _write_block(job: _Job, number: int) -> list[tuple[int, float, float]]:
         if job.key not in _opened:
             model = _open_model_of(job)
             _opened.clear()
-            image = open_image(job.path).channel(job.channel)
+            image = open_image(job.path, **job.how._asdict()).channel(job.channel)
             source = Source(image.pixels, image.dims, model, image.path.name)
             plan = Plan.restore(model, source, job.notes, job.count)
             _opened[job.key] = _BlockWriter(plan, job.image)
@@ -204,7 +214,7 @@ def stream_image(
     Unfinished
         If the work could not be brought to its end; what is done is kept.
     """
-    image = open_image(request.path).channel(request.channel)
+    image = open_image(request.path, **request.how._asdict()).channel(request.channel)
     labels = image.labelled()
     check_grey(labels, request.path.name)
     source = Source(image.pixels, image.dims, model, request.path.name)
@@ -263,6 +273,7 @@ def _identify_work(model: Model, request: Request, image: OpenImage) -> dict[str
         "the device": model.device,
         "the input": identity(request.path) | {"shape": image.shape},
         "the channel": request.channel,
+        "the axes or the scene": list(request.how),
         "the dial": [wanted.dial, wanted.count],
         "the block": request.block,
         "the sharding": request.sharded,
@@ -300,6 +311,7 @@ def _fill(
             model=plan.model.origin or plan.model,
             path=request.path.absolute(),
             channel=request.channel,
+            how=request.how,
             image=journal.image.absolute(),
             notes=plan.notes,
             count=plan.count,

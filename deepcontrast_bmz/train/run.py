@@ -151,7 +151,8 @@ def _read_planes(paths: Sequence[Path], recipe: Recipe) -> tuple[list[RawPlane],
     found: list[RawPlane] = []
     records: list[ImageRecord] = []
     for number, path in enumerate(paths):
-        image = select_channel(read_image(path), recipe.data.channel)
+        data = recipe.data
+        image = select_channel(read_image(path, axes=data.axes, scene=data.scene), data.channel)
         size = pixel_size_um(image)
         widths = widths_in_pixels(recipe.physics.scatter, size)
         fewest = recipe.data.patch_planes if recipe.network.dims == 3 else None

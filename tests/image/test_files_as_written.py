@@ -67,11 +67,11 @@ def test_names_of_planes_say_their_axes(
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["e_w1DAPI_s1.TIF", "e_w1DAPI_s2.TIF"], "2 separate ones (s1, s2)"),
+        (["e_w1DAPI_s1.TIF", "e_w1DAPI_s2.TIF"], "2 separate ones (0: s1, 1: s2)"),
         (["r02c03f01p01-ch1sk1fk1fl1.tiff", "r02c03f02p01-ch1sk1fk1fl1.tiff"], "r02c03f02"),
-        (["a_pos1.tif", "a_pos2.tif"], "pos1, pos2"),
-        (["a_xy1.tif", "a_xy2.tif"], "xy1, xy2"),
-        (["a_B02_z1.tif", "a_D02_z1.tif"], "B02, D02"),
+        (["a_pos1.tif", "a_pos2.tif"], "0: pos1, 1: pos2"),
+        (["a_xy1.tif", "a_xy2.tif"], "0: xy1, 1: xy2"),
+        (["a_B02_z1.tif", "a_D02_z1.tif"], "0: B02, 1: D02"),
         (["fish3_a.tif", "fish4_b.tif"], "equal but for one number"),
         (["run1_5.tif", "run2_6.tif"], "equal but for one number"),
     ],
@@ -87,6 +87,67 @@ def test_a_guessed_axis_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture
     store(tmp_path / "planes", ["a1.tif", "a2.tif"])
     assert read_image(tmp_path / "planes").dims == ("z", "y", "x")
     assert "2 files are read as the planes of a z-stack" in caplog.text
+
+
+@pytest.mark.parametrize("limit", [0, 2**30])
+def test_axes_are_overridden(
+    tmp_path: Path,
+    limit: int,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(image_reader, "IN_MEMORY_BYTES", limit)
+    movie = np.arange(2 * 3 * 5 * 7, dtype=np.uint16).reshape(6, 5, 7)
+    tifffile.imwrite(tmp_path / "i.tif", movie, metadata=None)
+    assert read_image(tmp_path / "i.tif").dims == ("z", "y", "x")
+    assert "6 planes" in caplog.text
+    assert "--axes TYX" in caplog.text
+    caplog.clear()
+    for axes in ("TYX", "tyx"):
+        image = read_image(tmp_path / "i.tif", axes=axes)
+        assert image.dims == ("t", "y", "x")
+        np.testing.assert_array_equal(image, movie)
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "i.tif", axes="YXC"), np.moveaxis(movie, 2, 0)
+    )
+    assert open_image(tmp_path / "i.tif", axes="CYX").dims == ("c", "y", "x")
+    store(tmp_path / "planes", ["a1.tif", "a2.tif"])
+    assert read_image(tmp_path / "planes", axes="TYX").dims == ("t", "y", "x")
+    assert not caplog.records
+    group = zarr.open_group(tmp_path / "i.zarr", mode="w", zarr_format=2)
+    group.create_array("0", data=movie[None])
+    named = [{"name": dim} for dim in "czyx"]
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": named, "datasets": [{"path": "0"}]}]
+    for axes in ("TYX", "CTYX"):
+        image = read_image(tmp_path / "i.zarr", axes=axes)
+        assert image.sizes["t"] == 6
+        np.testing.assert_array_equal(image.values.reshape(movie.shape), movie)
+    for axes, words in (("ZZ", "at most once"), ("QYX", "t, c, z"), ("YX", "one letter for each")):
+        with pytest.raises(InputError, match=words):
+            read_image(tmp_path / "i.tif", axes=axes)
+
+
+def test_a_scene_is_chosen(tmp_path: Path) -> None:
+    content = [np.full((3, 8 + i, 9), i, np.uint16) for i in range(2)]
+    with tifffile.TiffWriter(tmp_path / "i.ome.tif") as writer:
+        for name, size, pixels in zip(("scene A", "B"), (0.5, 0.25), content, strict=True):
+            about = {"axes": "ZYX", "Name": name, "PhysicalSizeX": size, "PhysicalSizeY": size}
+            writer.write(pixels, photometric="minisblack", metadata=about)
+    with pytest.raises(InputError, match=r"2 separate ones \(0: scene A, 1: B\).*--scene"):
+        read_image(tmp_path / "i.ome.tif")
+    for scene, number in (("scene A", 0), ("B", 1), (1, 1), ("1", 1)):
+        image = read_image(tmp_path / "i.ome.tif", scene=scene)
+        np.testing.assert_array_equal(image, content[number])
+        assert image.attrs["pixel_size_um"]["x"] == (0.5, 0.25)[number]
+    names = [f"e_w{wave}_s{s}.TIF" for s in (1, 2) for wave in ("1DAPI", "2GFP")]
+    store(tmp_path / "planes", names)
+    image = read_image(tmp_path / "planes", scene="s2")
+    assert image.values[:, 0, 0].tolist() == [2, 3]
+    assert list(image["c"].values) == ["DAPI", "GFP"]
+    assert read_image(tmp_path / "planes", scene=0).values[:, 0, 0].tolist() == [0, 1]
+    for path in (tmp_path / "i.ome.tif", tmp_path / "planes"):
+        with pytest.raises(InputError, match="'99' is none of"):
+            read_image(path, scene="99")
 
 
 @pytest.mark.parametrize("limit", [0, 2**30])

@@ -535,7 +535,7 @@ def test_a_tiff_with_two_images_is_refused(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "i.tif") as writer:
         writer.write(pixels(5, 7), photometric="minisblack")
         writer.write(pixels(9, 3), photometric="minisblack")
-    refused(lambda: read_image(tmp_path / "i.tif"), "holds 2", "of its own")
+    refused(lambda: read_image(tmp_path / "i.tif"), "holds 2", "of its own", "--scene")
 
 
 def test_an_ome_header_that_does_not_fit_is_refused(tmp_path: Path) -> None:

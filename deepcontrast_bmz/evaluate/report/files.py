@@ -14,7 +14,13 @@ from deepcontrast_bmz.evaluate.report.page import render_report
 from deepcontrast_bmz.evaluate.report.tables import scores_csv
 from deepcontrast_bmz.evaluate.report.words import place, summary
 from deepcontrast_bmz.evaluate.sweep import evaluate
-from deepcontrast_bmz.image import read_image, replace_whole, select_channel
+from deepcontrast_bmz.image import (
+    AS_STATED,
+    Reading,
+    read_image,
+    replace_whole,
+    select_channel,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -75,6 +81,27 @@ def write_evaluation(
     return [folder / name for name in contents]
 
 
+def _words(reference: Path | None, channel: str | int | None, how: Reading) -> list[str]:
+    """Return the options of the command that evaluates so."""
+    options = {"--channel": channel, "--axes": how.axes, "--scene": how.scene}
+    words = [] if reference is None else ["--reference", reference.name]
+    for option, value in options.items():
+        words += [] if value is None else [option, str(value)]
+    return words
+
+
+def _stems(images: Sequence[Path]) -> list[str]:
+    """Return the names of the images without suffix; refuse equal ones."""
+    stems = [re.sub(r"(\.ome)?\.\w+$", "", path.name) for path in images]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise InputError(
+                f"{stems.count(stem)} images are called '{stem}', and each gets a results folder "
+                "of its name: evaluate them one by one"
+            )
+    return stems
+
+
 def _check_folder(folder: Path) -> None:
     """Raise `InputError` if the folder, or one above it, is a file."""
     for one in (folder, *folder.parents):
@@ -89,6 +116,7 @@ def evaluate_files(
     *,
     reference: Path | None = None,
     channel: str | int | None = None,
+    how: Reading = AS_STATED,
     progress: Callable[[float], None] | None = None,
     finished: Callable[[Evaluation], None] | None = None,
 ) -> Iterator[str]:
@@ -104,6 +132,8 @@ def evaluate_files(
         Image without haze, for a single image.
     channel : str or int, optional
         Name or index of the channel.
+    how : Reading
+        Axes and scene of the images (not of the reference), where their files do not say them.
     progress : callable, optional
         Called with the share of all images that is done.
     finished : callable, optional
@@ -124,13 +154,7 @@ def evaluate_files(
             f"{reference} is the reference of one image, but {len(images)} images were given: "
             "evaluate them one by one"
         )
-    stems = [re.sub(r"(\.ome)?\.\w+$", "", path.name) for path in images]
-    for stem in stems:
-        if stems.count(stem) > 1:
-            raise InputError(
-                f"{stems.count(stem)} images are called '{stem}', and each gets a results folder "
-                "of its name: evaluate them one by one"
-            )
+    stems = _stems(images)
     _check_folder(out)
     truth = None
     if reference is not None:
@@ -144,13 +168,12 @@ def evaluate_files(
             if progress is not None:
                 progress((done + share) / len(images))
 
-        image = select_channel(read_image(path), channel)
+        image = select_channel(read_image(path, **how._asdict()), channel)
         image.name = path.name
         result = evaluate(model, image, reference=truth, progress=tell)
         folder = out if len(images) == 1 else out / stem
         words = ["dcbmz", "evaluate", model.name, path.name, "-o", folder.name]
-        words += [] if reference is None else ["--reference", reference.name]
-        words += [] if channel is None else ["--channel", str(channel)]
+        words += _words(reference, channel, how)
         written = write_evaluation(result, folder, command=shlex.join(words))
         if finished is not None:
             finished(result)
