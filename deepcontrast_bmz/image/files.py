@@ -35,6 +35,7 @@ from deepcontrast_bmz.image.reader import (
     named_axes,
     overridden_axes,
     parse_axes,
+    refuse_address,
 )
 from deepcontrast_bmz.image.tiff_read import TIFF_SUFFIXES, read_tiff
 from deepcontrast_bmz.image.tiff_write import check_tiff, in_tiles, write_levels, write_tiff
@@ -103,6 +104,7 @@ def open_image(path: Path, *, axes: str | None = None, scene: str | int | None =
 def _found(path: Path, lazily: bool | None, how: Reading) -> Found:
     if how.axes is not None:
         parse_axes(how.axes)
+    refuse_address(path)
     if not path.exists():
         raise InputError(
             f"an image must exist, but there is nothing at '{path}': check the spelling"

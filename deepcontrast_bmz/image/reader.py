@@ -18,6 +18,7 @@ __all__ = [
     "overridden_axes",
     "parse_axes",
     "reading",
+    "refuse_address",
 ]
 
 import contextlib
@@ -149,6 +150,20 @@ def choose_scene(names: Sequence[str], scene: str | int | None, path: Path) -> i
             f"({listed}): choose one of them"
         )
     return int(scene)
+
+
+def refuse_address(path: Path) -> None:
+    """Raise `InputError` if this is an address on the network, and no file.
+
+    Parameters
+    ----------
+    path : Path
+        What the user gave.
+    """
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE) and not path.exists():
+        raise InputError(
+            f"images are read from a disk, but '{path}' is an address: download it first"
+        )
 
 
 def fits_in_memory(size: int, lazily: bool | None = None) -> bool:

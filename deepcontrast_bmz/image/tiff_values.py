@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image.units import number
 
 if TYPE_CHECKING:
@@ -39,16 +40,31 @@ def stored_values(
         The first one of the image.
     path : Path
         Named in messages.
+
+    Raises
+    ------
+    InputError
+        If they are places in a list of colours that does not rise.
     """
     import tifffile
 
     if tif.is_imagej:
         return _calibration(tif.imagej_metadata or {}, np.dtype(page.dtype), path)
+    if page.photometric == tifffile.PHOTOMETRIC.PALETTE and not _rises(page.colormap):
+        raise InputError(
+            f"the numbers of '{path}' are places in a list of colours, not intensities: save it as "
+            "grey values"
+        )
     if page.photometric != tifffile.PHOTOMETRIC.MINISWHITE or np.dtype(page.dtype).kind != "u":
         return None
     white = (1 << int(page.bitspersample)) - 1
     logger.warning("%s: white is zero in this file; its values are turned round", path)
     return lambda stored: np.asarray(white - stored, stored.dtype), np.dtype(page.dtype)
+
+
+def _rises(colours: np.ndarray | None) -> bool:
+    """Say whether no colour becomes darker from one entry to the next: then numbers are values."""
+    return colours is None or bool((np.diff(colours.astype(np.int64), axis=-1) >= 0).all())
 
 
 def _calibration(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image.atomic import LONGEST_NAME
+from deepcontrast_bmz.image.reader import refuse_address
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -59,6 +60,7 @@ def name_targets(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
     if not paths:
         raise InputError("no image was given, but at least one is needed: name the images")
     for path in paths:
+        refuse_address(path)
         if not path.exists():
             raise InputError(f"there is no image {path}: check its name")
     single = out is not None and out.name.lower().endswith(_SUFFIXES)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,7 @@ import zarr
 import deepcontrast_bmz.image.reader as image_reader
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import open_image, read_image
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from deepcontrast_bmz.predict.targets import name_targets
 
 
 def store(folder: Path, names: list[str]) -> None:
@@ -190,6 +189,31 @@ def test_white_is_zero_is_turned_round(tmp_path: Path) -> None:
     stored = np.array([[0, 1], [254, 255]], np.uint8)
     tifffile.imwrite(tmp_path / "i.tif", stored, photometric="miniswhite")
     assert read_image(tmp_path / "i.tif").values.tolist() == [[255, 254], [1, 0]]
+
+
+def test_places_in_a_list_of_colours_are_intensities_only_if_it_rises(tmp_path: Path) -> None:
+    stored = np.arange(35, dtype=np.uint8).reshape(5, 7)
+    ramp = (np.arange(256) * 257).astype(np.uint16)
+    for colours, fine in (
+        ([ramp, ramp, ramp], True),
+        ([ramp, 0 * ramp, 0 * ramp], True),
+        ([ramp, ramp[::-1], ramp], False),
+    ):
+        path = tmp_path / "i.tif"
+        tifffile.imwrite(path, stored, photometric="palette", colormap=np.stack(colours))
+        if fine:
+            np.testing.assert_array_equal(read_image(path), stored)
+        else:
+            with pytest.raises(InputError, match="list of colours"):
+                read_image(path)
+
+
+def test_an_address_is_refused() -> None:
+    address = Path("https://example.org/i.zarr")
+    with pytest.raises(InputError, match="is an address: download it first"):
+        read_image(address)
+    with pytest.raises(InputError, match="is an address: download it first"):
+        name_targets([address])
 
 
 def test_a_thumbnail_is_no_image(tmp_path: Path) -> None:
