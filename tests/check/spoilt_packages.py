@@ -129,16 +129,24 @@ def save_descriptions(folder: Path, rdf: dict[str, Any]) -> None:
     (folder / "model.yaml").write_text(text)
 
 
-def make_good(folder: Path) -> None:
-    """Write a package that no program objects to."""
-    generator = torch.Generator().manual_seed(1)
-    settings = NetworkSettings(width=4, dilations=(1, 2, 1))
+SETTINGS = NetworkSettings(width=4, dilations=(1, 2, 1))
+
+
+def draw_loop(generator: torch.Generator) -> Loop:
+    """Return the loop of the good package."""
     torch.manual_seed(0)
-    loop = Loop(build_network(settings), CHANNELS).eval()
+    loop = Loop(build_network(SETTINGS), CHANNELS).eval()
     with torch.no_grad():
         for parameter in loop.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-    exported = export_weights(loop, folder, settings)
+    return loop
+
+
+def make_good(folder: Path) -> None:
+    """Write a package that no program objects to."""
+    generator = torch.Generator().manual_seed(1)
+    loop = draw_loop(generator)
+    exported = export_weights(loop, folder, SETTINGS)
     raw = 100 + 900 * torch.rand((1, 1, 72, 65), generator=generator)
     with torch.no_grad():
         enhanced = loop(raw)
