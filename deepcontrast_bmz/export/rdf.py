@@ -324,16 +324,19 @@ def _weights(facts: ModelFacts, files: Mapping[Role, FileEntry]) -> dict[str, An
                 "kwargs": dict(facts.exported.architecture_kwargs),
             },
             "pytorch_version": torch_version,
+            "comment": "The trained parameters; load with weights_only=True.",
         },
         "torchscript": {
             **_source(files["torchscript"]),
             "parent": "pytorch_state_dict",
             "pytorch_version": torch_version,
+            "comment": "The whole loop, frozen; every iteration is a channel.",
         },
         "onnx": {
             **_source(files["onnx"]),
             "parent": "pytorch_state_dict",
             "opset_version": OPSET_VERSION,
+            "comment": "The whole loop in one file, IR 8; every iteration is a channel.",
         },
     }
 
