@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 from deepcontrast_bmz.check.check import PROGRAMS, check_package
 from deepcontrast_bmz.check.engines import environments
@@ -294,8 +295,12 @@ def test_fused_nodes_without_names_are_refused_by_bioengines_onnxruntime(
 ) -> None:
     prepared("core-0.10.4", require)
     path = spoilt.weights("onnx")
+
     # The network as it stands, whose sorts are fused; our own form has nothing to fuse twice.
-    monkeypatch.setattr("deepcontrast_bmz.export.onnx.is_plainly_dilated", lambda _: False)
+    def refuse(network: nn.Module) -> bool:
+        return False
+
+    monkeypatch.setattr("deepcontrast_bmz.export.onnx.is_plainly_dilated", refuse)
     model = onnx.load_from_string(onnx_bytes(draw_loop(torch.Generator().manual_seed(1))))
     for node in model.graph.node:
         node.name = ""
