@@ -297,7 +297,7 @@ def test_fused_nodes_without_names_are_refused_by_bioengines_onnxruntime(
     path = spoilt.weights("onnx")
 
     # The network as it stands, whose sorts are fused; our own form has nothing to fuse twice.
-    def refuse(network: nn.Module) -> bool:
+    def refuse(_network: nn.Module) -> bool:
         return False
 
     monkeypatch.setattr("deepcontrast_bmz.export.onnx.is_plainly_dilated", refuse)
