@@ -1,0 +1,159 @@
+"""The benchmark on real recordings runs, small, and counts right."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from benchmark_scripts import load, recorded
+from scipy import ndimage
+
+from deepcontrast_bmz.image import write_image
+from deepcontrast_bmz.physics.phantoms import phantom
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def hazed() -> Any:
+    return load("hazed")
+
+
+@pytest.fixture(scope="module")
+def real() -> Any:
+    return load("real")
+
+
+def test_tissue_weakens_every_wave_as_its_kernel_says(hazed: Any) -> None:
+    tails = (hazed.Tail(2.0, 0.25), hazed.Tail(9.0, 0.75))
+    x = np.arange(64)
+    frequency = 10 / (2 * 64)
+    wave = 5 + np.cos(2 * np.pi * frequency * (x + 0.5))[None].repeat(48, axis=0)
+    kernel = sum(
+        share * (1 + (2 * np.pi * length * frequency) ** 2) ** -1.5 for length, share in tails
+    )
+    seen = hazed.see_through_tissue(wave, 1.5, tails)
+    np.testing.assert_allclose(seen, 5 + np.exp(-1.5 * (1 - kernel)) * (wave - 5))
+    twice = hazed.see_through_tissue(hazed.see_through_tissue(wave, 0.5, tails), 1.0, tails)
+    np.testing.assert_allclose(twice, seen)
+    np.testing.assert_allclose(hazed.see_through_tissue(wave, 0.0), wave)
+    with pytest.raises(ValueError, match="not negative"):
+        hazed.see_through_tissue(wave, -0.1)
+
+
+def test_the_kernel_has_the_deviation_that_is_said(hazed: Any) -> None:
+    point = np.zeros((129, 129))
+    point[64, 64] = 1.0
+    # So thin that a photon is scattered once or not at all.
+    seen = hazed.see_through_tissue(point, 1e-6, (hazed.Tail(3.0, 1.0),)) - (1 - 1e-6) * point
+    x = np.arange(129) - 64
+    assert (seen.sum(axis=0) * x**2).sum() / seen.sum() == pytest.approx(3 * 3.0**2, rel=0.01)
+
+
+def test_a_recording_has_the_light_and_the_noise_it_says(hazed: Any) -> None:
+    recorder = hazed.Recorder(photons=50.0, read_noise=3.0)
+    found = recorder.record(np.full((200, 200), 7.0), 2.0, 1)
+    assert found.truth.min() == found.truth.max() == 50
+    assert found.photons.mean() == pytest.approx(50, abs=0.2)
+    # Rounding to whole counts adds a twelfth of a count, squared.
+    assert found.photons.var() == pytest.approx(50 + 9 + 0.8**2 / 12, rel=0.03)
+    assert np.array_equal(found.counts, recorder.record(np.full((200, 200), 7.0), 2.0, 1).counts)
+
+
+def _write_folder(folder: Path) -> None:
+    rng = np.random.default_rng(5)
+    kinds = ("membranes", "nuclei")
+    made = [
+        (200 * np.clip(phantom(kind, (72, 72), rng), 0, 1.2)).astype(np.uint8) for kind in kinds
+    ]
+    two = xr.DataArray(np.stack(made), dims=("c", "y", "x"))
+    write_image(two, folder / "membranes_nuclei_2d.tif")
+    sharp = made[0].astype(np.float32)
+    pair = xr.DataArray(np.stack([ndimage.gaussian_filter(sharp, 2), sharp]), dims=("c", "y", "x"))
+    write_image(pair, folder / "gt_factin_widefield_vs_sim.tif")
+    layers = np.zeros((2, 128, 128), np.uint8)
+    layers[:, 4:-4, 4:-4] = 20 + 200 * np.clip(phantom("membranes", (120, 120), rng), 0, 1)
+    write_image(
+        xr.DataArray(layers, dims=("z", "y", "x")), folder / "drosophila_caax_depth_layers.tif"
+    )
+
+
+def test_every_part_is_run_and_kept(
+    real: Any,
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    _write_folder(data)
+    monkeypatch.setattr(real, "DEPTHS", (0.0, 1.0))
+    monkeypatch.setattr(real, "SHARP_PLANES", real.SHARP_PLANES[:2])
+    record = recorded(monkeypatch, tmp_path)
+    scores = tmp_path / "scores.json"
+    given = ["--model", str(tiny_run), "--data", str(data), "--planes", "1"]
+    real.main([*given, "--json", str(scores), "--record"])
+    printed = capsys.readouterr().out
+    assert record("real") in printed
+    found = json.loads(scores.read_text(encoding="utf-8"))
+    assert [(each["name"], each["depth"]) for each in found] == [
+        ("membranes", 0.0),
+        ("membranes", 1.0),
+        ("nuclei", 0.0),
+        ("nuclei", 1.0),
+    ]
+    for each in found:
+        raw, best, auto = (each[what][1] for what in ("raw", "best", "auto"))
+        assert best >= max(raw, auto) - 1.5
+        assert each["use"] == "not seen in training"
+    assert "| SIM, widefield: F-actin | not seen in training |" in printed
+    # A layer against one that is the same: nothing is better than the raw one.
+    assert "| 1 | 1.000 / 1.000 |" in printed
+    assert "| drosophila_caax_depth_layers | not seen in training | 1 |" in printed
+
+
+def test_the_dial_follows_by_what_it_rises(real: Any) -> None:
+    score = real.Score(0.0, 20.0, 0.9, 1.0)
+
+    def plane(depth: float, dial: float) -> Any:
+        auto = score._replace(setting=dial)
+        return real.Degraded("a", "a.tif", "trained on", depth, score, score, auto, "", None)
+
+    found = [plane(0.0, 0.4), plane(0.5, 0.9), plane(2.0, 2.0)]
+    assert [rise for _, rise in real.follows(found)] == pytest.approx([0.0, -0.4])
+    tables = real.degraded_tables(found)
+    (line,) = (row for row in tables[1].rows if row[:2] == ("all", "all"))
+    assert line[3:] == ("0.20", "-0.20", "50 %", "0.20", "+0.20")
+
+
+def test_correlation_is_taken_where_a_mask_says(real: Any) -> None:
+    rng = np.random.default_rng(1)
+    image = rng.normal(size=(40, 40))
+    other = image.copy()
+    other[:, 20:] = rng.normal(size=(40, 20))
+    left = np.zeros((40, 40), bool)
+    left[:, :12] = True
+    assert real.compare(image, other, left) == pytest.approx((1.0, 1.0), abs=1e-3)
+    assert real.compare(image, other).all < 0.7
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--planes", "0"], "--planes is at least 1"),
+        (["--photons", "0"], "--photons is above 0"),
+        (["--data", "nowhere"], "--data is a folder of images"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(
+    real: Any, given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        real.main(["--data", str(tmp_path), *given])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
