@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from deepcontrast_bmz.predict.enhance import enhance
     from deepcontrast_bmz.predict.files import predict_files
     from deepcontrast_bmz.settings import read_recipe
-    from deepcontrast_bmz.train.run import train_run
+    from deepcontrast_bmz.train.run import train_longer, train_run
 
 __all__ = [
     "__version__",
@@ -34,6 +34,7 @@ __all__ = [
     "predict_files",
     "read_image",
     "read_recipe",
+    "train_longer",
     "train_run",
     "write_image",
 ]
@@ -49,6 +50,7 @@ _PLACES = {
     "predict_files": "predict.files.predict_files",
     "read_image": "image.read_image",
     "read_recipe": "settings.read_recipe",
+    "train_longer": "train.run.train_longer",
     "train_run": "train.run.train_run",
     "write_image": "image.write_image",
 }

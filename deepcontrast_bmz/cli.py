@@ -210,12 +210,30 @@ def train(
     axes: Axes = None,
     scene: Scene = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps. Default: the recipe's.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Training steps; with --resume on a finished run, so many more. "
+            "Default: the recipe's.",
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of everything random. Default: the recipe's.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Continue the run in --out; with --steps, train a finished one longer."
+        ),
+    ] = False,
+    begin_from: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="MODEL",
+            help="Model whose weights to begin from; without --recipe its network and physics too.",
+        ),
+    ] = None,
     device: Device = "auto",
     devices: Annotated[int, typer.Option(help="Devices per node; on a CPU, processes.")] = 1,
     nodes: Annotated[int, typer.Option(help="Nodes. Start the same command on each.")] = 1,
@@ -229,30 +247,43 @@ def train(
     """Train on raw images alone and write a run folder."""
     from deepcontrast_bmz.image import parse_axes
     from deepcontrast_bmz.settings import Recipe, read_recipe
+    from deepcontrast_bmz.train.begin import settings_of
     from deepcontrast_bmz.train.distributed import Spread
-    from deepcontrast_bmz.train.run import train_run
+    from deepcontrast_bmz.train.run import train_longer, train_run
 
+    spread = Spread(devices, nodes, accumulate, precision)
+    told = show_training("training", _write_aside)
     settings = read_recipe(recipe) if recipe is not None else None
-    if any(given is not None for given in (channel, axes, scene, steps, seed)):
-        if resume:
-            raise InputError(
-                "--resume continues a run with its own settings: leave out --channel, --axes, "
-                "--scene, --steps and --seed"
-            )
-        if axes is not None:
-            parse_axes(axes)
-        settings = (settings or Recipe()).with_changes(
-            channel=_channel(channel), axes=axes, scene=scene, steps=steps, seed=seed
+    if resume and any(given is not None for given in (channel, axes, scene, seed)):
+        raise InputError(
+            "--resume continues a run with its own settings: leave out --channel, --axes, "
+            "--scene and --seed"
         )
-    record = train_run(
-        images or [],
-        out,
-        settings,
-        device=device,
-        spread=Spread(devices, nodes, accumulate, precision),
-        resume=resume,
-        report=show_training("training", _write_aside),
-    )
+    if axes is not None:
+        parse_axes(axes)
+    if resume and steps is not None:
+        if settings is not None or begin_from is not None:
+            raise InputError(
+                "--resume --steps trains a finished run longer: leave out --recipe and --from"
+            )
+        record = train_longer(out, steps, images or [], device=device, spread=spread, report=told)
+    else:
+        if settings is None and not resume:
+            settings = settings_of(begin_from) if begin_from is not None else Recipe()
+        if settings is not None:
+            settings = settings.with_changes(
+                channel=_channel(channel), axes=axes, scene=scene, steps=steps, seed=seed
+            )
+        record = train_run(
+            images or [],
+            out,
+            settings,
+            device=device,
+            spread=spread,
+            resume=resume,
+            begin_from=begin_from,
+            report=told,
+        )
     scores = record.validation
     print(
         f"{out}: {record.steps} steps in {record.training_seconds:.0f} s on {record.device}; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "CHANNEL_PREFIX",
+    "BeginRecord",
     "DepthEstimator",
     "ImageRecord",
     "LoopDescription",
@@ -156,6 +157,15 @@ class ImageRecord(Record):
     used_for: Literal["training", "validation", "both"] = "training"
 
 
+class BeginRecord(Record):
+    """The model that training began from."""
+
+    name: str
+    """Its name; of a run folder or a package the file's name only."""
+    sha256: str
+    """Of its weights file."""
+
+
 class RunRecord(Record):
     """What a finished training run says of itself: ``run.json`` in the run folder."""
 
@@ -174,6 +184,10 @@ class RunRecord(Record):
     """Wall time of the training, in seconds, over all resumes."""
     steps: Annotated[int, Field(ge=0)]
     """Optimiser steps done."""
+    begun_from: BeginRecord | None = None
+    """The model whose weights training began from; None: they were drawn."""
+    restarts: tuple[int, ...] = ()
+    """After how many steps the finished run was trained longer, its learning rate anew."""
     parameters: Annotated[int, Field(ge=1)]
     """Trained numbers in the network."""
     images: tuple[ImageRecord, ...]

@@ -7,7 +7,7 @@ other programs is never run.
 
 from __future__ import annotations
 
-__all__ = ["SHIPPED", "find_shipped_folder", "open_model"]
+__all__ = ["SHIPPED", "OpenedLoop", "find_shipped_folder", "open_loop", "open_model"]
 
 import hashlib
 import importlib.resources
@@ -82,7 +82,7 @@ def open_model(name: str | Path, *, weights: str | None = None, device: str = "a
         if shipped:
             model = _open_package(find_shipped_folder() / "rdf.yaml", target, title=str(name))
         else:
-            model = _open_path(path, target)
+            model = _open_run(path, target) if _is_run(path) else _open_package(path, target)
     except OSError as error:
         raise InputError(
             f"the model {name} cannot be read ({error.strerror or error}): "
@@ -92,15 +92,72 @@ def open_model(name: str | Path, *, weights: str | None = None, device: str = "a
     return replace(model, origin=Origin(str(name if shipped else path.absolute()), options))
 
 
-def _open_path(path: Path, target: _Target) -> Model:
+class OpenedLoop(NamedTuple):
+    """A trained loop as torch trains it, not yet made fast."""
+
+    name: str
+    """Of a shipped model its name, else that of the file or folder."""
+    loop: Loop
+    description: LoopDescription
+    """What is known of the loop."""
+    sha256: str
+    """Of its weights file."""
+
+
+def open_loop(name: str | Path) -> OpenedLoop:
+    """Open the network of a model, to train it further.
+
+    Parameters
+    ----------
+    name : str or Path
+        As for `open_model`.
+
+    Raises
+    ------
+    InputError
+        If there is no such model, it is broken, or it holds no weights that can be trained.
+    """
+    path = Path(name)
+    shipped = str(name) in SHIPPED and (isinstance(name, str) or not path.exists())
+    try:
+        if shipped:
+            found = _loop_of_package(find_shipped_folder() / "rdf.yaml")
+        elif _is_run(path):
+            recipe, record, loop = read_run(path)
+            sha256 = _hash((path / "weights.pt").read_bytes())
+            found = OpenedLoop("", loop, describe_run(recipe, record, loop), sha256)
+        else:
+            found = _loop_of_package(path)
+    except OSError as error:
+        raise InputError(
+            f"the model {name} cannot be read ({error.strerror or error}): "
+            "check the file and its permissions"
+        ) from error
+    return found._replace(name=str(name) if shipped else path.resolve().name)
+
+
+def _loop_of_package(path: Path) -> OpenedLoop:
+    with open_package(path) as package:
+        what = f"{package.rdf_name} of {path}"
+        description = _describe(package, what)
+        entries = as_map(package.rdf.get("weights"))
+        chosen = _choose_weights(entries, "pytorch_state_dict", what)
+        data = _read_verified(package, as_map(entries[chosen]), chosen, what)
+    loop = _build_loop(description, what)
+    load_state(loop, data, f"{chosen} weights of {path}")
+    return OpenedLoop("", loop, description, _hash(data))
+
+
+def _is_run(path: Path) -> bool:
+    """Say whether a path is a run folder; raise `InputError` if it is no package either."""
     if path.is_dir():
         if (path / "recipe.toml").is_file():
-            return _open_run(path, target)
+            return True
         # A package zipped or copied within its folder is told what is wrong with it.
         if any(next(path.glob(f"{below}*.y*ml"), None) for below in ("", "*/")):
-            return _open_package(path, target)
+            return False
     elif path.is_file() and path.suffix.lower() in (".yaml", ".yml", ".zip"):
-        return _open_package(path, target)
+        return False
     met = "holds neither recipe.toml nor rdf.yaml" if path.is_dir() else "is none of them"
     if not path.exists():
         met = "does not exist"

@@ -3,18 +3,19 @@
 A run folder holds ``recipe.toml`` (all settings), ``images.json`` (what was read), ``history.csv``,
 ``previews/``, ``checkpoints/`` and, once training has ended, ``weights.pt`` and ``run.json``.
 An epoch is the unit that is never half kept: a run that was killed goes on from the end of the
-last whole epoch and, on the same machine, ends with the weights it would have had.
+last whole epoch and, on the same machine, ends with the weights it would have had. A run that
+begins from a model holds that model's weights, too: ``begun_from.pt`` and ``begun_from.json``.
 """
 
 from __future__ import annotations
 
-__all__ = ["TrainingProgress", "recalibrate", "train_run"]
+__all__ = ["TrainingProgress", "recalibrate", "train_longer", "train_run"]
 
 import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -35,6 +36,16 @@ from deepcontrast_bmz.physics.scatter import widths_in_pixels
 from deepcontrast_bmz.progress import TrainingProgress
 from deepcontrast_bmz.records import ImageRecord, RunRecord
 from deepcontrast_bmz.settings import Recipe, read_recipe, recipe_to_toml
+from deepcontrast_bmz.train.begin import (
+    Start,
+    begin_at,
+    begin_longer,
+    end_longer,
+    read_longer,
+    read_start,
+    settings_of,
+    write_start,
+)
 from deepcontrast_bmz.train.calibrate import fit_statistics
 from deepcontrast_bmz.train.distributed import Spread, is_first_process, trainer_arguments
 from deepcontrast_bmz.train.large_images import excerpts_of, excerpts_sha256
@@ -54,6 +65,7 @@ def train_run(
     device: str = "auto",
     spread: Spread | None = None,
     resume: bool = False,
+    begin_from: str | Path | None = None,
     report: Callable[[TrainingProgress], None] | None = None,
 ) -> RunRecord:
     """Train on raw images and write a run folder.
@@ -65,7 +77,8 @@ def train_run(
     out : Path
         The run folder, new, or with `resume` one that was begun.
     recipe : Recipe, optional
-        All settings; the defaults if left out, or with `resume` the recipe of the run.
+        All settings. Left out, with `resume` the recipe of the run, with `begin_from` that of
+        `settings_of`, else the defaults.
     device : {'auto', 'cpu', 'cuda', 'mps'}
         Where to train.
     spread : Spread, optional
@@ -73,7 +86,10 @@ def train_run(
         several processes, Lightning starts the running program anew for each of them on this
         node; they end when training does, and only the first returns.
     resume : bool
-        Go on from the last whole epoch.
+        Go on from the last whole epoch; a run that began from a model still does.
+    begin_from : str or Path, optional
+        Model, as for `open_model`, whose weights to begin from; the best weights are these, if
+        the held-out patches come out no better with any other.
     report : callable, optional
         Called after every step.
 
@@ -85,21 +101,95 @@ def train_run(
     Raises
     ------
     InputError
-        If an image, the recipe, the folder or the device cannot be used, or the loss stops
-        being a number.
+        If an image, the recipe, the folder, the device or the model to begin from cannot be used,
+        or the loss stops being a number.
     """
-    chosen = choose_device(device)
     spread = spread if spread is not None else Spread()
-    first = is_first_process()
     if resume:
-        paths, recipe = _read_begun(out, paths, recipe)
-    else:
-        recipe = recipe if recipe is not None else Recipe()
-        if first and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if begin_from is not None:
             raise InputError(
-                f"a new run needs a new or empty folder, but {out} holds something: "
-                "give another folder, or --resume to go on with a run"
+                "a resumed run keeps what it began from: leave out --from, or start a new run"
             )
+        begun = _read_begun(out, paths, recipe)
+        return _train(begun, out, device, spread, report)
+    if is_first_process() and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(
+            f"a new run needs a new or empty folder, but {out} holds something: "
+            "give another folder, or --resume to go on with a run"
+        )
+    start = Start()
+    if begin_from is not None:
+        recipe = recipe if recipe is not None else settings_of(begin_from)
+        start = begin_at(begin_from, recipe)
+    begun = _Begun(paths, recipe if recipe is not None else Recipe(), start, resume=False)
+    return _train(begun, out, device, spread, report)
+
+
+def train_longer(
+    out: Path,
+    steps: int,
+    paths: Sequence[Path] = (),
+    *,
+    device: str = "auto",
+    spread: Spread | None = None,
+    report: Callable[[TrainingProgress], None] | None = None,
+) -> RunRecord:
+    """Train a finished run longer, from its weights and under a learning rate that begins anew.
+
+    Until the further steps are done the run stays what it was; if they are interrupted,
+    `train_run` goes on with them by `resume`. Its best weights so far stay, if the held-out
+    patches come out no better with any other.
+
+    Parameters
+    ----------
+    out : Path
+        Run folder.
+    steps : int
+        How many more, at least 1.
+    paths : sequence of Path
+        The images it was trained on; where ``images.json`` says they lie, if left out.
+    device, spread, report
+        As for `train_run`.
+
+    Returns
+    -------
+    RunRecord
+        What ``run.json`` now holds.
+
+    Raises
+    ------
+    InputError
+        If the run has not finished, its images are not there any more or have changed, or the
+        loss stops being a number.
+    """
+    if steps < 1:
+        raise InputError(f"--steps is at least 1, not {steps}: give more, or leave it out")
+    # Only the first process writes down what it begins; the others find it.
+    begun = _read_begun(out, paths, None, more=steps if is_first_process() else None)
+    return _train(begun, out, device, spread if spread is not None else Spread(), report)
+
+
+class _Begun(NamedTuple):
+    """What a run is made of, new or begun before."""
+
+    paths: Sequence[Path]
+    recipe: Recipe
+    """Of the steps to do; those done before do not count."""
+    start: Start
+    resume: bool
+
+
+def _train(
+    begun: _Begun,
+    out: Path,
+    device: str,
+    spread: Spread,
+    report: Callable[[TrainingProgress], None] | None,
+) -> RunRecord:
+    """Train from where a run begins, or from its last checkpoint, and write what came out."""
+    paths, recipe, start, resume = begun
+    chosen = choose_device(device)
+    first = is_first_process()
     if not paths:
         raise InputError("training needs at least one image, but none was given: name the images")
     spread.piece(recipe.training.batch)
@@ -112,11 +202,13 @@ def train_run(
     found_training += phantom_planes(recipe, len(paths))
     if resume:
         _check_same_images(out, records)
+        if first and start.restarts:
+            begin_longer(out, start, recipe.training.steps)
     elif first:
-        _begin(out, paths, records, recipe)
+        _begin(out, begun, records)
 
     torch.manual_seed(recipe.seed)
-    module = Training(recipe, spread, out, found_training, found_validation, report)
+    module = Training(recipe, spread, out, found_training, found_validation, report, start)
     started = time.monotonic()
     fit(module, out, placement, resume=resume)
     if not first:
@@ -125,17 +217,21 @@ def train_run(
 
 
 def _read_begun(
-    out: Path, paths: Sequence[Path], recipe: Recipe | None
-) -> tuple[Sequence[Path], Recipe]:
-    """Return images and recipe of a run that was begun, checked against what was given."""
+    out: Path, paths: Sequence[Path], recipe: Recipe | None, more: int | None = None
+) -> _Begun:
+    """Return what a run that was begun is made of, checked against what was given."""
     if not (out / "recipe.toml").is_file() or not (out / "images.json").is_file():
         raise InputError(
             f"--resume needs a run that was begun, but {out} holds no recipe.toml and "
             "images.json: leave out --resume, or name the run folder"
         )
-    if (out / "run.json").is_file():
-        raise InputError(f"--resume needs an unfinished run, but {out} has ended: use it as it is")
     recorded = read_recipe(out / "recipe.toml")
+    longer = read_longer(out, more)
+    if longer is None and (out / "run.json").is_file():
+        raise InputError(
+            f"--resume needs an unfinished run, but {out} has ended: use it as it is, or add "
+            "--steps to train so many steps more"
+        )
     if recipe is not None and recipe != recorded:
         raise InputError(
             f"a resumed run keeps its recipe, but the one given differs from {out}/recipe.toml: "
@@ -144,7 +240,10 @@ def _read_begun(
     if not paths:
         stored = json.loads((out / "images.json").read_text(encoding="utf-8"))
         paths = [Path(entry["path"]) for entry in stored]
-    return paths, recorded
+    if longer is None:
+        return _Begun(paths, recorded, read_start(out, recorded), resume=True)
+    steps, start = longer
+    return _Begun(paths, recorded.with_changes(steps=steps), start, resume=True)
 
 
 def _read_planes(paths: Sequence[Path], recipe: Recipe) -> tuple[list[RawPlane], list[ImageRecord]]:
@@ -195,15 +294,14 @@ def _mark_use(
     return marked
 
 
-def _begin(
-    out: Path, paths: Sequence[Path], records: Sequence[ImageRecord], recipe: Recipe
-) -> None:
+def _begin(out: Path, begun: _Begun, records: Sequence[ImageRecord]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "recipe.toml").write_text(recipe_to_toml(recipe), encoding="utf-8")
+        write_start(begun.start, out)
+        (out / "recipe.toml").write_text(recipe_to_toml(begun.recipe), encoding="utf-8")
         entries = [
             {"path": str(path.absolute()), **record.model_dump()}
-            for path, record in zip(paths, records, strict=True)
+            for path, record in zip(begun.paths, records, strict=True)
         ]
         (out / "images.json").write_text(json.dumps(entries, indent=1), encoding="utf-8")
     except OSError as error:
@@ -230,14 +328,22 @@ def _finish(
     module.loop.load_state_dict(module.best)
     parameters = sum(p.numel() for p in cast("Iterable[Tensor]", module.loop.parameters()))
     loop = module.loop.cpu().eval()
-    statistics = fit_statistics(loop, module.recipe, module.planes)
+    start = module.start
+    steps = start.steps + module.global_step
+    recipe = module.recipe.with_changes(steps=start.steps + module.recipe.training.steps)
+    statistics = fit_statistics(loop, recipe, module.planes)
+    if start.restarts:
+        with replace_whole(out / "recipe.toml") as path:
+            path.write_text(recipe_to_toml(recipe), encoding="utf-8")
     record = RunRecord(
         version=__version__,
         torch_version=torch.__version__,
         finished_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         device=device,
         training_seconds=round(module.seconds_before + seconds, 1),
-        steps=module.global_step,
+        steps=steps,
+        begun_from=start.begun_from,
+        restarts=start.restarts,
         parameters=parameters,
         images=tuple(records),
         phantoms=module.recipe.data.phantoms,
@@ -247,6 +353,7 @@ def _finish(
     )
     with replace_whole(out / "run.json") as path:
         path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    end_longer(out)
     return record
 
 

@@ -24,6 +24,7 @@ from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import replace_whole
 from deepcontrast_bmz.model.loop import Loop, crop
 from deepcontrast_bmz.progress import TrainingProgress
+from deepcontrast_bmz.train.begin import Start
 from deepcontrast_bmz.train.pairs import Pair, PairDataset
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Training(pl.LightningModule):
         Planes, or stacks, to learn from and to judge by.
     report : callable or None
         Called after every step.
+    start : Start, optional
+        Where training begins; at drawn weights, if left out.
     """
 
     def __init__(
@@ -64,12 +67,16 @@ class Training(pl.LightningModule):
         training: Sequence[RawPlane],
         validation: Sequence[RawPlane],
         report: Callable[[TrainingProgress], None] | None,
+        start: Start | None = None,
     ) -> None:
         super().__init__()
         self.recipe = recipe
         self.spread = spread
         self.out = out
+        self.start = start if start is not None else Start()
         self.loop = self._new_loop()
+        if self.start.weights:
+            self.loop.load_state_dict(self.start.weights)
         self.planes = [*training, *validation]
         settings = recipe.training
         self.pairs = PairDataset(
@@ -77,7 +84,7 @@ class Training(pl.LightningModule):
             recipe,
             radius=self.loop.radius,
             planes=self.loop.radii[0] if self.loop.dims == 3 else 0,
-            length=settings.steps * settings.batch,
+            length=(self.start.steps + settings.steps) * settings.batch,
             stream=TRAINING,
         )
         self.held_out = PairDataset(
@@ -89,10 +96,11 @@ class Training(pl.LightningModule):
             stream=VALIDATION,
         )
         self.report = report
-        self.history: list[dict[str, float]] = []
-        self.best: dict[str, Tensor] = {}
-        self.best_scores: dict[str, float] = {}
-        self.seconds_before = 0.0
+        self.history: list[dict[str, float]] = list(self.start.history)
+        # What is known to be good stays, until something is better.
+        self.best: dict[str, Tensor] = dict(self.start.weights) if self.start.scores else {}
+        self.best_scores: dict[str, float] = dict(self.start.scores)
+        self.seconds_before = self.start.seconds
         self.recent: list[float] = []
         self.begun_at = time.monotonic()
         self.first_step = 0
@@ -106,7 +114,9 @@ class Training(pl.LightningModule):
         """Return the patches of the present epoch."""
         settings = self.recipe.training
         first = self.current_epoch * settings.steps_per_epoch
-        steps = range(first, min(first + settings.steps_per_epoch, settings.steps))
+        last = min(first + settings.steps_per_epoch, settings.steps)
+        # Further steps see further patches.
+        steps = range(self.start.steps + first, self.start.steps + last)
         return DataLoader(
             Subset(self.pairs, self.spread.share(steps, settings.batch, self.global_rank)),
             batch_size=self.spread.piece(settings.batch),
@@ -175,8 +185,9 @@ class Training(pl.LightningModule):
         whole = (batch_idx + 1) % self.spread.accumulate == 0
         if self.report is None or not whole or not self.trainer.is_global_zero:
             return
-        done, steps = self.global_step, self.recipe.training.steps
-        each = (time.monotonic() - self.begun_at) / max(done - self.first_step, 1)
+        each = (time.monotonic() - self.begun_at) / max(self.global_step - self.first_step, 1)
+        done = self.start.steps + self.global_step
+        steps = self.start.steps + self.recipe.training.steps
         self.report(
             TrainingProgress(
                 step=done,
@@ -230,9 +241,16 @@ class Training(pl.LightningModule):
             rows.append(np.concatenate(grey, axis=1))
         folder = self.out / "previews"
         folder.mkdir(exist_ok=True)
-        with replace_whole(folder / f"epoch_{self.current_epoch + 1:04d}.png") as path:
+        with replace_whole(folder / f"epoch_{self._epoch():04d}.png") as path:
             picture = np.clip(np.concatenate(rows), 0, 1)
             imsave(str(path), picture, cmap="gray", vmin=0, vmax=1, format="png")
+
+    def _epoch(self) -> int:
+        """Return the number of the epoch, from 1 on; those before this start count."""
+        if self.trainer.sanity_checking:
+            return 0
+        before = int(self.start.history[-1]["epoch"]) if self.start.history else 0
+        return before + self.current_epoch + 1
 
     def on_validation_epoch_end(self) -> None:
         """Keep the scores, and the weights if they are the best so far."""
@@ -244,8 +262,8 @@ class Training(pl.LightningModule):
             recent = float(cast("Tensor", self.trainer.strategy.reduce(own, reduce_op="mean")))
         self.history.append(
             {
-                "epoch": self.current_epoch + 1,
-                "step": self.global_step,
+                "epoch": self._epoch(),
+                "step": self.start.steps + self.global_step,
                 "training_loss": recent,
                 "validation_loss": loss,
                 "psnr_degraded": degraded,
@@ -265,7 +283,7 @@ class Training(pl.LightningModule):
         writer.writerows(self.history)
         with replace_whole(self.out / "history.csv") as path:
             path.write_text(text.getvalue(), encoding="utf-8")
-        logger.info("epoch %d: %s", self.current_epoch + 1, scores)
+        logger.info("epoch %d: %s", self._epoch(), scores)
 
     # ---- what a checkpoint carries beside Lightning's own
 
@@ -303,9 +321,9 @@ def _to_decibel(ratio: Tensor) -> Tensor:
     return 10 * torch.log10(ratio.clamp_min(1e-12))
 
 
-def _newest_checkpoint(out: Path) -> Path | None:
+def _newest_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint that can be read; a killed run may leave a broken one."""
-    for path in sorted((out / "checkpoints").glob("epoch-*.ckpt"), reverse=True):
+    for path in sorted(folder.glob("epoch-*.ckpt"), reverse=True):
         try:
             torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch names no common base class for a broken file
@@ -336,8 +354,9 @@ def fit(module: Training, out: Path, placement: dict[str, Any], *, resume: bool)
     """
     settings = module.recipe.training
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    folder = out / "checkpoints" / module.start.checkpoints
     checkpoints = ModelCheckpoint(
-        dirpath=out / "checkpoints",
+        dirpath=folder,
         filename="epoch-{epoch:05d}",
         auto_insert_metric_name=False,
         monitor="epoch",
@@ -354,6 +373,7 @@ def fit(module: Training, out: Path, placement: dict[str, Any], *, resume: bool)
         warnings.filterwarnings(
             "ignore", message=".*Checkpoint directory .* exists and is not empty.*"
         )
+        judge = bool(module.start.weights) and not module.start.scores
         trainer = pl.Trainer(
             **placement,
             max_steps=settings.steps,
@@ -365,9 +385,10 @@ def fit(module: Training, out: Path, placement: dict[str, Any], *, resume: bool)
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            num_sanity_val_steps=0,
+            # The weights of a model are judged first, before they change.
+            num_sanity_val_steps=-1 if judge else 0,
         )
-        checkpoint = _newest_checkpoint(out) if resume else None
+        checkpoint = _newest_checkpoint(folder) if resume else None
         try:
             trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as error:
