@@ -19,6 +19,10 @@ from deepcontrast_bmz.settings import NonNegative, Positive, Record
 Array = NDArray[np.floating[Any]]
 
 
+_FEWEST_CELLS = 16
+"""Cells that the noise is read off, at least."""
+
+
 class NoiseModel(Record):
     """Noise variance as a straight line over the signal: var = slope * counts + intercept."""
 
@@ -40,7 +44,9 @@ def _high_pass(image: Tensor) -> Tensor:
     return F.conv2d(image[None, None], (torch.outer(line, line) / 6)[None, None])[0, 0]
 
 
-def estimate_noise(image: Tensor, bins: int = 24, cell: int = 8) -> NoiseModel:
+def estimate_noise(
+    image: Tensor, bins: int = 24, cell: int = 8, *, used: Tensor | None = None
+) -> NoiseModel:
     """Read the noise variance off one image, by photon transfer within the image.
 
     The image is cut into cells. In each, the noise variance is that of the second difference,
@@ -55,6 +61,9 @@ def estimate_noise(image: Tensor, bins: int = 24, cell: int = 8) -> NoiseModel:
         Brightness classes.
     cell : int
         Side of a cell in pixels.
+    used : Tensor of bool, (Y, X), optional
+        Pixels that count: cells with others in them are left out, unless that leaves hardly any.
+        All of them if left out.
 
     Returns
     -------
@@ -72,6 +81,9 @@ def estimate_noise(image: Tensor, bins: int = 24, cell: int = 8) -> NoiseModel:
     level = F.avg_pool2d(image[None, None], 3, stride=1)[0, 0]
     local_variance = F.avg_pool2d((noise**2)[None, None], cell)[0, 0].flatten()
     local_level = F.avg_pool2d(level[None, None], cell)[0, 0].flatten()
+    whole = _find_whole_cells(used, cell)
+    if whole is not None:
+        local_variance, local_level = local_variance[whole], local_level[whole]
     order = torch.argsort(local_level)
     classes = torch.tensor_split(order, min(bins, max(2, order.numel() // 8)))
     # Mean of the lowest quarter of chi-square variables with the cell's degrees of freedom: the
@@ -92,6 +104,16 @@ def estimate_noise(image: Tensor, bins: int = 24, cell: int = 8) -> NoiseModel:
     rounding = 1 / 12 if bool((image == image.round()).all()) else 0.0
     floor = max(float(y.min()) * 0.5, float(y.max()) * 0.01, rounding, tiny)
     return NoiseModel(slope=max(slope, 0.0), intercept=intercept, floor=floor)
+
+
+def _find_whole_cells(used: Tensor | None, cell: int) -> Tensor | None:
+    """Return which cells see used pixels alone; None where all do, or too few to tell."""
+    if used is None or bool(used.all()):
+        return None
+    # The second difference sees one pixel further on every side.
+    seen = -F.max_pool2d((~used).float()[None, None], 3, stride=1)
+    whole = (F.avg_pool2d(seen, cell)[0, 0] == 0).flatten()
+    return whole if int(whole.sum()) >= _FEWEST_CELLS else None
 
 
 def _robust_line(x: Tensor, y: Tensor) -> tuple[float, float]:
