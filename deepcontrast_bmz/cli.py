@@ -12,7 +12,7 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -299,9 +299,14 @@ def predict(
     dial: Annotated[
         str | None,
         typer.Option(
-            help="Optical depth to remove: a number, or 'auto'. Default: the model's advice."
+            help="Optical depth to remove: a number, one per channel as c0=1.75,c1=1.2, or 'auto'. "
+            "Default: the model's advice."
         ),
     ] = None,
+    each: Annotated[
+        bool,
+        typer.Option("--each", help="Choose the automatic dial of every image on its own."),
+    ] = False,
     iterations: Annotated[
         int | None, typer.Option(help="Whole iterations to run, instead of --dial.")
     ] = None,
@@ -340,14 +345,15 @@ def predict(
     from deepcontrast_bmz.model.open import open_model
     from deepcontrast_bmz.predict.files import predict_files
 
-    chosen, side = _dial(dial), _side(block)
+    side = _side(block)
     opened = open_model(model, weights=weights, device=device)
     failures: list[tuple[Path, str]] = []
     predict_files(
         opened,
         images,
         out,
-        dial=chosen,
+        dial=dial,
+        each=each,
         iterations=iterations,
         all_iterations=all_iterations,
         channel=_channel(channel),
@@ -371,16 +377,6 @@ def predict(
 def _say_enhanced(path: Path, result: Enhanced) -> None:
     """Print where the result is, its dial, and why that one."""
     print(f"{path}: {result.reason}")
-
-
-def _dial(text: str | None) -> float | Literal["auto"] | None:
-    if text is None or text == "auto":
-        return text
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise InputError(f"--dial is {text!r}: write a number of at least 0, or auto") from error
-    return finite(value, "--dial", minimum=0, hint="0 is the raw image")
 
 
 def _side(text: str) -> int | None:

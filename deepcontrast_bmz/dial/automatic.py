@@ -41,6 +41,8 @@ class DialChoice(Record):
     0.25 of a step; half of that for an unusual image, 0 where no depth could be read."""
     warning: str | None = None
     """One sentence where the image is unlike those the model was trained for."""
+    empty: bool = False
+    """Nothing is there whose depth could be read; says nothing of other planes."""
 
 
 def choose_dial(
@@ -77,7 +79,8 @@ def choose_dial(
     DialChoice
     """
     if float(raw.max() - raw.min()) == 0:
-        return DialChoice(dial=0.0, confidence=1.0, reason=say_dial(0.0, "the image is constant"))
+        reason = say_dial(0.0, "the image is constant")
+        return DialChoice(dial=0.0, confidence=1.0, reason=reason, empty=True)
     look = look_at_plane(raw, iterations, widths_px, noise=noise, offset=offset)
     unread = _find_why_unread(look, description)
     if unread is not None:

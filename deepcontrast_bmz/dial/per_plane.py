@@ -1,4 +1,4 @@
-"""Which dial every plane of an image gets where it is chosen from the image.
+"""Chooses a dial for single planes of an image; `experiment` makes one of them.
 
 What is chosen depends on the image alone: on a window of each plane, on a seeded sample of windows
 where a plane is large, and on planes at even distances where there are many. How the image is cut
@@ -8,10 +8,11 @@ into blocks makes no difference.
 from __future__ import annotations
 
 __all__ = [
-    "choose_dials",
+    "choose_per_plane",
     "warn_if_unusual",
 ]
 
+import itertools
 import logging
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,7 @@ import numpy as np
 import torch
 
 from deepcontrast_bmz.dial.automatic import choose_dial
-from deepcontrast_bmz.dial.say import say_dials
-from deepcontrast_bmz.dial.smooth_z import smooth_along_z
+from deepcontrast_bmz.dial.experiment import PlaneChoices
 from deepcontrast_bmz.dial.unusual import find_unusual
 from deepcontrast_bmz.dial.window import WINDOW, content_window
 from deepcontrast_bmz.image.blocks import Box
@@ -29,9 +29,8 @@ from deepcontrast_bmz.physics.noise import estimate_noise
 from deepcontrast_bmz.physics.scatter import widths_in_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from deepcontrast_bmz.dial.automatic import DialChoice
@@ -53,15 +52,22 @@ _CELL = 32
 """Side of the cells that the content of a window is measured in, in pixels."""
 
 _MOST_PLANES = {"t": 9, "z": 33}
-"""Planes that are measured along an axis; the others get the dial of the nearest one."""
+"""Planes that are measured along an axis."""
+
+_FEWEST_FRAMES = 3
+"""Frames with content: where fewer were met, more frames are looked at."""
 
 
-def choose_dials(
-    model: Model, source: Source, pixel_size_um: float | None
-) -> tuple[tuple[float, ...], str]:
-    """Choose a dial for every plane, and say why.
+def choose_per_plane(
+    model: Model,
+    source: Source,
+    pixel_size_um: float | None,
+    names: tuple[str, ...] | None = None,
+) -> PlaneChoices:
+    """Choose a dial for planes of an image, each on its own.
 
-    Along z the chosen dials are smoothed.
+    Of many planes along z, and of many frames, some at even distances are looked at; more frames
+    where most of them are empty.
 
     Parameters
     ----------
@@ -69,38 +75,53 @@ def choose_dials(
     source : Source
     pixel_size_um : float or None
         Of the image, within the plane.
+    names : tuple of str, optional
+        Of the channels, where known.
 
     Returns
     -------
-    dials : tuple of float
-        For every plane, the last axis fastest.
-    reason : str
-        One sentence.
+    PlaneChoices
     """
     widths = widths_in_pixels(model.description.scatter, pixel_size_um)
     dims = source.dims[:-2]
     lines = [_pick_places(dim, n) for dim, n in zip(dims, source.planes, strict=True)]
-    places = list(np.ndindex(*(len(line) for line in lines)))
-    choices: list[DialChoice] = []
-    for place in places:
-        plane = tuple(int(line[i]) for line, i in zip(lines, place, strict=True))
-        choices.append(_choose(model, source, plane, widths))
-        logger.info("plane %s: %s", plane, choices[-1].reason)
-    shape = [len(line) for line in lines]
-    dials = np.array([choice.dial for choice in choices]).reshape(shape)
-    confidences = np.array([choice.confidence for choice in choices]).reshape(shape)
+    found: dict[tuple[int, ...], tuple[DialChoice, float]] = {}
+    while True:
+        for plane in itertools.product(*lines):
+            if plane not in found:
+                found[plane] = _choose(model, source, plane, widths)
+                logger.info("plane %s: %s", plane, found[plane][0].reason)
+        more = _pick_more_frames(dims, source.planes, lines, found)
+        if not more:
+            break
+        lines[0] = sorted([*lines[0], *more])
+    looked_at = [found[plane] for plane in itertools.product(*lines)]
+    choices = tuple(choice for choice, _ in looked_at)
     _warn(choices, source)
-    smoothed = "z" in dims and dials.shape[dims.index("z")] > 2
-    if smoothed:
-        dials = _smooth(dials, confidences, dims.index("z"))
-    for axis, (line, length) in enumerate(zip(lines, source.planes, strict=True)):
-        nearest = np.abs(np.arange(length)[:, None] - line[None]).argmin(1)
-        dials = dials.take(nearest, axis)
-    chosen = tuple(float(dial) for dial in dials.ravel())
-    if len(chosen) == 1:
-        return chosen, choices[0].reason
-    surest = choices[int(np.argmax([choice.confidence for choice in choices]))]
-    return chosen, say_dials(chosen, len(places), surest.reason, smoothed=smoothed)
+    return PlaneChoices(
+        dims=dims,
+        lengths=source.planes,
+        lines=tuple(tuple(line) for line in lines),
+        choices=choices,
+        levels=tuple(level for _, level in looked_at),
+        names=names,
+    )
+
+
+def _pick_more_frames(
+    dims: Sequence[str],
+    lengths: Sequence[int],
+    lines: Sequence[list[int]],
+    found: Mapping[tuple[int, ...], tuple[DialChoice, float]],
+) -> list[int]:
+    """Return frames between those that were looked at, where next to none has content."""
+    if "t" not in dims or len(lines[0]) >= min(lengths[0], 4 * _MOST_PLANES["t"]):
+        return []
+    filled = {plane[0] for plane, (choice, _) in found.items() if not choice.empty}
+    if len(filled) >= _FEWEST_FRAMES:
+        return []
+    between = np.rint(np.linspace(0, lengths[0] - 1, min(lengths[0], 2 * len(lines[0]) + 1)))
+    return sorted({int(place) for place in between} - set(lines[0]))
 
 
 def warn_if_unusual(model: Model, source: Source) -> str | None:
@@ -147,29 +168,16 @@ def _warn(choices: Sequence[DialChoice], source: Source) -> None:
         logger.warning("%s: %s%s", source.name, planes, warned[0])
 
 
-def _pick_places(dim: str, length: int) -> NDArray[np.intp]:
+def _pick_places(dim: str, length: int) -> list[int]:
     """Return the places along an axis that are looked at, at even distances."""
-    most = _MOST_PLANES.get(dim, length)
-    if length <= most:
-        return np.arange(length)
-    return np.rint(np.linspace(0, length - 1, most)).astype(np.intp)
-
-
-def _smooth(
-    dials: NDArray[np.float64], confidences: NDArray[np.float64], axis: int
-) -> NDArray[np.float64]:
-    """Return dials smoothed along an axis, rounded as single ones are."""
-    lines, sure = (np.moveaxis(part, axis, -1) for part in (dials, confidences))
-    smooth = np.empty_like(lines)
-    for place in np.ndindex(lines.shape[:-1]):
-        smooth[place] = np.round(smooth_along_z(list(lines[place]), list(sure[place])), 2)
-    return np.moveaxis(smooth, -1, axis)
+    most = min(length, _MOST_PLANES.get(dim, length))
+    return [int(place) for place in np.rint(np.linspace(0, length - 1, most))]
 
 
 def _choose(
     model: Model, source: Source, plane: tuple[int, ...], widths: tuple[float, ...]
-) -> DialChoice:
-    """Choose the dial on the part of a plane with the most content."""
+) -> tuple[DialChoice, float]:
+    """Choose the dial on the part of a plane with the most content; return its light, too."""
     place, depth = plane[: len(source.leading)], plane[len(source.leading) :]
 
     def read(rows: slice, columns: slice) -> Tensor:
@@ -189,13 +197,15 @@ def _choose(
     count = model.description.iterations
     window = source.window(place, box, [count * radius for radius in model.radii])
     kept = model.iterate(torch.from_numpy(window)[None, None], count)[0]
-    return choose_dial(
+    choice = choose_dial(
         read(*box.slices[-2:]),
         kept.reshape((count, *kept.shape[-2:])),
         model.description,
         widths_px=widths,
         noise=estimate_noise(seen),
     )
+    level = float(seen.mean()) - float(np.percentile(seen[::4, ::4].numpy(), 1))
+    return choice, level
 
 
 def _sample(

@@ -5,8 +5,9 @@ from __future__ import annotations
 __all__ = ["MOST_ITERATIONS", "DialRequest", "count_iterations", "parse_dial_request"]
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from deepcontrast_bmz.dial.table import DialTable, parse_dial_table
 from deepcontrast_bmz.errors import InputError, finite
 from deepcontrast_bmz.model.loop import dial_position
 
@@ -22,17 +23,24 @@ MOST_ITERATIONS = 16
 class DialRequest:
     """What was asked for, after checking that the model can do it."""
 
-    dial: float | None
+    table: DialTable | None
     """Optical depth to remove; None is to be chosen from the image."""
     count: int | None
     """How many iterations are returned instead of one image; None for one image."""
     reason: str
     """Where the dial comes from; empty if it is to be chosen."""
+    asked: str = "auto"
+    """The dial as it was asked for: a dial that was chosen from images is still auto."""
+
+    @property
+    def chosen(self) -> bool:
+        """Whether it was, or is to be, chosen from images."""
+        return self.asked == "auto"
 
 
 def parse_dial_request(
     model: Model,
-    dial: float | Literal["auto"] | None = None,
+    dial: float | str | None = None,
     iterations: int | None = None,
     *,
     all_iterations: bool = False,
@@ -61,37 +69,38 @@ def parse_dial_request(
         count = (
             description.iterations if iterations is None else _check_iterations(model, iterations)
         )
-        return DialRequest(count * step, count, f"all {count} iterations")
+        table = DialTable.even(count * step)
+        return DialRequest(table, count, f"all {count} iterations", table.text)
     if iterations is not None:
         if dial is not None:
             raise InputError(
                 f"a dial ({dial}) and whole iterations ({iterations}) exclude each other: "
                 "leave one out"
             )
-        dial = _check_iterations(model, iterations) * step
-        return DialRequest(dial, None, f"dial {dial:g} ({iterations} iterations, as asked for)")
-    if dial is None:
-        if description.recommended_dial is None:
-            return DialRequest(None, None, "")
+        table = DialTable.even(_check_iterations(model, iterations) * step)
+        reason = f"dial {table.text} ({iterations} iterations, as asked for)"
+        return DialRequest(table, None, reason, table.text)
+    why = "as asked for"
+    if dial is None and description.recommended_dial is not None:
         dial = description.recommended_dial
         why = f"as the model recommends: {description.recommended_dial_reason}".rstrip(": ")
-    elif isinstance(dial, str):
-        if dial != "auto":
-            raise InputError(f"a dial is a number of at least 0 or auto, not {dial!r}: correct it")
+    if dial is None or dial == "auto":
         return DialRequest(None, None, "")
+    if isinstance(dial, str):
+        table = parse_dial_table(dial)
     else:
-        why = "as asked for"
-    dial = finite(float(dial), "the dial", minimum=0.0, hint="0 is the raw image")
+        value = finite(float(dial), "the dial", minimum=0.0, hint="0 is the raw image")
+        table = DialTable.even(value)
     most = MOST_ITERATIONS * step
-    if dial > most:
+    if table.largest > most:
         raise InputError(
             f"at most {MOST_ITERATIONS} iterations are run (dial {most:g}), too few for dial "
-            f"{dial:g}: choose a smaller dial"
+            f"{table.largest:g}: choose a smaller dial"
         )
-    count = count_iterations(dial, description)
+    count = count_iterations(table.largest, description)
     if count:
         _check_iterations(model, count)
-    return DialRequest(dial, None, f"dial {dial:g} ({why})")
+    return DialRequest(table, None, f"dial {table.text} ({why})", table.text)
 
 
 def _check_iterations(model: Model, iterations: int) -> int:

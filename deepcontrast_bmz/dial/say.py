@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["say_dial", "say_dials", "say_reading"]
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+__all__ = ["say_dial", "say_reading", "say_shared"]
 
 
 def say_reading(
@@ -58,23 +53,47 @@ def say_dial(dial: float, basis: str, limited_by: str | None = None) -> str:
     return words if limited_by is None else f"{words}, limited by {limited_by}"
 
 
-def say_dials(dials: Sequence[float], measured: int, surest: str, *, smoothed: bool = False) -> str:
-    """Return the reason of the dials of several planes.
+def say_shared(
+    dials: str,
+    *,
+    measured: int,
+    empty: int,
+    total: int,
+    images: int,
+    smooth: str | None,
+    surest: str,
+) -> str:
+    """Return the reason of dials that several planes share.
 
     Parameters
     ----------
-    dials : sequence of float
-        One for every plane.
+    dials : str
+        In the form that can be given back.
     measured : int
-        Planes that were looked at; the others got the dial of the nearest.
+        Planes that were looked at.
+    empty : int
+        How many of these hold nothing.
+    total : int
+        Planes that share the dials.
+    images : int
+        Images that share them.
+    smooth : str or None
+        Axis along which they are a smooth curve.
     surest : str
         What was said of the plane that is surest.
-    smoothed : bool
-        They were smoothed along z.
+
+    Examples
+    --------
+    >>> say_shared("1.75", measured=9, empty=2, total=40, images=1, smooth=None, surest="dial 1.8")
+    'dial 1.75, from 9 of 40 planes, 2 of them empty; the surest: dial 1.8'
     """
-    low, high = min(dials), max(dials)
-    words = f"dial {low:g}" if low == high else f"dials {low:g} to {high:g}"
-    if smoothed:
-        words += ", smooth along z,"
-    of = f"{measured} of {len(dials)}" if measured < len(dials) else f"{len(dials)}"
-    return f"{words} from {of} planes; the surest: {surest}"
+    words = f"dial {dials}"
+    if smooth is not None:
+        words += f", smooth along {smooth}"
+    of = f"{measured} of {total}" if measured < total else f"{total}"
+    words += f", from {of} planes"
+    if images > 1:
+        words += f" of {images} images that share it"
+    if empty:
+        words += f", {empty} of them empty"
+    return f"{words}; the surest: {surest}"

@@ -7,7 +7,7 @@ __all__ = ["Enhanced", "check_grey", "enhance", "enhance_as"]
 import itertools
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -38,6 +38,8 @@ class Enhanced:
     channel axis of iterations. A dask array where the input is one: computed when looked at."""
     dials: tuple[float, ...]
     """Optical depth removed from each plane, planes in the order of the leading dims."""
+    dial: str
+    """The same in the form in which `enhance` and ``--dial`` take it."""
     reason: str
     """Where the dials come from, in one sentence."""
 
@@ -46,7 +48,7 @@ def enhance(
     model: Model,
     image: xr.DataArray,
     *,
-    dial: float | Literal["auto"] | None = None,
+    dial: float | str | None = None,
     iterations: int | None = None,
     all_iterations: bool = False,
     block: int | None = None,
@@ -62,9 +64,10 @@ def enhance(
     model : Model
     image : DataArray, dims out of (t, c, z, y, x)
         Grey values in any unit and of any integer or real type.
-    dial : float or 'auto', optional
-        Optical depth to remove; 0 returns the raw image, `auto` chooses it for every plane. In
-        a z-stack the chosen dials are a smooth curve along z.
+    dial : float, 'auto' or other text, optional
+        Optical depth to remove; 0 returns the raw image. Text gives one for each channel, as in
+        ``c0=1.75,c1=1.2``, or a curve along z, as in ``z0=1,z20=1.75``. `auto` chooses one for
+        each channel from the image: the same for all frames, a smooth curve along z.
     iterations : int, optional
         Whole iterations instead of a dial; with `all_iterations`, how many are returned.
     all_iterations : bool
@@ -118,10 +121,17 @@ def enhance_as(
     if not lazy:
         check_pixels(image, name)
     source = Source(image.data, [str(dim) for dim in image.dims], model, name)
-    look = request.count is None and not lazy
-    plan = plan_image(source, model, request, sides, pixel_size_um(image), look=look)
+    plan = plan_image(
+        source,
+        model,
+        request,
+        sides,
+        pixel_size_um(image),
+        names=channel_names(image),
+        look=request.count is None and not lazy,
+    )
     data = _compute_lazily(plan, progress) if lazy else _compute_now(plan, progress)
-    return Enhanced(_label(image, data, plan), plan.dials, plan.reason)
+    return Enhanced(_label(image, data, plan), plan.dials, plan.dial, plan.reason)
 
 
 def check_grey(image: xr.DataArray, name: str) -> None:

@@ -6,7 +6,7 @@ __all__ = ["Options", "predict_files"]
 
 import logging
 import math
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from deepcontrast_bmz.dial.request import parse_dial_request
 from deepcontrast_bmz.errors import InputError
@@ -23,6 +23,7 @@ from deepcontrast_bmz.predict.blocks import block_sides
 from deepcontrast_bmz.predict.cluster import connect_cluster, start_threads
 from deepcontrast_bmz.predict.enhance import enhance_as
 from deepcontrast_bmz.predict.resume import Journal, forget, partial_folder
+from deepcontrast_bmz.predict.shared import share_among
 from deepcontrast_bmz.predict.stream import Request, stream_image
 from deepcontrast_bmz.predict.targets import default_targets, make_folders, name_targets
 
@@ -43,11 +44,13 @@ STREAMED_BYTES = 2**28
 class Options(TypedDict, total=False):
     """How `predict_files` goes about it; what is left out is as if it were None or False."""
 
-    dial: float | Literal["auto"] | None
-    """As in `enhance`; so are the next three."""
+    dial: float | str | None
+    """As in `enhance`, but `auto` is one for all images; so are the next three."""
     iterations: int | None
     all_iterations: bool
     block: int | None
+    each: bool
+    """Choose the dial of every image from that image alone."""
     channel: str | int | None
     """Enhance this channel only."""
     axes: str | None
@@ -82,6 +85,9 @@ def predict_files(
     the suffix; formats that are read but not written become ``.ome.tif``. Without `out`, every
     result lies beside its image as ``NAME_enhanced.ome.tif`` (``.ome.zarr`` for an OME-Zarr).
 
+    Images of one call are compared with each other: an automatic dial is one for all of them, for
+    each channel (or each curve along z), unless `each` is set.
+
     Large images stream: read, enhanced and written block by block, with memory bounded by the
     blocks under way. Until such an output is whole, it grows in ``.NAME.partial`` beside it.
 
@@ -101,7 +107,7 @@ def predict_files(
         done all the same. Left out, or with one image, the first such image ends the work.
     **options
         See `Options`: dial, iterations, all_iterations, block, channel, resume, scheduler, sharded,
-        skip_existing, axes, scene.
+        skip_existing, axes, scene, each.
 
     Returns
     -------
@@ -128,8 +134,12 @@ def predict_files(
     requests = _requests(model, paths, targets, options)
     for target in targets:
         check_output(target)
+    everything = requests
     if options.get("skip_existing", False):
         requests = [request for request in requests if not _is_there(request.target)]
+    if requests and not options.get("each", False):
+        # Those that are there already belong to the experiment, too.
+        requests = share_among(model, everything, requests)
     written: list[Path] = []
     scheduler = options.get("scheduler")
     with (

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepcontrast_bmz.dial.per_plane import choose_dials, warn_if_unusual
+from deepcontrast_bmz.dial.experiment import share_dials
+from deepcontrast_bmz.dial.per_plane import choose_per_plane, warn_if_unusual
 from deepcontrast_bmz.dial.request import count_iterations
 from deepcontrast_bmz.image.blocks import Box, cut, piece
 from deepcontrast_bmz.predict.blocks import block_grids, run_box
@@ -48,6 +49,8 @@ class Plan:
     source: Source
     dials: tuple[float, ...]
     """Optical depth to remove from each plane, planes in the order of the leading dims."""
+    dial: str
+    """The same in the form that was, or can be, asked for."""
     reason: str
     """Where the dials come from, in one sentence."""
     sides: tuple[int, ...]
@@ -60,7 +63,12 @@ class Plan:
     @property
     def notes(self) -> dict[str, Any]:
         """What was decided, as plain values: with these, others have the same plan."""
-        return {"dials": self.dials, "reason": self.reason, "sides": self.sides}
+        return {
+            "dials": self.dials,
+            "dial": self.dial,
+            "reason": self.reason,
+            "sides": self.sides,
+        }
 
     @classmethod
     def restore(
@@ -71,6 +79,7 @@ class Plan:
             model=model,
             source=source,
             dials=tuple(float(dial) for dial in notes["dials"]),
+            dial=str(notes["dial"]),
             reason=str(notes["reason"]),
             sides=tuple(int(side) for side in notes["sides"]),
             count=count,
@@ -243,6 +252,7 @@ def plan_image(
     sides: tuple[int, ...],
     pixel_size_um: float | None,
     *,
+    names: tuple[str, ...] | None = None,
     look: bool = True,
 ) -> Plan:
     """Decide the dial of every plane of an image, and how the image is cut.
@@ -258,6 +268,8 @@ def plan_image(
         Largest sides of the blocks, of `block_sides`.
     pixel_size_um : float or None
         Of the image, within the plane.
+    names : tuple of str, optional
+        Of its channels.
     look : bool
         Warn of an image unlike those the model was trained for, where its dial was asked for;
         this reads pixels.
@@ -266,12 +278,12 @@ def plan_image(
     -------
     Plan
     """
-    if wanted.dial is None:
-        dials, reason = choose_dials(model, source, pixel_size_um)
+    if wanted.table is None:
+        ((table, reason),) = share_dials([choose_per_plane(model, source, pixel_size_um, names)])
     else:
-        dials = (wanted.dial,) * int(np.prod(source.planes, dtype=int))
-        reason = wanted.reason
-        if look:
+        table, reason = wanted.table, wanted.reason
+        if look and not wanted.chosen:
             # Logs what it finds.
             _ = warn_if_unusual(model, source)
-    return Plan(model, source, dials, reason, sides, wanted.count)
+    dials = table.spread(source.dims[:-2], source.planes, source.name)
+    return Plan(model, source, dials, table.text, reason, sides, wanted.count)

@@ -226,7 +226,8 @@ def stream_image(
 
     def settle() -> dict[str, Any]:
         size = pixel_size_um(labels)
-        return plan_image(source, model, request.wanted, request.sides, size).notes
+        names = image.names
+        return plan_image(source, model, request.wanted, request.sides, size, names=names).notes
 
     with _kept_for_resuming(journal, request.target):
         journal.begin(_identify_work(model, request, image), settle, resume=request.resume)
@@ -237,7 +238,7 @@ def stream_image(
         journal.tidy()
     if progress is not None:
         progress(1.0)
-    return Enhanced(read_image(request.target), plan.dials, plan.reason)
+    return Enhanced(read_image(request.target), plan.dials, plan.dial, plan.reason)
 
 
 def _is_zarr(target: Path) -> bool:
@@ -274,7 +275,7 @@ def _identify_work(model: Model, request: Request, image: OpenImage) -> dict[str
         "the input": identity(request.path) | {"shape": image.shape},
         "the channel": request.channel,
         "the axes or the scene": list(request.how),
-        "the dial": [wanted.dial, wanted.count],
+        "the dial": [wanted.asked, wanted.count],
         "the block": request.block,
         "the sharding": request.sharded,
     }

@@ -263,18 +263,46 @@ def test_without_a_recommendation_the_dial_is_automatic(monkeypatch: pytest.Monk
     out = enhance(model, image)
     # The middle plane is an outlier; the smooth curve along z passes by it.
     assert out.dials == (0.5, 0.5, 0.5)
-    assert out.reason == "dial 0.5, smooth along z, from 3 planes; the surest: of a test"
+    assert out.reason == "dial 0.5, from 3 planes; the surest: of a test"
     assert close(out.image[1], whole(model, image.values[1], 1)[0])
 
 
-def test_channels_and_times_are_not_smoothed(monkeypatch: pytest.MonkeyPatch) -> None:
-    choices = iter([0.5, 1.5])
+def test_channels_are_not_smoothed_and_frames_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = iter([0.5, 1.4, 0.5, 1.5])
 
     def choose(*_: object, **__: object) -> DialChoice:
         return DialChoice(dial=next(choices), reason="x", confidence=1)
 
     monkeypatch.setattr(room, "choose_dial", choose)
-    assert enhance(new_model(), image_of("cyx"), dial="auto").dials == (0.5, 1.5)
+    model, image = new_model(), image_of("tcyx")
+    out = enhance(model, image, dial="auto")
+    assert out.dials == (0.5, 1.45, 0.5, 1.45)
+    assert out.dial == "c0=0.5,c1=1.45"
+    again = enhance(model, image, dial=out.dial)
+    assert np.array_equal(again.image, out.image)
+    assert again.reason == "dial c0=0.5,c1=1.45 (as asked for)"
+
+
+def test_of_a_long_film_frames_are_looked_at_until_some_have_content(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[float] = []
+
+    def choose(raw: Tensor, *_: object, **__: object) -> DialChoice:
+        looked.append(float(raw.max()))
+        empty = looked[-1] == 0
+        return DialChoice(dial=0.0 if empty else 1.1, reason="x", confidence=1, empty=empty)
+
+    monkeypatch.setattr(room, "choose_dial", choose)
+    film = xr.DataArray(np.zeros((1000, 21, 34), np.uint16), dims=("t", "y", "x"))
+    film[50:70] = image_of().values
+    out = enhance(new_model(), film, dial="auto", iterations=None)
+    assert out.dial == "1.1"
+    assert len(looked) < 80
+    film[:] = image_of().values
+    looked.clear()
+    assert enhance(new_model(), film[:, :2, :2], dial="auto").dial == "1.1"
+    assert len(looked) == 9
 
 
 @pytest.mark.parametrize("network", [DILATED, ON_GRID], ids=["dilated", "invertible"])
@@ -537,6 +565,50 @@ def test_a_run_enhances_files(tiny_run: Path, stack_path: Path, tmp_path: Path) 
     assert out.shape == image.shape
     assert out.attrs == image.attrs
     assert bool(np.isfinite(out).all())
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_images_of_a_call_share_a_dial_unless_each_has_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each: bool
+) -> None:
+    def choose(raw: Tensor, *_: object, **__: object) -> DialChoice:
+        return DialChoice(dial=round(float(raw.mean()) / 100, 2), reason="x", confidence=1)
+
+    monkeypatch.setattr(room, "choose_dial", choose)
+    paths = [tmp_path / f"tile_{number}.tif" for number in range(4)]
+    for number, path in enumerate(paths):
+        write_image(xr.full_like(image_of(), 50 + 10 * number), path)
+    paths[3].write_bytes(b"no image")
+    said: list[tuple[float, ...]] = []
+    failures: list[str] = []
+    model = new_model()
+    written = predict_files(
+        model,
+        paths,
+        tmp_path / "out",
+        dial="auto",
+        each=each,
+        finished=lambda _, enhanced: said.append(enhanced.dials),
+        failed=lambda _, reason: failures.append(reason),
+    )
+    assert len(written) == 3
+    assert said == ([(0.5,), (0.6,), (0.7,)] if each else [(0.6,)] * 3)
+    # What is done again after a failure has the dial of the others.
+    written[0].unlink()
+    said.clear()
+    again = predict_files(
+        model,
+        paths,
+        tmp_path / "out",
+        dial="auto",
+        each=each,
+        skip_existing=True,
+        finished=lambda _, enhanced: said.append(enhanced.dials),
+        failed=lambda _, reason: failures.append(reason),
+    )
+    assert again == [written[0]]
+    assert len(failures) == 2
+    assert said == ([(0.5,)] if each else [(0.6,)])
 
 
 def test_a_night_goes_on_after_a_bad_image_and_ends_with_what_failed(raw: Path) -> None:
