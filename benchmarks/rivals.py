@@ -1,11 +1,11 @@
 """Everything a biologist could use instead, in one table, on phantoms that nothing was chosen on.
 
-    python benchmarks/rivals.py [MODEL] [--work DIR] [--data DIR] [--record]
+    python benchmarks/rivals.py [MODEL] [--work DIR] [--record]
 
 Phantoms: optical depth .75 to 4 x membranes, tubes, nuclei x three photon levels x three
 scattering kernels. Classical methods get photons, and their best setting by the truth; Noise2Void
 learns from the recordings of each photon level; the ceiling is the shipped network, taught with the
-truth. The model is told nothing, not even the camera. With ``--data`` real images follow.
+truth. The model is told nothing, not even the camera. ``real.py`` is the same for real images.
 
 Every score is kept in ``--work``: the same command goes on where it was.
 """
@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import phantoms
-import real_pairs
 from ceiling import RECIPE, load_ceiling, train_ceiling
 from noise2void import UnusableError, denoise, environment
-from phantoms import Case, draw_case, learned, score
+from phantoms import Case, Score, draw_case, learned, score
 from records import Table, print_tables, save
 from rival_methods import (
     AUTO,
@@ -37,6 +36,7 @@ from rival_methods import (
     Store,
     ceiling_score,
     photons_of,
+    recent_rivals,
     rivals,
 )
 
@@ -297,7 +297,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, help="sets of 135 phantoms (1)")
     parser.add_argument("--images", type=int, help="only so many; each 45 of a set are balanced")
     parser.add_argument("--quick", action="store_true", help="five phantoms instead of 135")
-    parser.add_argument("--data", type=Path, help="folder of real images, for the second record")
     parser.add_argument(
         "--without",
         action="append",
@@ -316,7 +315,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return given
 
 
-def _score_ceiling(rows: Sequence[Row], store: Store, loop: Loop, steps: int) -> None:
+def _score_ceiling(rows: Sequence[Row], store: Store[Score], loop: Loop, steps: int) -> None:
     """Add the scores of the network that was taught with the truth."""
     for cell, scores in rows:
         made = store.get(
@@ -358,7 +357,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parse(arguments)
     work: Path = given.work
     model = open_model(given.model)
-    store = Store(work / "scores.jsonl")
+    store = Store(work / "scores.jsonl", Score)
     whole = design(given.seeds, quick=given.quick)
     cells = whole[: given.images]
     notes: list[str] = []
@@ -367,7 +366,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number, cell in enumerate(cells):
         rows.append(Row(cell, _score_cell(cell, store, model)))
         print(f"{number + 1} of {len(cells)}", end="\r", file=sys.stderr, flush=True)
-    loop = None
     if "ceiling" not in given.without:
         loop = _ceiling(work, given.ceiling_steps)
         _score_ceiling(rows, store, loop, given.ceiling_steps)
@@ -381,23 +379,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         title = "Against rivals, on specimens with known truth"
         command = _write_command(given)
         _ = save("rivals", tables, title=title, command=command, order=10, text=text)
-    if given.data is None:
-        return
-    tables, text = real_pairs.tables_of(given.data, given.model, model, store, loop)
-    print("\n" + text + "\n")
-    print_tables(tables)
-    if given.record:
-        command = f"python benchmarks/rivals.py {given.model} --data DIR --record"
-        title = "On real images"
-        _ = save("real", tables, title=title, command=command, order=11, text=text)
 
 
-def _score_cell(cell: Cell, store: Store, model: Model) -> Scores:
+def _score_cell(cell: Cell, store: Store[Score], model: Model) -> Scores:
     """Return all scores but those of Noise2Void and the ceiling."""
     group = f"model {model.name} {model.sha256[:12]}"
     classical = store.get(cell.key, "classical", lambda: rivals(cell.draw()))
+    recent = store.get(cell.key, "recent", lambda: recent_rivals(cell.draw()))
     own = store.get(cell.key, group, lambda: learned(model, cell.draw()))
-    return classical | own
+    return classical | recent | own
 
 
 def _ceiling(work: Path, steps: int) -> Loop:

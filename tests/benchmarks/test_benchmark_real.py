@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,6 +95,8 @@ def test_every_part_is_run_and_kept(
     _write_folder(data)
     monkeypatch.setattr(real, "DEPTHS", (0.0, 1.0))
     monkeypatch.setattr(real, "SHARP_PLANES", real.SHARP_PLANES[:2])
+    monkeypatch.setattr(real, "MADE", 1)
+    monkeypatch.setattr(real, "MADE_SIDE", 72)
     record = recorded(monkeypatch, tmp_path)
     scores = tmp_path / "scores.json"
     given = ["--model", str(tiny_run), "--data", str(data), "--planes", "1"]
@@ -101,28 +104,70 @@ def test_every_part_is_run_and_kept(
     printed = capsys.readouterr().out
     assert record("real") in printed
     found = json.loads(scores.read_text(encoding="utf-8"))
-    assert [(each["name"], each["depth"]) for each in found] == [
-        ("membranes", 0.0),
-        ("membranes", 1.0),
-        ("nuclei", 0.0),
-        ("nuclei", 1.0),
+    assert [(each["name"], each["use"], each["depth"]) for each in found] == [
+        ("membranes", "not seen in training", 0.0),
+        ("membranes", "not seen in training", 1.0),
+        ("nuclei", "not seen in training", 0.0),
+        ("nuclei", "not seen in training", 1.0),
+        ("nuclei 1", "procedural", 0.0),
+        ("nuclei 1", "procedural", 1.0),
     ]
     for each in found:
-        raw, best, auto = (each[what][1] for what in ("raw", "best", "auto"))
-        assert best >= max(raw, auto) - 1.5
-        assert each["use"] == "not seen in training"
-    assert "| SIM, widefield: F-actin | not seen in training |" in printed
+        psnr = {name: score["psnr"] for name, score in each["scores"].items()}
+        assert [*psnr] == ["raw", "model, best dial", "model, `auto`"]
+        assert psnr["model, best dial"] >= psnr["raw"]
+        # No haze, and only noise between the recording and the specimen.
+        assert each["depth"] or each["scores"]["raw"]["correlation"] > 0.9
+    assert "| SIM, widefield: F-actin (not seen in training) | raw |" in printed
     # A layer against one that is the same: nothing is better than the raw one.
-    assert "| 1 | 1.000 / 1.000 |" in printed
+    assert "| 1 | 1.000 / 1.000 / 1.00 |" in printed
     assert "| drosophila_caax_depth_layers | not seen in training | 1 |" in printed
 
 
+def test_rivals_are_scored_once_and_beside_the_model(
+    real: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, methods = sys.modules["judge"], sys.modules["rival_methods"]
+    monkeypatch.setattr(methods, "BLIND_DEPTHS", (1.0,))
+    monkeypatch.setattr(methods, "BLIND_WIDTHS", (1.0,))
+    monkeypatch.setattr(judge, "LUCY_ITERATIONS", 12)
+    monkeypatch.setattr(judge, "RLGC_ITERATIONS", 12)
+    monkeypatch.setattr(real, "DEPTHS", (1.0,))
+
+    def judged(_: Any, recording: Any, **__: Any) -> Any:
+        score = judge.score(0.0, recording.photons, recording.truth)
+        return judge.Judged(score, score, score, "told nothing", None)
+
+    monkeypatch.setattr(real, "judge", judged)
+    light = 100 * phantom("nuclei", (72, 72), np.random.default_rng(8)).astype(np.float64)
+    specimen = real.Specimen("nuclei", "trained on", light, 7)
+    store = methods.Store(tmp_path / "scores.jsonl", judge.Score)
+    (found,) = real.degrade([specimen], None, real.Recorder(), store)
+    assert [*found.rivals] == list(judge.RIVALS)
+    for name in ("Richardson-Lucy, blind", "RLGC, blind", "Dark sectioning"):
+        assert found.rivals[name].psnr > found.judged.raw.psnr + 0.5
+        assert found.rivals[name].recovery > found.judged.raw.recovery
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(real, "score_rivals", never)
+    again = methods.Store(tmp_path / "scores.jsonl", judge.Score)
+    assert real.degrade([specimen], None, real.Recorder(), again) == [found]
+    table = real.methods_table([found])
+    assert [row[1] for row in table.rows[:3]] == ["raw", *judge.RIVALS[:2]]
+    assert table.rows[0][0] == "trained on (1)"
+    nuclei = real.nuclei_table([found])
+    assert nuclei.rows[0][:2] == ("real", "raw")
+    assert float(nuclei.rows[0][2]) == pytest.approx(found.judged.raw.nuclei, abs=0.005)
+
+
 def test_the_dial_follows_by_what_it_rises(real: Any) -> None:
-    score = real.Score(0.0, 20.0, 0.9, 1.0)
+    score = real.Score(0.0, 20.0, 0.9, 1.0, 0.3, 0.5, None)
 
     def plane(depth: float, dial: float) -> Any:
-        auto = score._replace(setting=dial)
-        return real.Degraded("a", "a.tif", "trained on", depth, score, score, auto, "", None)
+        judged = real.Judged(score, score, score._replace(setting=dial), "", None)
+        return real.Degraded("a", "trained on", depth, judged, {})
 
     found = [plane(0.0, 0.4), plane(0.5, 0.9), plane(2.0, 2.0)]
     assert [rise for _, rise in real.follows(found)] == pytest.approx([0.0, -0.4])
@@ -131,15 +176,17 @@ def test_the_dial_follows_by_what_it_rises(real: Any) -> None:
     assert line[3:] == ("0.20", "-0.20", "50 %", "0.20", "+0.20")
 
 
-def test_correlation_is_taken_where_a_mask_says(real: Any) -> None:
+@pytest.mark.usefixtures("real")
+def test_correlation_is_taken_where_a_mask_says() -> None:
+    compare = sys.modules["as_recorded"].compare
     rng = np.random.default_rng(1)
     image = rng.normal(size=(40, 40))
     other = image.copy()
     other[:, 20:] = rng.normal(size=(40, 20))
     left = np.zeros((40, 40), bool)
     left[:, :12] = True
-    assert real.compare(image, other, left) == pytest.approx((1.0, 1.0), abs=1e-3)
-    assert real.compare(image, other).all < 0.7
+    assert compare(image, other, left) == pytest.approx((1.0, 1.0), abs=1e-3)
+    assert compare(image, other).all < 0.7
 
 
 @pytest.mark.parametrize(
