@@ -58,6 +58,13 @@ Scene = Annotated[
     str | None, typer.Option(help="Which of several images to read: its name, or number from 0.")
 ]
 
+MaskFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Image with zeros where IMAGE is no part of the picture; y, x (and z)."
+    ),
+]
+
 MeanPhotons = Annotated[
     float | None,
     typer.Option(help="Mean photons per pixel before the tissue. Default: the values are photons."),
@@ -159,19 +166,24 @@ def degrade(
     channel: Channel = None,
     axes: Axes = None,
     scene: Scene = None,
+    mask: MaskFile = None,
     save_draw: SavedDraw = None,
     replay: ReplayedDraw = None,
 ) -> None:
     """Apply the forward model to an image: scatter, absorb, veil, record."""
+    from deepcontrast_bmz.dial.usable import find_holes
     from deepcontrast_bmz.image import check_pixels, read_image, select_channel
+    from deepcontrast_bmz.image.masks import read_mask
     from deepcontrast_bmz.physics import simulate
 
     simulate.refuse_overwriting(
-        [path for path in (image, replay) if path is not None],
+        [path for path in (image, replay, mask) if path is not None],
         [path for path in (out, save_draw) if path is not None],
     )
     picture = select_channel(read_image(image, axes=axes, scene=scene), _channel(channel))
-    check_pixels(picture, image.name)
+    check_pixels(picture, image.name, holes=True)
+    field = None if mask is None else read_mask(mask)
+    holes = find_holes(picture, field, image.name)
     if replay is not None:
         degradation = simulate.read_degradation(replay)
     else:
@@ -191,7 +203,7 @@ def degrade(
         degradation = simulate.make_degradation(picture, options)
     if photons is not None:
         finite(photons, "--photons", minimum=1e-6, hint="give a larger one")
-    recorded = simulate.simulate(picture, degradation, photons)
+    recorded = simulate.simulate(picture, degradation, photons, holes=holes)
     simulate.write_simulated(recorded, out, degradation, save_draw)
     print(f"{out}: {image.name} through optical depth {degradation.optical_depth:g}")
 
@@ -314,6 +326,7 @@ def predict(
     channel: Channel = None,
     axes: Axes = None,
     scene: Scene = None,
+    mask: MaskFile = None,
     weights: Annotated[
         str | None, typer.Option(help="Weights to run: pytorch_state_dict, torchscript or onnx.")
     ] = None,
@@ -359,6 +372,7 @@ def predict(
         channel=_channel(channel),
         axes=axes,
         scene=scene,
+        mask=mask,
         block=side,
         resume=resume,
         scheduler=scheduler,

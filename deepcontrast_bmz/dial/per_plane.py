@@ -145,7 +145,7 @@ def warn_if_unusual(model: Model, source: Source) -> str | None:
         slice(max(0, (length - _LOOK) // 2), min(length, (length + _LOOK) // 2))
         for length in source.shape[-2:]
     ]
-    pixels = source.read(place[: len(source.leading)], tuple(lines))
+    pixels = source.filled(place[: len(source.leading)], tuple(lines))
     try:
         found = find_unusual(model, torch.from_numpy(pixels.reshape(pixels.shape[-2:])))
     except (MemoryError, RuntimeError) as error:
@@ -182,7 +182,7 @@ def _choose(
 
     def read(rows: slice, columns: slice) -> Tensor:
         above = tuple(slice(z, z + 1) for z in depth)
-        pixels = source.read(place, (*above, rows, columns))
+        pixels = source.filled(place, (*above, rows, columns))
         return torch.from_numpy(pixels.reshape(pixels.shape[-2:]))
 
     height, width = source.shape[-2:]

@@ -6,21 +6,31 @@ round the tissue afterwards: borders and corners of one value.
 
 from __future__ import annotations
 
-__all__ = ["PixelMask", "fill_pixels", "inspect_pixels", "usable_pixels"]
+__all__ = [
+    "PixelMask",
+    "fill_pixels",
+    "find_holes",
+    "find_padding",
+    "inspect_pixels",
+    "usable_pixels",
+]
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy  # its rooms load when they are used: reading this module must stay quick
 import torch
 from numpy.typing import NDArray
 
+from deepcontrast_bmz.image import planes
 from deepcontrast_bmz.physics.noise import estimate_noise
 
 if TYPE_CHECKING:
+    import xarray as xr
     from torch import Tensor
 
+    from deepcontrast_bmz.image.masks import FieldMask
     from deepcontrast_bmz.physics.noise import NoiseModel
 
 Double = NDArray[np.float64]
@@ -123,6 +133,68 @@ def inspect_pixels(raw: Tensor, mask: Tensor | None = None) -> PixelMask:
     if usable.any():
         usable &= ~_find_saturated(image, usable)
     return PixelMask(torch.from_numpy(usable), torch.from_numpy(broken))
+
+
+def find_padding(raw: NDArray[Any]) -> Mask | None:
+    """Return which pixels of a plane somebody laid round the field, as stitching and shifting do.
+
+    Parameters
+    ----------
+    raw : ndarray, (Y, X)
+        Counts; NaN and infinity are allowed.
+
+    Returns
+    -------
+    ndarray of bool, (Y, X), or None
+        Patches of the smallest value that end abruptly; None if there are none.
+    """
+    known = np.isfinite(raw)
+    if not known.any():
+        return None
+    darkest = known & (raw == raw[known].min())
+    # The least of padding is one line along a side.
+    if darkest.sum() < min(raw.shape) or bool((darkest == known).all()):
+        return None
+    image = raw.astype(np.float64)
+    flat = _find_flat(image, known) & darkest
+    padding = _find_abrupt(image, flat, known & ~flat)
+    return padding if padding.any() else None
+
+
+def find_holes(image: xr.DataArray, mask: FieldMask | None, name: str) -> Mask:
+    """Return which pixels of an image are no part of the picture: no numbers, padding, masked.
+
+    Parameters
+    ----------
+    image : DataArray, (..., y, x)
+    mask : FieldMask or None
+        Pixels that count, by somebody who knows the specimen.
+    name : str
+        Of the image, for messages.
+
+    Returns
+    -------
+    ndarray of bool, shape of the image
+
+    Raises
+    ------
+    InputError
+        If the mask is of another shape.
+    """
+    dims = [str(dim) for dim in image.dims]
+    if mask is not None:
+        mask.check(dims, image.shape, name)
+    holes = np.zeros(image.shape, bool)
+    whole = {"y": slice(None), "x": slice(None)}
+    for place, plane in planes(image):
+        found = ~np.isfinite(plane)
+        padding = find_padding(plane)
+        if padding is not None:
+            found |= padding
+        if mask is not None:
+            found |= ~mask.part(place, whole)
+        holes[tuple(place.values())] = found
+    return holes
 
 
 def fill_pixels(raw: Tensor, kept: Tensor) -> Tensor:

@@ -185,7 +185,7 @@ def planes(image: xr.DataArray) -> Iterator[tuple[dict[str, int], np.ndarray]]:
         yield place, np.asarray(plane)
 
 
-def check_pixels(image: xr.DataArray, name: str) -> None:
+def check_pixels(image: xr.DataArray, name: str, *, holes: bool = False) -> None:
     """Refuse pixels that cannot be computed with.
 
     Parameters
@@ -193,11 +193,14 @@ def check_pixels(image: xr.DataArray, name: str) -> None:
     image : DataArray, (..., y, x)
     name : str
         What the user calls the image.
+    holes : bool
+        Pixels may be NaN or infinite: they are no part of the picture.
 
     Raises
     ------
     InputError
-        If there is no pixel, the pixels are not real numbers, or one is NaN or infinite.
+        If there is no pixel, the pixels are not real numbers, one is NaN or infinite and may not
+        be, or all are.
     """
     if image.size == 0:
         raise InputError(
@@ -210,6 +213,10 @@ def check_pixels(image: xr.DataArray, name: str) -> None:
             f"'{name}' are {image.dtype}: give an intensity image"
         )
     if image.dtype.kind != "f":
+        return
+    if holes:
+        if not any(np.isfinite(plane).any() for _, plane in planes(image)):
+            raise InputError(f"'{name}' has no pixel that is a finite number: give another image")
         return
     for place, plane in planes(image):
         bad = ~np.isfinite(plane)

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import pixel_size_um, planes, replace_whole, write_image
+from deepcontrast_bmz.image.masks import fill_by_mirroring
 from deepcontrast_bmz.physics.camera import Camera
 from deepcontrast_bmz.physics.degrade import Degradation, degrade
 from deepcontrast_bmz.physics.scatter import widths_in_pixels
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import xarray as xr
+    from numpy.typing import NDArray
 
 
 MOST_PHOTONS = 1e15
@@ -59,9 +61,16 @@ def refuse_overwriting(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
 
 
 def simulate(
-    image: xr.DataArray, degradation: Degradation, mean_photons: float | None = None
+    image: xr.DataArray,
+    degradation: Degradation,
+    mean_photons: float | None = None,
+    *,
+    holes: NDArray[np.bool_] | None = None,
 ) -> xr.DataArray:
     """Return the image recorded through tissue, plane by plane.
+
+    Holes are no part of the picture: light shines in from what is around them, mirrored at their
+    rim, and they come out as they went in.
 
     Parameters
     ----------
@@ -72,12 +81,14 @@ def simulate(
     mean_photons : float, optional
         The image is scaled to this many photons per pixel on average before the tissue; left
         out, its values are taken as photons.
+    holes : ndarray of bool, shape of the image, optional
+        Pixels that are no part of the picture, beside those that are NaN or infinite.
 
     Returns
     -------
     DataArray
         Same dims, coordinates and attributes; float32, or unsigned integers where the camera
-        has a bit depth.
+        has a bit depth and every pixel is a number that fits.
 
     Raises
     ------
@@ -85,18 +96,27 @@ def simulate(
         If there are more photons than can be drawn, or counts leave the range of the result.
     """
     values = image.to_numpy()
+    used = np.isfinite(values) if holes is None else np.isfinite(values) & ~holes
     scale = 1.0
-    if mean_photons is not None:
-        mean = float(values.mean(dtype=np.float64))
+    if mean_photons is not None and used.any():
+        mean = float(values.mean(dtype=np.float64, where=used))
         scale = mean_photons / mean if mean > 0 else 1.0
     bits = degradation.camera.bit_depth
     dtype = np.float32 if bits is None else np.uint8 if bits <= 8 else np.uint16
     dtype = np.uint32 if bits is not None and bits > 16 else dtype
+    kept = values[~used]
+    with np.errstate(invalid="ignore", over="ignore"):
+        fits = np.array_equal(kept, kept.astype(np.float32).astype(dtype))
+    dtype = dtype if fits else np.float32
     out = np.empty(values.shape, dtype)
+    marks = used.reshape(-1, *values.shape[-2:])
     flat = out.reshape(-1, *values.shape[-2:])
     for number, (_, plane) in enumerate(planes(image)):
         drawn = degradation.model_copy(update={"seed": (degradation.seed + number) % 2**63})
-        photons = torch.from_numpy(plane.astype(np.float64) * scale)
+        filled = plane.astype(np.float64)
+        if not marks[number].all():
+            filled = fill_by_mirroring(filled, marks[number], (1.0, 1.0))
+        photons = torch.from_numpy(filled * scale)
         brightest = float(photons.max()) + degradation.veil_photons
         if not brightest <= MOST_PHOTONS:
             raise InputError(
@@ -110,7 +130,7 @@ def simulate(
                 f"counts must fit 32 bits, but one would be {largest:g}: give another gain, "
                 "offset or read noise"
             )
-        flat[number] = counts.astype(dtype)
+        flat[number] = np.where(marks[number], counts, plane).astype(dtype)
     return image.copy(data=out)
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from deepcontrast_bmz.image.blocks import Box
     from deepcontrast_bmz.model.model import Model
@@ -164,28 +165,38 @@ def _run_box(
     count: int | None,
     turn: AbstractContextManager[Any] | None,
 ) -> NDArray[np.float32]:
-    step = model.description.step_optical_depth
     most = count or max(count_iterations(dial, model.description) for dial in dials)
     margins = [most * radius for radius in model.radii]
     try:
-        window = np.stack([source.window(place, box, margins) for place in places])
-        if most == 0:
-            return window[:, None]
-        extended = torch.from_numpy(window)[:, None]
+        opened = [source.open_window(place, box, margins) for place in places]
+        extended = torch.from_numpy(np.stack([window for window, _ in opened]))[:, None]
         with turn if turn is not None else contextlib.nullcontext():
-            kept = model.iterate(extended, most)
+            kept = model.iterate(extended, most) if most else extended
         if count is not None:
-            return kept.numpy()
-        inside = tuple(slice(m, n - m) for m, n in zip(margins, window.shape[1:], strict=True))
-        raw = extended[(slice(None), 0, *inside)]
-        if model.dims == 2 or len(set(dials)) == 1:
-            return blend(raw, kept, dials[0], step, dims=model.dims)[:, None].numpy()
-        planes = [blend(raw[:, z], kept[:, :, z], dial, step) for z, dial in enumerate(dials)]
-        return torch.stack(planes, dim=1)[:, None].numpy()
+            values = kept.numpy()
+        else:
+            values = _blend_planes(model, extended, kept, dials, margins) if most else kept.numpy()
+        for number, (_, left) in enumerate(opened):
+            if left is not None:
+                values[number] = left.put_back(values[number])
+        return values
     except (MemoryError, RuntimeError) as error:
         if memory_ran_out(error):
             raise _OutOfMemory from None
         raise
+
+
+def _blend_planes(
+    model: Model, extended: Tensor, kept: Tensor, dials: Sequence[float], margins: Sequence[int]
+) -> NDArray[np.float32]:
+    """Return the images at their dials, (B, 1, *box), of the iterations (B, K, *box)."""
+    step = model.description.step_optical_depth
+    inside = tuple(slice(m, n - m) for m, n in zip(margins, extended.shape[2:], strict=True))
+    raw = extended[(slice(None), 0, *inside)]
+    if model.dims == 2 or len(set(dials)) == 1:
+        return blend(raw, kept, dials[0], step, dims=model.dims)[:, None].numpy()
+    planes = [blend(raw[:, z], kept[:, :, z], dial, step) for z, dial in enumerate(dials)]
+    return torch.stack(planes, dim=1)[:, None].numpy()
 
 
 def block_grids(model: Model) -> tuple[int, ...]:

@@ -13,8 +13,10 @@ import numpy as np
 import xarray as xr
 
 from deepcontrast_bmz.dial.request import parse_dial_request
+from deepcontrast_bmz.dial.usable import find_padding
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import channel_names, check_pixels, pixel_size_um
+from deepcontrast_bmz.image.masks import FieldMask
 from deepcontrast_bmz.model.units import Source
 from deepcontrast_bmz.predict.blocks import block_sides
 from deepcontrast_bmz.predict.plan import plan_image
@@ -52,6 +54,7 @@ def enhance(
     iterations: int | None = None,
     all_iterations: bool = False,
     block: int | None = None,
+    mask: xr.DataArray | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Enhanced:
     """Run the loop on an image, block by block: on its planes, or on stacks if the model does.
@@ -77,6 +80,10 @@ def enhance(
     block : int, optional
         Largest lateral side of the blocks in pixels; it bounds the memory, the result is the
         same. Left out, it is what suits the model and the memory at hand.
+    mask : DataArray, dims (y, x) or more of the image's, optional
+        Pixels that are not zero are part of the picture. The others, those that are NaN or
+        infinite, and what was laid round the field by stitching or shifting, take no part in
+        anything and come out as they went in.
     progress : callable, optional
         Is given the share that is done, 0 to 1, after every block.
 
@@ -88,12 +95,13 @@ def enhance(
     ------
     InputError
         If the choice of dial contradicts itself or is out of the model's reach, pixels are not
-        numbers that can be computed with, the image is RGB, or a model of stacks is given an image
-        without z.
+        numbers that can be computed with, the image is RGB, the mask is of another shape, or a
+        model of stacks is given an image without z.
     """
     sides = block_sides(model, block)
     request = parse_dial_request(model, dial, iterations, all_iterations=all_iterations)
-    return enhance_as(model, image, request, sides, progress=progress)
+    field = None if mask is None else FieldMask.of(mask)
+    return enhance_as(model, image, request, sides, mask=field, progress=progress)
 
 
 def enhance_as(
@@ -102,6 +110,7 @@ def enhance_as(
     request: DialRequest,
     sides: tuple[int, ...],
     *,
+    mask: FieldMask | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Enhanced:
     """Do what `enhance` does, dial and blocks being settled.
@@ -114,13 +123,16 @@ def enhance_as(
         The dial that was asked for.
     sides : tuple of int
         Largest sides of the blocks, of `block_sides`.
+    mask : FieldMask, optional
+        Pixels that are part of the picture.
     """
     name = str(image.name or "the image")
     lazy = image.chunks is not None
     check_grey(image, name)
     if not lazy:
-        check_pixels(image, name)
-    source = Source(image.data, [str(dim) for dim in image.dims], model, name)
+        check_pixels(image, name, holes=True)
+    dims = [str(dim) for dim in image.dims]
+    source = Source(image.data, dims, model, name, mask=mask, find_padding=find_padding)
     plan = plan_image(
         source,
         model,

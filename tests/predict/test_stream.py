@@ -310,6 +310,17 @@ def test_a_stack_is_cut_along_z_too(tmp_path: Path, block: int) -> None:
     )
 
 
+def test_holes_of_a_stack_do_not_depend_on_the_cut() -> None:
+    image = image_of("zyx", z=7, y=30, x=34).astype(np.float32)
+    image[2:5, 8:20, 9:25] = np.nan
+    image[0, :4] = np.nan
+    expected = enhance(stack_model(), image, iterations=1).image
+    assert np.array_equal(np.isnan(expected), np.isnan(image))
+    for block in (8, 16):
+        again = enhance(stack_model(), image, iterations=1, block=block).image
+        np.testing.assert_allclose(again, expected, rtol=1e-6)
+
+
 def test_planes_of_a_stack_have_dials_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = iter([0.2, 0.2, 0.8, 0.8, 0.8])
 
@@ -850,10 +861,9 @@ def test_a_damaged_chunk_is_named_and_the_work_kept(model: Model, tmp_path: Path
     np.testing.assert_array_equal(read_image(target), expected)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e35])
-def test_a_bad_pixel_is_named_and_nothing_left(model: Model, tmp_path: Path, bad: float) -> None:
+def test_a_bad_pixel_is_named_and_nothing_left(model: Model, tmp_path: Path) -> None:
     image = image_of("zyx").astype(np.float64)
-    image[1, 63, 4] = bad
+    image[1, 63, 4] = 1e35
     write_image(image, tmp_path / "raw.zarr")
     with pytest.raises(InputError, match=r"raw\.zarr"):
         predict_files(model, [tmp_path / "raw.zarr"], tmp_path / "out.zarr", iterations=1)
