@@ -84,7 +84,10 @@ def image_features(
     FeatureVector
         Finite numbers; the names depend on K alone.
     """
-    noise = noise if noise is not None else estimate_noise(raw.float())
+    # By a power of two, which rounds nothing: the unit of the image does not matter, however small.
+    factor = 2.0 ** -math.frexp(float(raw.max() - raw.min()))[1]
+    raw, iterations = raw * factor, iterations * factor
+    noise = estimate_noise(raw.float()) if noise is None else noise.in_unit(factor)
     offset = estimate_camera(raw.float()).offset
     images = [raw.double().numpy(), *(image.double().numpy() for image in iterations)]
     found = {

@@ -152,7 +152,7 @@ def michelson_masks(raw: Array, smoothing: float = 1.5, darkest: float = 0.35) -
         constant image.
     """
     smooth = ndimage.gaussian_filter(_double(raw), smoothing)
-    if smooth.max() - smooth.min() <= 1e-12 * max(abs(float(smooth.max())), 1.0):
+    if smooth.max() - smooth.min() <= 1e-12 * float(np.abs(smooth).max()):
         nothing = np.zeros(smooth.shape, bool)
         return nothing, nothing.copy()
     signal = smooth > threshold_otsu(smooth)

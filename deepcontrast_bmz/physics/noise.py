@@ -18,6 +18,9 @@ from deepcontrast_bmz.settings import NonNegative, Positive, Record
 
 Array = NDArray[np.floating[Any]]
 
+_MOST_VALUES = 2**18
+"""Pixels in which the step between grey values is looked for, at most."""
+
 
 _FEWEST_CELLS = 16
 """Cells that the noise is read off, at least."""
@@ -36,6 +39,14 @@ class NoiseModel(Record):
     def variance(self, counts: Tensor) -> Tensor:
         """Return the noise variance at a signal level, never below `floor`."""
         return (self.slope * counts + self.intercept).clamp_min(self.floor)
+
+    def in_unit(self, factor: float) -> NoiseModel:
+        """Return the noise of the same image with its counts times a factor."""
+        return NoiseModel(
+            slope=self.slope * factor,
+            intercept=self.intercept * factor**2,
+            floor=self.floor * factor**2,
+        )
 
 
 def _high_pass(image: Tensor) -> Tensor:
@@ -73,7 +84,8 @@ def estimate_noise(
     image = image.double()
     spread = float(image.max() - image.min()) if image.numel() else 0.0
     # A share of the spread, so that the unit of the image does not matter; 32 bits hold no less.
-    tiny = max((spread or 1.0) ** 2 * 1e-12, 1e-30)
+    largest = float(image.abs().max()) if image.numel() else 0.0
+    tiny = (spread or largest or 1.0) ** 2 * 1e-12
     if min(image.shape) < 3 * cell or spread == 0.0:
         variance = float(image.var()) if image.numel() > 1 else 0.0
         return NoiseModel(slope=0.0, intercept=variance, floor=max(variance, tiny))
@@ -101,7 +113,7 @@ def estimate_noise(
     slope, intercept = _robust_line(x, y)
     # Rounding to whole counts is noise too; and where black was cut off, the dark pixels show none
     # at all, which must not count as certainty.
-    rounding = 1 / 12 if bool((image == image.round()).all()) else 0.0
+    rounding = _smallest_step(image) ** 2 / 12
     floor = max(float(y.min()) * 0.5, float(y.max()) * 0.01, rounding, tiny)
     return NoiseModel(slope=max(slope, 0.0), intercept=intercept, floor=floor)
 
@@ -114,6 +126,13 @@ def _find_whole_cells(used: Tensor | None, cell: int) -> Tensor | None:
     seen = -F.max_pool2d((~used).float()[None, None], 3, stride=1)
     whole = (F.avg_pool2d(seen, cell)[0, 0] == 0).flatten()
     return whole if int(whole.sum()) >= _FEWEST_CELLS else None
+
+
+def _smallest_step(image: Tensor) -> float:
+    """Return the smallest difference of two grey values: one count, in whatever unit."""
+    flat = image.flatten()
+    values = flat[:: -(-flat.numel() // _MOST_VALUES)].unique()
+    return float(values.diff().min()) if values.numel() > 1 else 0.0
 
 
 def _robust_line(x: Tensor, y: Tensor) -> tuple[float, float]:

@@ -168,7 +168,7 @@ def _fit_depth(
     if images >= FEWEST_IMAGES and recipe.physics.scatter.unit == "px":
         for number, plane, patch, rng in _raw_patches(recipe, real, count // 2, side, 13):
             low, high = (float(v) for v in np.quantile(plane.pixels, (0.005, 0.995)))
-            truth = ((patch - low) / max(high - low, 1e-9)).clamp_min(0).double()
+            truth = ((patch - low) / max(high - low, plane.light)).clamp_min(0).double()
             # Every image takes its turn at all depths and processings.
             turn = number // images + number % images
             light = draw_light(recipe.physics, rng, number, draw_depth(rng, turn, deepest), 16)
@@ -246,7 +246,7 @@ def _patches(recipe: Recipe, planes: Sequence[RawPlane], count: int, side: int) 
         draw = draw_degradation(
             recipe.physics, rng, widths_px=plane.widths_px, mean_photons=mean_photons
         )
-        per_count = mean_photons / max(float(plane.pixels.mean()) - plane.floor, 1e-9)
+        per_count = mean_photons / plane.light
         recorded = degrade((raw.double() - plane.floor) * per_count, draw)
         yield (remove_known_part(recorded, draw) / per_count + plane.floor).float()
 

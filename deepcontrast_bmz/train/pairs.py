@@ -72,7 +72,7 @@ def _photons_like(plane: RawPlane, noise: NoiseModel) -> tuple[float, float]:
     into the input, and with as much again the network learns to smooth detail away. It ends far
     above, since the iterations see images with less noise. A plane without noise counts as bright.
     """
-    signal = max(float(plane.pixels.mean()) - plane.floor, 1e-12)
+    signal = plane.light
     variance = float(noise.variance(torch.tensor(float(plane.pixels.mean()))))
     photons = min(max(signal**2 / variance, FEWEST_PHOTONS), MOST_PHOTONS)
     return 3 * photons, 30 * photons
@@ -95,6 +95,12 @@ def _content(pixels: NDArray[np.float32]) -> NDArray[np.float64]:
     deviation = cells if pixels.ndim == 3 else cells[0]
     filled = deviation[deviation > 0]
     return np.minimum(deviation, np.quantile(filled, 0.9)) if filled.size else deviation
+
+
+def _shares(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return weights as shares of their sum, equal ones where there is nothing to weigh."""
+    total = float(weights.sum())
+    return weights / total if total > 0 else np.full(weights.shape, 1 / weights.size)
 
 
 class PairDataset(Dataset[Pair]):
@@ -161,11 +167,11 @@ class PairDataset(Dataset[Pair]):
     def _place(self, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Draw a plane, or a stack and a plane of it, and a pixel there: (number, z, y, x)."""
         members = self._by_image[int(rng.integers(len(self._by_image)))]
-        totals = np.array([self._contents[m].mean() for m in members]) + 1e-12
-        number = members[int(rng.choice(len(members), p=totals / totals.sum()))]
+        totals = _shares(np.array([self._contents[m].mean() for m in members]))
+        number = members[int(rng.choice(len(members), p=totals))]
         content = self._contents[number].ravel()
         # One patch in ten comes from anywhere, so that background is known too.
-        share = 0.9 * content / (content.sum() + 1e-12) + 0.1 / content.size
+        share = 0.9 * _shares(content) + 0.1 / content.size
         cell = int(rng.choice(content.size, p=share / share.sum()))
         rows, columns = self._contents[number].shape[-2:]
         z, rest = divmod(cell, rows * columns)
@@ -224,7 +230,7 @@ class PairDataset(Dataset[Pair]):
             steps=steps,
         )
         floor = self._floors[number]
-        per_count = mean_photons / max(float(plane.pixels.mean()) - floor, 1e-9)
+        per_count = mean_photons / plane.light
         recorded = degrade((raw - floor) * per_count, draw)
         degraded = remove_known_part(recorded, draw) / per_count + floor
         degraded = degraded[..., CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]

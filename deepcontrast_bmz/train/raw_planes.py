@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["RawPlane", "planes_of", "split_planes", "stacks_of"]
+__all__ = ["RawPlane", "planes_of", "rescale", "split_planes", "stacks_of"]
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,18 @@ if TYPE_CHECKING:
 
     import xarray as xr
     from numpy.typing import NDArray
+
+_SPREAD = 10
+"""Grey values of an image are brought to a range of 2**9 to 2**10: like the counts of a camera."""
+
+_LEAST_LIGHT = 1e-3
+"""Share of the deviation that the mean light is taken to be, at least."""
+
+_CELL = 16
+"""Side, in pixels, of the cells that structure is measured in."""
+
+_LEAST_CONTENT = 0.25
+"""Share of the structure of a part of average content, below which no part is held out."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,12 @@ class RawPlane:
     def floor(self) -> float:
         """Counts taken for darkness: the half-percentile."""
         return float(np.percentile(self.pixels, 0.5))
+
+    @property
+    def light(self) -> float:
+        """Counts of mean light above darkness; a share of the spread, if nearly all is dark."""
+        light = float(self.pixels.mean()) - self.floor
+        return max(light, _LEAST_LIGHT * float(self.pixels.std()))
 
 
 def planes_of(
@@ -118,6 +137,22 @@ def stacks_of(
     return found
 
 
+def rescale(found: Sequence[RawPlane]) -> list[RawPlane]:
+    """Bring the planes of one image to a common range by a power of two, which rounds nothing.
+
+    What follows knows no unit then: an image in counts, in fractions of one or divided by its sum
+    trains the same network.
+
+    Parameters
+    ----------
+    found : sequence of RawPlane
+        All of one image; not all constant.
+    """
+    spread = max(float(np.ptp(plane.pixels)) for plane in found)
+    power = _SPREAD - math.frexp(spread)[1]
+    return [replace(plane, pixels=np.ldexp(plane.pixels, power)) for plane in found]
+
+
 def split_planes(
     found: Sequence[RawPlane], fraction: float, seed: int
 ) -> tuple[list[RawPlane], list[RawPlane]]:
@@ -126,10 +161,13 @@ def split_planes(
     Several images are split by image. One image is split by plane, a run of neighbouring planes
     held out, since planes next to each other look alike. One plane is split by a straight cut, and
     so is one stack: along z, so that every depth is in both parts, at the end with more structure.
+    What is held out has structure: nearly empty planes or ends stay in the training part, and
+    constant borders are left out where they would be all that is held out.
 
     Parameters
     ----------
     found : sequence of RawPlane
+        None is constant.
     fraction : float
         Share held out, between 0 and 1.
     seed : int
@@ -141,7 +179,7 @@ def split_planes(
     Raises
     ------
     InputError
-        If a single plane is too small to be cut in two.
+        If a single plane is too small to be cut in two, or one of the parts would be constant.
     """
     rng = np.random.default_rng([seed, 2])
     images = sorted({plane.image for plane in found})
@@ -154,28 +192,88 @@ def split_planes(
         )
     if len(found) > 1:
         count = min(max(1, round(fraction * len(found))), len(found) - 1)
-        start = int(rng.integers(len(found) - count + 1))
+        start = _choose_run([_structure(plane.pixels) for plane in found], count, rng)
         return (
             [*found[:start], *found[start + count :]],
             list(found[start : start + count]),
         )
     (plane,) = found
-    height, width = plane.pixels.shape[-2:]
-    length = max(height, width)
-    if length < 32:
-        raise InputError(
-            f"training needs a plane of at least 32 pixels along one side, but {plane.name} is "
-            f"{height} x {width}: use a larger image"
-        )
-    held_out = max(16, round(fraction * length))
-    axis = -2 if height >= width else -1
-    train, validate = np.split(plane.pixels, [length - held_out], axis=axis)
-    if plane.pixels.ndim == 3:
-        # The end with more structure: an empty strip would tell one network like another.
-        first, rest = np.split(plane.pixels, [held_out], axis=axis)
-        if first.std() > validate.std():
-            train, validate = rest, first
+    train, validate = _cut(plane, fraction)
+    for part in (train, validate):
+        if part.max() == part.min():
+            raise InputError(
+                f"training needs structure on both sides of a cut, but {plane.name} has it in one "
+                "place only: crop it to where the specimen is, or give several images"
+            )
     return (
-        [RawPlane(np.ascontiguousarray(train), plane.image, plane.name, plane.widths_px)],
-        [RawPlane(np.ascontiguousarray(validate), plane.image, plane.name, plane.widths_px)],
+        [replace(plane, pixels=np.ascontiguousarray(train))],
+        [replace(plane, pixels=np.ascontiguousarray(validate))],
     )
+
+
+def _structure(pixels: NDArray[np.float32]) -> float:
+    """Return how much structure there is: the mean deviation within small cells."""
+    height, width = pixels.shape[-2:]
+    rows, columns = np.arange(0, height, _CELL), np.arange(0, width, _CELL)
+    counts = np.outer(np.diff([*rows, height]), np.diff([*columns, width]))
+    # About their mean, beside which the squares of a dim image would be lost.
+    values = pixels - np.float64(pixels.mean())
+
+    def means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        sums = np.add.reduceat(np.add.reduceat(values, rows, axis=-2), columns, axis=-1)
+        return sums / counts
+
+    variance = means(values**2) - means(values) ** 2
+    return float(np.sqrt(np.maximum(variance, 0)).mean())
+
+
+def _choose_run(structures: Sequence[float], count: int, rng: np.random.Generator) -> int:
+    """Return where a run of planes begins that is held out: anywhere but where there is little."""
+    starts = len(structures) - count + 1
+    start = int(rng.integers(starts))
+    # Some run always has half the structure of an average one.
+    enough = _LEAST_CONTENT * float(np.mean(structures))
+    if np.mean(structures[start : start + count]) >= enough:
+        return start
+    return next(
+        int(i)
+        for i in rng.permutation(starts)
+        if np.mean(structures[int(i) : int(i) + count]) >= enough
+    )
+
+
+def _cut(plane: RawPlane, fraction: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Cut a plane or stack in two along its longer lateral side: what to train on, and the rest."""
+    pixels = plane.pixels
+    for trimmed in (False, True):
+        if trimmed:
+            pixels = _without_borders(pixels)
+        height, width = pixels.shape[-2:]
+        length = max(height, width)
+        if length < 32:
+            raise InputError(
+                f"training needs a plane of at least 32 pixels along one side, but {plane.name} "
+                f"{'shows' if trimmed else 'is'} {height} x {width}: use a larger image"
+            )
+        held_out = max(16, round(fraction * length))
+        axis = -2 if height >= width else -1
+        first, without_first = np.split(pixels, [held_out], axis=axis)
+        without_last, last = np.split(pixels, [length - held_out], axis=axis)
+        ends = _structure(first), _structure(last)
+        enough = _LEAST_CONTENT * _structure(pixels)
+        if max(ends) >= enough:
+            break
+    # Of a stack, or where the last end is nearly empty, the end with more structure: an empty
+    # strip would tell one network like another.
+    turned = (pixels.ndim == 3 or ends[1] < enough) and ends[0] > ends[1]
+    return (without_first, first) if turned else (without_last, last)
+
+
+def _without_borders(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cut off rows and columns at the border that hold one value each."""
+    planes = pixels.reshape(-1, *pixels.shape[-2:])
+    kept = [
+        np.flatnonzero(planes.max(axis=axes) > planes.min(axis=axes)) for axes in ((0, 2), (0, 1))
+    ]
+    (top, bottom), (left, right) = ((int(line[0]), int(line[-1]) + 1) for line in kept)
+    return pixels[..., top:bottom, left:right]

@@ -50,7 +50,7 @@ from deepcontrast_bmz.train.calibrate import fit_statistics
 from deepcontrast_bmz.train.distributed import Spread, is_first_process, trainer_arguments
 from deepcontrast_bmz.train.large_images import excerpts_of, excerpts_sha256
 from deepcontrast_bmz.train.phantoms import phantom_planes
-from deepcontrast_bmz.train.raw_planes import RawPlane, planes_of, split_planes, stacks_of
+from deepcontrast_bmz.train.raw_planes import RawPlane, planes_of, rescale, split_planes, stacks_of
 from deepcontrast_bmz.train.trainer import Training, fit
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ def _read_planes(paths: Sequence[Path], recipe: Recipe) -> tuple[list[RawPlane],
             else:
                 own = stacks_of(image, number, path.name, widths, fewest=fewest)
             sha256 = image_sha256(path)
-        found += own
+        found += rescale(own)
         records.append(
             ImageRecord(
                 name=path.name,
@@ -351,10 +351,17 @@ def _finish(
         depth=statistics.depth,
         ood=statistics.ood,
     )
-    with replace_whole(out / "run.json") as path:
-        path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    _write_record(record, out)
     end_longer(out)
     return record
+
+
+def _write_record(record: RunRecord, out: Path) -> None:
+    """Write ``run.json``, if it can be read back: JSON has no word for what is no number."""
+    text = record.model_dump_json(indent=1) + "\n"
+    RunRecord.model_validate_json(text)
+    with replace_whole(out / "run.json") as path:
+        path.write_text(text, encoding="utf-8")
 
 
 def recalibrate(folder: Path, paths: Sequence[Path] = ()) -> RunRecord:
@@ -394,6 +401,5 @@ def recalibrate(folder: Path, paths: Sequence[Path] = ()) -> RunRecord:
             "ood": statistics.ood,
         }
     )
-    with replace_whole(folder / "run.json") as path:
-        path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    _write_record(record, folder)
     return record

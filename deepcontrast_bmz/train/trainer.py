@@ -173,12 +173,15 @@ class Training(pl.LightningModule):
             # All stop together, lest one waits for the others.
             finite = self.trainer.strategy.reduce_boolean_decision(finite)
         if not finite:
-            raise InputError(
-                f"training diverged at step {self.global_step}: "
-                f"lower training.learning_rate (now {self.recipe.training.learning_rate:g})"
-            )
+            raise InputError(self._diverged())
         self.recent = [*self.recent[-49:], float(loss.detach())]
         return loss
+
+    def _diverged(self) -> str:
+        return (
+            f"training diverged at step {self.global_step}: "
+            f"lower training.learning_rate (now {self.recipe.training.learning_rate:g})"
+        )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Tell the caller where the run stands."""
@@ -216,7 +219,8 @@ class Training(pl.LightningModule):
         restored = restored.float()
         inner = _all_but_batch(raw)
         degraded = crop(batch["degraded"], self.loop.margins(int(batch["steps"][0])))
-        span = (raw.amax(dim=inner) - raw.amin(dim=inner)).clamp_min(1e-6)
+        # In units of `scale`: two or more where there is structure. Flat patches count as one.
+        span = (raw.amax(dim=inner) - raw.amin(dim=inner)).clamp_min(1.0)
         before = ((degraded - batch["raw"]) / batch["scale"]).square().mean(dim=inner)
         after = (restored - raw).square().mean(dim=inner)
         for loss, was, now in zip(
@@ -235,9 +239,8 @@ class Training(pl.LightningModule):
         rows: list[np.ndarray[Any, Any]] = []
         for images in zip(degraded, restored, raw, strict=True):
             low, high = np.percentile(images[2].cpu().numpy(), (0.5, 99.8))
-            grey = [
-                (image.float().cpu().numpy() - low) / max(high - low, 1e-12) for image in images
-            ]
+            span = high - low if high > low else 1.0
+            grey = [(image.float().cpu().numpy() - low) / span for image in images]
             rows.append(np.concatenate(grey, axis=1))
         folder = self.out / "previews"
         folder.mkdir(exist_ok=True)
@@ -256,6 +259,9 @@ class Training(pl.LightningModule):
         """Keep the scores, and the weights if they are the best so far."""
         loss, degraded, restored = (float(v) for v in np.mean(self._scores, axis=0))
         scores = {"loss": loss, "psnr_degraded": degraded, "psnr_restored": restored}
+        if not np.isfinite([*scores.values()]).all():
+            # Every process has the same weights and held-out patches, so that all of them stop.
+            raise InputError(self._diverged())
         recent = float(np.mean(self.recent)) if self.recent else math.nan
         if self.spread.processes > 1:
             own = torch.tensor(recent, device=self.device)
@@ -318,7 +324,8 @@ def _middle_plane(x: Tensor) -> Tensor:
 
 
 def _to_decibel(ratio: Tensor) -> Tensor:
-    return 10 * torch.log10(ratio.clamp_min(1e-12))
+    # No more than float32 can tell: a patch without noise would be infinitely well restored.
+    return 10 * torch.log10(ratio.clamp(1e-12, 1e12))
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:

@@ -185,6 +185,18 @@ def test_an_image_without_noise_has_none_in_any_unit(unit: float) -> None:
     assert other.floor == pytest.approx(one.floor * unit**2, rel=1e-6)
 
 
+@pytest.mark.parametrize("unit", [1e-11, 1 / 65535, 1e6])
+def test_the_noise_of_counts_is_found_in_any_unit(unit: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.poisson(torch.linspace(0, 40, 64).expand(64, 64), generator=generator)
+    one = estimate_noise(counts)
+    other = estimate_noise((counts.double() * unit).float())
+    assert other.slope == pytest.approx(one.slope * unit, rel=1e-4)
+    assert other.intercept == pytest.approx(one.intercept * unit**2, rel=1e-3)
+    assert other.floor == pytest.approx(one.floor * unit**2, rel=1e-4)
+    assert one.in_unit(unit).floor == pytest.approx(other.floor, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     "flat", [torch.zeros(64, 64), torch.full((1, 1), 7.0), torch.zeros(1, 64), torch.zeros(0, 0)]
 )

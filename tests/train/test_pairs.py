@@ -13,7 +13,7 @@ from deepcontrast_bmz.physics.noise import estimate_noise
 from deepcontrast_bmz.settings import Recipe
 from deepcontrast_bmz.train.pairs import PairDataset
 from deepcontrast_bmz.train.phantoms import phantom_planes
-from deepcontrast_bmz.train.raw_planes import RawPlane, planes_of, split_planes
+from deepcontrast_bmz.train.raw_planes import RawPlane, planes_of, rescale, split_planes
 
 WIDTHS = (2.0, 6.0)
 
@@ -55,6 +55,30 @@ def test_pixels_beyond_the_range_of_the_computation_are_refused() -> None:
     assert as_float32(values * 0.1, "big.tif").dtype == np.float32
 
 
+@pytest.mark.parametrize("unit", [1e-11, 1 / 65535, 1e6, 2.0**-80])
+def test_the_unit_of_the_grey_values_changes_nothing(unit: float) -> None:
+    counts = np.random.default_rng(3).poisson(40, (96, 96)).astype(np.float32) + 100
+    one, other = (
+        rescale([RawPlane((counts * np.float64(u)).astype(np.float32), 0, "image", WIDTHS)])[0]
+        for u in (1.0, unit)
+    )
+    # Ranges of 512 to 1024: the quotient of the two is what the power of two leaves over.
+    assert 512 <= np.ptp(one.pixels) < 1024
+    assert 512 <= np.ptp(other.pixels) < 1024
+    rest = float(np.ptp(other.pixels) / np.ptp(one.pixels))
+    np.testing.assert_allclose(other.pixels, one.pixels * rest, rtol=3e-7)
+    pairs = [PairDataset([plane], recipe(), radius=5, length=4, stream=0) for plane in (one, other)]
+    # Rounding to whole counts is seen in any unit, and so is the light.
+    assert pairs[1]._photons[0] == pytest.approx(pairs[0]._photons[0], rel=1e-4)
+    for number in range(4):
+        mine, theirs = (dataset[number] for dataset in pairs)
+        np.testing.assert_allclose(theirs["raw"], mine["raw"] * rest, rtol=3e-7)
+        assert float(theirs["scale"]) == pytest.approx(float(mine["scale"]) * rest, rel=1e-5)
+        # The noise is drawn anew where a rounding tips the scales; it is as much.
+        noise, more = (float(p["degraded"].std() / p["scale"]) for p in (mine, theirs))
+        assert more == pytest.approx(noise, rel=0.1)
+
+
 def test_several_images_are_split_by_image() -> None:
     found = [noise_plane(image) for image in range(5) for _ in range(3)]
     training, validation = split_planes(found, 0.2, seed=0)
@@ -70,6 +94,61 @@ def test_one_stack_holds_out_neighbouring_planes() -> None:
     assert len(validation) == 3
     assert positions == list(range(positions[0], positions[0] + 3))
     assert not any(t is v for t in training for v in validation)
+
+
+def test_planes_that_are_held_out_show_something() -> None:
+    planes = [noise_plane(seed=z) for z in range(10)]
+    for plane in planes[2:]:
+        plane.pixels[:] = 3.0
+        plane.pixels[5, 5] = 4.0
+    for seed in range(8):
+        _, validation = split_planes(planes, 0.2, seed)
+        assert any(plane is full for plane in validation for full in planes[:2])
+
+
+def half_empty(shape: tuple[int, int], kept: tuple[slice, slice]) -> RawPlane:
+    """A registered or stitched image: zero outside of its field."""
+    pixels = np.zeros(shape, np.float32)
+    pixels[kept] = noise_plane(shape=shape).pixels[kept]
+    return RawPlane(pixels, 0, "mosaic.tif", WIDTHS)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        (slice(None), slice(0, 60)),
+        (slice(None), slice(40, 100)),
+        (slice(10, 30), slice(25, 75)),
+        (slice(None), slice(None)),
+    ],
+)
+def test_the_part_of_a_plane_that_is_held_out_shows_something(kept: tuple[slice, slice]) -> None:
+    plane = half_empty((40, 100), kept)
+    (training,), (validation,) = split_planes([plane], 0.15, seed=0)
+    share = float((validation.pixels > 0).mean())
+    assert share > 0.3
+    assert np.ptp(training.pixels) > 0
+    # No pixel is in both.
+    assert not np.isin(validation.pixels[validation.pixels > 0], training.pixels).any()
+
+
+def test_a_stack_is_cut_where_it_shows_something() -> None:
+    pixels = np.zeros((6, 40, 120), np.float32)
+    pixels[:, :, 40:80] = np.random.default_rng(0).gamma(2.0, 50.0, (6, 40, 40))
+    (training,), (validation,) = split_planes([RawPlane(pixels, 0, "s", WIDTHS)], 0.15, seed=0)
+    assert training.pixels.shape[-1] + validation.pixels.shape[-1] == 40
+    assert (validation.pixels > 0).all()
+
+
+def test_structure_in_one_place_alone_is_refused() -> None:
+    pixels = np.zeros((64, 64), np.float32)
+    pixels[30:34, 30:34] = 5.0
+    with pytest.raises(InputError, match=r"spot\.tif shows 4 x 4"):
+        split_planes([RawPlane(pixels, 0, "spot.tif", WIDTHS)], 0.15, seed=0)
+    pixels = np.zeros((64, 64), np.float32)
+    pixels[:, 60:] = pixels[0, 0] + np.arange(4)
+    with pytest.raises(InputError, match=r"line\.tif has it in one place|line\.tif shows"):
+        split_planes([RawPlane(pixels, 0, "line.tif", WIDTHS)], 0.15, seed=0)
 
 
 def test_one_plane_is_cut_in_two() -> None:

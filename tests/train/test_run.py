@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,9 +17,13 @@ import torch
 import xarray as xr
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.image import write_image
+from deepcontrast_bmz.image import read_image, write_image
+from deepcontrast_bmz.model.run_folder import read_run
 from deepcontrast_bmz.records import RunRecord
 from deepcontrast_bmz.settings import Recipe, read_recipe, recipe_to_toml
+from deepcontrast_bmz.train import run as run_module
+from deepcontrast_bmz.train import trainer
+from deepcontrast_bmz.train.calibrate import Statistics
 from deepcontrast_bmz.train.run import TrainingProgress, train_run
 
 if TYPE_CHECKING:
@@ -144,6 +149,55 @@ def test_several_images_one_is_held_out(tmp_path: Path, tiny_recipe: Recipe) -> 
         "training",
         "validation",
     ]
+
+
+def without_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what is fitted after training, which takes longer than all else here."""
+
+    def nothing(*_: object) -> Statistics:
+        return Statistics(None, None)
+
+    monkeypatch.setattr(run_module, "fit_statistics", nothing)
+
+
+def test_tiny_grey_values_train_the_same_network(
+    tmp_path: Path,
+    stack_path: Path,
+    tiny_run: Path,
+    tiny_recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without_statistics(monkeypatch)
+    stack = read_image(stack_path)
+    tiny = (stack.astype(np.float32) * np.float32(2.0**-40)).assign_attrs(stack.attrs)
+    write_image(tiny, tmp_path / "tiny.tif")
+    record = train_run([tmp_path / "tiny.tif"], tmp_path / "run", tiny_recipe, device="cpu")
+    assert same(weights(tmp_path / "run"), weights(tiny_run))
+    whole = RunRecord.model_validate_json((tiny_run / "run.json").read_text())
+    assert record.validation == whole.validation
+
+
+def test_a_mostly_masked_image_trains_to_numbers(
+    tmp_path: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_statistics(monkeypatch)
+    values = np.zeros((400, 90), np.float32)
+    values[150:200, 20:60] = np.random.default_rng(0).gamma(2.0, 5e-12, (50, 40))
+    write_image(xr.DataArray(values, dims=("y", "x")), tmp_path / "mosaic.tif")
+    recipe = tiny_recipe.with_changes(steps=1)
+    record = train_run([tmp_path / "mosaic.tif"], tmp_path / "run", recipe, device="cpu")
+    assert all(np.isfinite(score) and abs(score) < 100 for score in record.validation.values())
+    assert read_run(tmp_path / "run")[1] == record
+
+
+def test_scores_that_are_no_numbers_end_training_in_words(
+    tmp_path: Path, stack_path: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_statistics(monkeypatch)
+    monkeypatch.setattr(trainer, "_to_decibel", lambda ratio: ratio * math.nan)  # pyright: ignore[reportUnknownLambdaType]
+    with pytest.raises(InputError, match="diverged"):
+        train_run([stack_path], tmp_path / "run", tiny_recipe.with_changes(steps=1), device="cpu")
+    assert not (tmp_path / "run" / "weights.pt").exists()
 
 
 # ---- refusals
