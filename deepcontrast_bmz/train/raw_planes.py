@@ -259,13 +259,15 @@ def _cut(plane: RawPlane, fraction: float) -> tuple[NDArray[np.float32], NDArray
         axis = -2 if height >= width else -1
         first, without_first = np.split(pixels, [held_out], axis=axis)
         without_last, last = np.split(pixels, [length - held_out], axis=axis)
-        ends = _structure(first), _structure(last)
+        # What the poorer part of each cut shows.
+        at_last = min(_structure(last), _structure(without_last))
+        at_first = min(_structure(first), _structure(without_first))
         enough = _LEAST_CONTENT * _structure(pixels)
-        if max(ends) >= enough:
+        if max(at_last, at_first) >= enough:
             break
     # Of a stack, or where the last end is nearly empty, the end with more structure: an empty
     # strip would tell one network like another.
-    turned = (pixels.ndim == 3 or ends[1] < enough) and ends[0] > ends[1]
+    turned = (pixels.ndim == 3 or at_last < enough) and at_first > at_last
     return (without_first, first) if turned else (without_last, last)
 
 
