@@ -104,7 +104,7 @@ def show(what: str, model: Model, planes: list[NDArray[np.float64]], seconds: fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="deepcontrast")
     parser.add_argument("--steps", type=int, default=120)
