@@ -13,7 +13,7 @@ from deepcontrast_bmz.image.reader import (
     choose_scene,
     complete_names,
     fits_in_memory,
-    named_axes,
+    name_axes,
     reading,
 )
 from deepcontrast_bmz.image.units import number
@@ -79,7 +79,7 @@ def read_with_bioio(
         kept = "YX" if names is None else "CYX"
         single = [dim for dim, n in pixels.sizes.items() if n == 1 and str(dim) not in kept]
         pixels = pixels.squeeze(single, drop=True)
-    dims, picks = named_axes("".join(str(dim) for dim in pixels.dims), pixels.shape, path)
+    dims, picks = name_axes("".join(str(dim) for dim in pixels.dims), pixels.shape, path)
     # S are the samples of a colour, as of a PNG.
     notes = {"colour_samples": True} if "S" in pixels.dims and pixels.sizes["S"] > 1 else {}
     return Found(pixels.data[picks], dims, names, sizes, notes)

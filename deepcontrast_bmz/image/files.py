@@ -32,11 +32,12 @@ from deepcontrast_bmz.image.pyramid import level_count
 from deepcontrast_bmz.image.reader import (
     Reading,
     choose_scene,
-    named_axes,
-    overridden_axes,
+    name_axes,
+    override_axes,
     parse_axes,
     refuse_address,
 )
+from deepcontrast_bmz.image.tiff_open import HEADER_SUFFIXES
 from deepcontrast_bmz.image.tiff_read import TIFF_SUFFIXES, read_tiff
 from deepcontrast_bmz.image.tiff_write import check_tiff, in_tiles, write_levels, write_tiff
 from deepcontrast_bmz.image.zarr_read import ZARR_SUFFIXES, is_zarr, read_zarr
@@ -53,10 +54,10 @@ def read_image(
 ) -> xr.DataArray:
     """Read one image with its axes, channel names and pixel size.
 
-    TIFF (.tif, .tiff; plain, ImageJ, OME), OME-Zarr (.zarr; a folder of format 0.1 to 0.5, or an
-    image inside one), a folder of TIFFs with one plane each, and whatever further readers of
-    `bioio` are installed. A stack that says nothing about its third axis is z, y, x; colour
-    samples become channels.
+    TIFF (.tif, .tiff; plain, ImageJ, OME, also OME of several files), OME-Zarr (.zarr; a folder of
+    format 0.1 to 0.5, an image inside one, or a zip of one), a folder of TIFFs with one plane each,
+    and whatever further readers of `bioio` are installed. A stack that says nothing about its third
+    axis is z, y, x; colour samples become channels.
 
     Parameters
     ----------
@@ -116,7 +117,7 @@ def _found(path: Path, lazily: bool | None, how: Reading) -> Found:
         return _renamed(read_folder(path, lazily=lazily, how=how), how.axes, path)
     if path.stat().st_size == 0:
         raise InputError(f"an image file has content, but '{path}' is empty: copy or save it again")
-    if path.name.lower().endswith(TIFF_SUFFIXES):
+    if path.name.lower().endswith((*TIFF_SUFFIXES, *HEADER_SUFFIXES)):
         return read_tiff(path, lazily=lazily, how=how)
     found = read_with_bioio(path, lazily=lazily, scene=how.scene)
     return _renamed(found, how.axes, path)
@@ -127,7 +128,7 @@ def _renamed(found: Found, axes: str | None, path: Path) -> Found:
     if axes is None:
         return found
     shape = tuple(int(n) for n in found.data.shape)
-    dims, picks = named_axes(overridden_axes(axes, shape, path), shape, path)
+    dims, picks = name_axes(override_axes(axes, shape, path), shape, path)
     if isinstance(found.data, np.ndarray) or hasattr(found.data, "dask"):
         return found._replace(data=found.data[picks], dims=dims)
     kept = [i for i, pick in enumerate(picks) if isinstance(pick, slice)]

@@ -28,14 +28,17 @@ from deepcontrast_bmz.image.reader import (
     Reading,
     choose_scene,
     complete_names,
+    find_recorded,
     fits_in_memory,
 )
 from deepcontrast_bmz.image.tiff_read import TIFF_SUFFIXES, read_tiff
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from deepcontrast_bmz.image.lazy_arrays import Part
+    from deepcontrast_bmz.image.plane_names import PlaneName
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +60,7 @@ def read_folder(path: Path, *, lazily: bool | None = None, how: Reading = AS_STA
     ------
     InputError
         If there is no such file, one is no single plane or unlike the first, the names leave gaps
-        in the grid of what they count, count separate images, or are unlike each other.
+        in the middle of what they count, count separate images, or are unlike each other.
     """
     files = sorted(
         (
@@ -120,23 +123,38 @@ def _grid(
     if not varied:
         _check_numbered(path, files, said=how.axes is not None)
         return ["z"], (len(files),), files, None
-    places = {
-        tuple(name.counts[dim] for dim in varied): file
-        for name, file in zip(parsed, files, strict=True)
-    }
-    lines = [sorted({name.counts[dim] for name in parsed}) for dim in varied]
-    shape = tuple(len(line) for line in lines)
-    if len(places) != len(files) or math.prod(shape) != len(files):
-        lengths = " x ".join(f"{n} {dim}" for n, dim in zip(shape, varied, strict=True))
-        raise InputError(
-            f"the names of planes count every place of a grid once, but the {len(files)} files in "
-            f"'{path}' do not fill {lengths}: add what is missing, or move the rest elsewhere"
-        )
+    lines = _fill_grid(path, files, parsed, varied)
+    places = {_place(name, varied): file for name, file in zip(parsed, files, strict=True)}
     names = None
     if "c" in varied:
         called = {name.counts["c"]: name.channel for name in parsed}
         names = complete_names([called[number] for number in lines[varied.index("c")]])
+    shape = tuple(len(line) for line in lines)
     return varied, shape, [places[place] for place in itertools.product(*lines)], names
+
+
+def _place(name: PlaneName, dims: Sequence[str]) -> tuple[int | str, ...]:
+    return tuple(name.counts[dim] for dim in dims)
+
+
+def _fill_grid(
+    path: Path, files: Sequence[Path], parsed: Sequence[PlaneName], dims: Sequence[str]
+) -> list[list[int | str]]:
+    """Return the numbers along each axis whose planes are all there; refuse gaps in between."""
+    places = {_place(name, dims) for name in parsed}
+    lines = [sorted({name.counts[dim] for name in parsed}) for dim in dims]
+    there = np.array([place in places for place in itertools.product(*lines)])
+    whole = find_recorded(there.reshape([len(line) for line in lines]), "".join(dims), path)
+    if len(places) != len(files) or whole is None:
+        grid = " x ".join(f"{len(line)} {dim}" for line, dim in zip(lines, dims, strict=True))
+        raise InputError(
+            f"the names of the {len(files)} planes in '{path}' do not count every place of "
+            f"{grid} once: add what is missing, or move the rest elsewhere"
+        )
+    for line, dim in zip(lines, dims, strict=True):
+        if dim != "c" and len({int(b) - int(a) for a, b in itertools.pairwise(line)}) > 1:
+            logger.warning("%s: the numbers along %s leave some out", path, dim)
+    return [line[:n] for line, n in zip(lines, whole, strict=True)]
 
 
 def _check_numbered(path: Path, files: list[Path], *, said: bool) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 from deepcontrast_bmz.image.reader import reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 Part = tuple["slice | int", ...]
@@ -180,7 +180,7 @@ class Stacked:
 
 
 class Arranged:
-    """Pixels with their axes picked and put in another order, in native byte order.
+    """Pixels with axes picked, shortened and put in another order, in native byte order.
 
     Parameters
     ----------
@@ -189,16 +189,23 @@ class Arranged:
         For every axis of this, which one of `pixels` it is; None is a new one of length one.
     fixed : mapping of int to int
         Index along each axis of `pixels` that does not appear.
+    lengths : mapping of int to int
+        Of axes of `pixels` that are read only from their start up to here.
     """
 
     def __init__(
-        self, pixels: Pixels, axes: Sequence[int | None], fixed: dict[int, int] | None = None
+        self,
+        pixels: Pixels,
+        axes: Sequence[int | None],
+        fixed: Mapping[int, int] | None = None,
+        lengths: Mapping[int, int] | None = None,
     ) -> None:
         self.pixels = pixels
         self.axes = tuple(axes)
         self.fixed = fixed or {}
         self.dtype = pixels.dtype.newbyteorder("=")
-        self.shape = tuple(1 if axis is None else pixels.shape[axis] for axis in self.axes)
+        whole = {**dict(enumerate(pixels.shape)), **(lengths or {})}
+        self.shape = tuple(1 if axis is None else whole[axis] for axis in self.axes)
         self.chunks = tuple(1 if axis is None else pixels.chunks[axis] for axis in self.axes)
 
     @property
@@ -213,8 +220,11 @@ class Arranged:
             at = given.index(Ellipsis)
             rest = (slice(None),) * (self.ndim - len(given) + 1)
             given = (*given[:at], *rest, *given[at + 1 :])
-        given = tuple(g if isinstance(g, slice) else operator.index(g) for g in given)
         given = (*given, *(slice(None),) * (self.ndim - len(given)))
+        given = tuple(
+            slice(*g.indices(n)) if isinstance(g, slice) else range(n)[operator.index(g)]
+            for g, n in zip(given, self.shape, strict=True)
+        )
         below: list[slice | int] = [self.fixed.get(i, 0) for i in range(len(self.pixels.shape))]
         for axis, wanted in zip(self.axes, given, strict=True):
             if axis is not None:

@@ -13,9 +13,10 @@ __all__ = [
     "checked",
     "choose_scene",
     "complete_names",
+    "find_recorded",
     "fits_in_memory",
-    "named_axes",
-    "overridden_axes",
+    "name_axes",
+    "override_axes",
     "parse_axes",
     "reading",
     "refuse_address",
@@ -36,6 +37,8 @@ from deepcontrast_bmz.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +88,7 @@ def parse_axes(axes: str) -> str:
     return letters
 
 
-def overridden_axes(axes: str, shape: tuple[int, ...], path: Path) -> str:
+def override_axes(axes: str, shape: tuple[int, ...], path: Path) -> str:
     """Return a letter for each axis of a file, given those for all of them or for the long ones.
 
     Parameters
@@ -196,7 +199,7 @@ def checked(found: Found, path: Path) -> Found:
     return Found(data, dims, names, known, notes)
 
 
-def named_axes(
+def name_axes(
     axes: str, shape: tuple[int, ...], path: Path
 ) -> tuple[list[str], tuple[slice | int, ...]]:
     """Return our names of the axes a file states, and the index that drops those that are none.
@@ -231,6 +234,50 @@ def named_axes(
             "an image"
         )
     return dims, tuple(picks)
+
+
+def find_recorded(there: NDArray[np.bool_], axes: str, path: Path) -> tuple[int, ...] | None:
+    """Return how far a grid of planes is whole whose recording was stopped early; say so.
+
+    What comes last may be missing: whole steps along any axis, and a part of the last step along
+    time or depth, which is then left out.
+
+    Parameters
+    ----------
+    there : ndarray of bool
+        Which planes were recorded.
+    axes : str
+        Letters of its axes.
+    path : Path
+        Named in messages.
+
+    Returns
+    -------
+    tuple of int, or None
+        Length along each axis; None if planes in between are missing.
+    """
+    others = [tuple(i for i in range(there.ndim) if i != axis) for axis in range(there.ndim)]
+    reach = [1 + int(np.flatnonzero(there.any(other))[-1]) for other in others]
+    box = there[tuple(slice(n) for n in reach)]
+    choices = [reach] if box.all() else []
+    if not choices:
+        for axis, letter in zip(range(there.ndim), axes.upper(), strict=False):
+            *before, last = np.moveaxis(box, axis, 0)
+            # In the last step planes were recorded in either order, up to some place.
+            begun = any((np.diff(line.ravel().astype(int)) <= 0).all() for line in (last, last.T))
+            if letter != "C" and begun and before and np.all(before):
+                choices.append([*reach[:axis], reach[axis] - 1, *reach[axis + 1 :]])
+    if not choices:
+        return None
+    whole = tuple(max(choices, key=math.prod))
+    if whole != there.shape:
+        said = zip(whole, there.shape, axes.lower(), strict=False)
+        logger.warning(
+            "%s: the recording was stopped early; what is whole is read (%s)",
+            path,
+            ", ".join(f"{n} of {all_} along {dim}" for n, all_, dim in said if n < all_),
+        )
+    return whole
 
 
 def complete_names(names: Sequence[object]) -> list[str] | None:

@@ -8,7 +8,15 @@ older schema from the network. tifffile itself states the axes and the tags.
 
 from __future__ import annotations
 
-__all__ = ["AXES_NOTE", "Header", "main_file", "tiff_header"]
+__all__ = [
+    "AXES_NOTE",
+    "Header",
+    "find_main_file",
+    "find_pixels",
+    "has_alpha",
+    "name_files",
+    "read_header",
+]
 
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -25,6 +33,8 @@ if TYPE_CHECKING:
 AXES_NOTE = "deepcontrast_bmz/axes"
 """Namespace of the note that names the axes of length one, which OME-XML cannot tell from none."""
 
+_COLOURS = ("red", "green", "blue")
+
 _PRINT_RESOLUTION_UM = 20.0
 # Above this a baseline resolution tag speaks of paper or screen (72 dpi is 353 micrometres).
 
@@ -40,34 +50,71 @@ class Header(NamedTuple):
     """As `labels` lists them."""
 
 
-def tiff_header(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Header:
+def read_header(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Header:
     """Return what the header says, whoever wrote it; colour samples get the names of colours."""
     import tifffile
 
     page = series.keyframe
     if series.kind == "ome":
-        header = _ome_header(tif.ome_metadata or "", _number(tif, series))
+        header = _read_ome(tif, series)
     elif tif.is_imagej:
-        header = _imagej_header(tif, page)
+        header = _read_imagej(tif, page)
     else:
-        header = _shaped_header(tif)
+        header = _read_shaped(tif)
         if not header.sizes:
             header = header._replace(sizes=_resolution_tags(page))
-    if page.photometric == tifffile.PHOTOMETRIC.RGB and "S" in series.axes:
-        colours = ["red", "green", "blue", "alpha"][: series.shape[series.axes.index("S")]]
-        # One OME channel may have three samples; its name is then nobody's.
-        if header.names is None or len(header.names) != len(colours) > 1:
-            header = header._replace(names=colours)
-        header = header._replace(notes={**header.notes, "colour_samples": True})
-    return header
+    if "S" not in series.axes or page.photometric in (
+        tifffile.PHOTOMETRIC.MINISBLACK,
+        tifffile.PHOTOMETRIC.MINISWHITE,
+    ):
+        return header
+    count = series.shape[series.axes.index("S")] - has_alpha(series)
+    # One OME channel may have three samples; its name is then nobody's.
+    if header.names is None or len(header.names) != count or count == 1:
+        known = page.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
+        names = [*_COLOURS, *(f"extra_{i}" for i in range(1, count - 2))][:count] if known else None
+        header = header._replace(names=names)
+    return header._replace(notes={**header.notes, "colour_samples": True})
 
 
-def main_file(ome_xml: str) -> str | None:
+def has_alpha(series: tifffile.TiffPageSeries) -> bool:
+    """Say whether the last sample of a pixel is how opaque it is, which is no intensity."""
+    import tifffile
+
+    extra = series.keyframe.extrasamples
+    kinds = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
+    return "S" in series.axes and bool(extra) and extra[-1] in kinds
+
+
+def find_main_file(ome_xml: str) -> str | None:
     """Return the file that has the header, if a file of several OME-TIFFs only points to it."""
     for child in _parse_ome(ome_xml):
         if _tag(child) == "BinaryOnly":
-            return child.get("MetadataFile", "the file with the header")
+            return child.get("MetadataFile")
     return None
+
+
+def name_files(element: ElementTree.Element) -> list[str]:
+    """Return the files that a part of an OME header names as holding planes, each once."""
+    names = [e.get("FileName") for e in element.iter() if _tag(e) == "UUID"]
+    return [name for name in dict.fromkeys(names) if name]
+
+
+def find_pixels(
+    tif: tifffile.TiffFile, series: tifffile.TiffPageSeries
+) -> ElementTree.Element | None:
+    """Return the part of an OME header that describes an image; tifffile skips some images."""
+    images = [e for e in _parse_ome(tif.ome_metadata or "") if _tag(e) == "Image"]
+    described = iter([(e.get("Name") or "", p) for e in images for p in e if _tag(p) == "Pixels"])
+    for other in tif.series:
+        found = next((p for name, p in described if name == other.name and _fits(p, other)), None)
+        if other is series:
+            return found
+    return None
+
+
+def _fits(pixels: ElementTree.Element, series: tifffile.TiffPageSeries) -> bool:
+    return math.prod(int(pixels.get(f"Size{axis}", 1)) for axis in "XYZCT") == series.size
 
 
 def _tag(element: ElementTree.Element) -> str:
@@ -78,17 +125,10 @@ def _parse_ome(xml: str) -> ElementTree.Element:
     return ElementTree.fromstring(xml.strip().rstrip("\0"))
 
 
-def _number(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> int:
-    """Return which of the images that the OME header describes this is, from 0."""
-    return next((i for i, other in enumerate(tif.series) if other is series), 0)
-
-
-def _ome_header(xml: str, number: int) -> Header:
-    root = _parse_ome(xml)
-    described = [e for e in root.iter() if _tag(e) == "Pixels"]
-    if number >= len(described):
+def _read_ome(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Header:
+    pixels = find_pixels(tif, series)
+    if pixels is None:
         return Header()
-    pixels = described[number]
     sizes = {
         axis.lower(): length_um(
             pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")
@@ -96,7 +136,7 @@ def _ome_header(xml: str, number: int) -> Header:
         for axis in "ZYX"
     }
     stated: tuple[str, ...] = ()
-    for note in root.iter():
+    for note in _parse_ome(tif.ome_metadata or "").iter():
         if _tag(note) == "MapAnnotation" and note.get("Namespace") == AXES_NOTE:
             axes = "".join(e.text or "" for e in note.iter() if e.get("K") == "axes")
             stated = tuple(
@@ -110,7 +150,7 @@ def _ome_header(xml: str, number: int) -> Header:
     return Header(sizes, complete_names(channels), stated, time)
 
 
-def _imagej_header(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> Header:
+def _read_imagej(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> Header:
     """Read ImageJ's header; the slice labels of a stack of nothing but channels are names."""
     header = tif.imagej_metadata or {}
     unit = header.get("unit")
@@ -145,7 +185,7 @@ def _printed(unit: object, size_um: float | None) -> bool:
     return coarse and size_um is not None and size_um > _PRINT_RESOLUTION_UM
 
 
-def _shaped_header(tif: tifffile.TiffFile) -> Header:
+def _read_shaped(tif: tifffile.TiffFile) -> Header:
     """Read tifffile's JSON header; axes of length one that it states are in the series already.
 
     Known keys: ``PhysicalSizeX`` (with ``PhysicalSizeXUnit``) and ``Channel: {Name: [...]}`` as

@@ -6,6 +6,7 @@ __all__ = ["TIFF_SUFFIXES", "read_tiff"]
 
 import logging
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -24,17 +25,17 @@ from deepcontrast_bmz.image.reader import (
     AS_STATED,
     Found,
     Reading,
-    choose_scene,
     fits_in_memory,
-    named_axes,
-    overridden_axes,
+    name_axes,
+    override_axes,
     reading,
 )
-from deepcontrast_bmz.image.tiff_header import main_file, tiff_header
+from deepcontrast_bmz.image.tiff_header import has_alpha, read_header
+from deepcontrast_bmz.image.tiff_open import find_lengths, open_series
 from deepcontrast_bmz.image.tiff_values import stored_values
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
     import tifffile
 
@@ -63,113 +64,81 @@ def read_tiff(path: Path, *, lazily: bool | None = None, how: Reading = AS_STATE
         If the file is damaged, cut short or only a part, holds another number of images than
         one, or its axes are unknown.
     """
-    import tifffile
-
     with reading(path, "TIFF"):
-        # As OME-TIFF, files of Micro-Manager tell their pixel size.
-        tif = tifffile.TiffFile(path, is_mmstack=False)
+        tif, series, axes = open_series(path, how)
         try:
-            series = _chosen_series(tif, path, how)
+            lengths = find_lengths(series, path)
             _check_whole(tif, series, path)
-            dims, picks = _axes(series, path, how.axes)
-            sizes, names, stated, notes = tiff_header(tif, series)
-            data: Any
-            if fits_in_memory(series.nbytes, lazily):
-                data = series.asarray()
-            else:
-                data = _lazy_tiff(path, tif, series)
-            opened = data
+            if has_alpha(series):
+                samples = series.axes.index("S")
+                lengths[samples] = series.shape[samples] - 1
+                logger.warning("%s: its alpha channel is no intensity and is left out", path)
+            dims, kept = _name_axes(series, lengths, path, axes)
+            header = read_header(tif, series)
+            fits = fits_in_memory(series.nbytes, lazily)
+            stored: Any = series.asarray() if fits else _open_lazily(path, tif, series)
+            data: Any = stored
             if (meaning := stored_values(tif, series.keyframe, path)) is not None:
                 convert, dtype = meaning
-                if isinstance(data, np.ndarray):
-                    data = convert(data)
-                else:
-                    data = Converted(data, convert, dtype)
+                data = convert(data) if fits else Converted(data, convert, dtype)
         except BaseException:
             tif.close()
             raise
-        if not isinstance(opened, ZarrPixels):
+        if not isinstance(stored, ZarrPixels):
             tif.close()
-    axes: list[int | None] = [i for i, pick in enumerate(picks) if isinstance(pick, slice)]
-    if names is not None and len(names) == 1:
+    stated = () if axes is not None else header.stated
+    if axes is None and header.names is not None and len(header.names) == 1:
         stated = (*stated, "c")
-    if how.axes is not None:
-        stated = ()
+    order: list[int | None] = list(kept)
     for dim in stated:
         if dim in DIMS and dim not in dims:
             dims.insert(0, dim)
-            axes.insert(0, None)
-    if isinstance(data, np.ndarray):
-        data = data[picks]
-        return Found(data[(np.newaxis,) * axes.count(None)], dims, names, sizes, notes)
-    return Found(Arranged(data, axes), dims, names, sizes, notes)
+            order.insert(0, None)
+    if fits:
+        picks = [slice(lengths.get(i, n)) if i in kept else 0 for i, n in enumerate(series.shape)]
+        data = data[tuple(picks)][(np.newaxis,) * order.count(None)]
+    else:
+        data = Arranged(data, order, lengths=lengths)
+    return Found(data, dims, header.names, header.sizes, header.notes)
 
 
-def _axes(
-    series: tifffile.TiffPageSeries, path: Path, axes: str | None
-) -> tuple[list[str], tuple[slice | int, ...]]:
-    """Return the names of the axes, and the index that drops those that are none; say a guess."""
-    if axes is not None:
-        return named_axes(overridden_axes(axes, series.shape, path), series.shape, path)
-    dims, picks = named_axes(series.axes, series.shape, path)
-    if "z" in dims and "Z" not in series.axes:
+def _name_axes(
+    series: tifffile.TiffPageSeries, lengths: Mapping[int, int], path: Path, axes: str | None
+) -> tuple[list[str], list[int]]:
+    """Return the names of the axes, and which of the file these are; say a guess."""
+    shape = tuple(lengths.get(i, n) for i, n in enumerate(series.shape))
+    letters = series.axes if axes is None else override_axes(axes, shape, path)
+    dims, picks = name_axes(letters, shape, path)
+    if "z" in dims and "Z" not in letters:
         logger.warning(
             "%s: its header does not say what its %d planes are, so they are read as a z-stack; "
             "--axes TYX or CYX says that they are times or channels",
             path,
-            next(n for axis, n in zip(series.axes, series.shape, strict=True) if axis in "QI"),
+            next(n for axis, n in zip(letters, shape, strict=True) if axis in "QI" and n > 1),
         )
-    return dims, picks
-
-
-def _chosen_series(tif: tifffile.TiffFile, path: Path, how: Reading) -> tifffile.TiffPageSeries:
-    """Return the image of a TIFF that is meant; refuse none, and a header that does not fit."""
-    if tif.is_ome:
-        main = main_file(tif.ome_metadata or "")
-        if main is not None:
-            raise InputError(
-                f"an OME-TIFF of several files is opened by its main file, but '{path}' is only "
-                f"a part of one: give '{main}' instead"
-            )
-    # Thumbnails and other reduced copies are no images of their own.
-    found = [s for s in tif.series if not s.keyframe.is_reduced] or tif.series
-    if not found:
-        raise InputError(
-            f"a TIFF must hold an image, but '{path}' holds none: copy or save it again"
-        )
-    names = [series.name if series.kind == "ome" else "" for series in found]
-    series = found[choose_scene(names, how.scene, path)]
-    unfit = tif.is_ome and how.axes is None
-    if unfit and series.kind in ("generic", "uniform", "shaped") and len(series.shape) > 2:
-        raise InputError(
-            f"the OME header of a TIFF must describe its pixels, but that of '{path}' "
-            f"does not fit a stack of shape {series.shape}: export it again as OME-TIFF"
-        )
-    return series
+    return dims, [i for i, pick in enumerate(picks) if isinstance(pick, slice)]
 
 
 def _check_whole(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> None:
     """Refuse a file that ends too early; tifffile would log it and fill the rest with zeros."""
     end = tif.filehandle.size
-    cut = InputError(
-        f"a TIFF must hold all the planes it announces, but '{path}' ends too early: "
-        "copy or save it again"
-    )
-    if any(page is None for page in series.pages):
-        raise InputError(
-            f"a TIFF must hold all the planes it announces, but some of '{path}' are missing: "
-            "copy or save it again, with all its files if it has several"
-        )
     if series.dataoffset is not None and series.dataoffset + series.nbytes > end:
-        raise cut
+        raise _ends_too_early(path)
     for page in series.pages:
-        if page is None or page.parent is not tif:
+        if page is None:
             continue
+        fh = page.parent.filehandle
         segments = zip(page.dataoffsets, page.databytecounts, strict=False)
-        if any(offset + count > end for offset, count in segments):
-            raise cut
+        if any(offset + count > fh.size for offset, count in segments):
+            raise _ends_too_early(path if page.parent is tif else Path(fh.path))
     if not _chain_ends(tif):
-        raise cut
+        raise _ends_too_early(path)
+
+
+def _ends_too_early(path: Path) -> InputError:
+    return InputError(
+        f"'{path}' ends too early, so planes that it announces are missing: copy or save it again"
+    )
 
 
 def _chain_ends(tif: tifffile.TiffFile) -> bool:
@@ -195,7 +164,7 @@ def _chain_ends(tif: tifffile.TiffFile) -> bool:
         place = offset + layout.tagnosize + int.from_bytes(count, order) * layout.tagsize
 
 
-def _lazy_tiff(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Pixels:
+def _open_lazily(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Pixels:
     """Return the pixels of a TIFF: mapped where they lie as they are, else decoded in parts."""
     import zarr
 
@@ -203,11 +172,12 @@ def _lazy_tiff(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeri
     dtype = np.dtype(series.dtype).newbyteorder(cast("Any", tif.byteorder))
     if series.dataoffset is not None:
         return MappedPixels(path, dtype, series.dataoffset, shape)
-    offsets = _mapped_pages(tif, series)
-    if offsets is not None:
+    places = _mapped_pages(tif, series)
+    if places is not None:
 
         def read(number: int, part: Part) -> np.ndarray:
-            return MappedPixels(path, dtype, offsets[number], page.shape)[part]
+            file, offset = places[number]
+            return MappedPixels(file, dtype, offset, page.shape)[part]
 
         return Stacked(read, shape[: len(shape) - len(page.shape)], page.shape, dtype)
     array = zarr.open_array(series.aszarr(level=0), mode="r")
@@ -217,14 +187,16 @@ def _lazy_tiff(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeri
     return pixels
 
 
-def _mapped_pages(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> list[int] | None:
-    """Return where every plane begins, if all lie in this file as they are."""
+def _mapped_pages(
+    tif: tifffile.TiffFile, series: tifffile.TiffPageSeries
+) -> list[tuple[Path, int]] | None:
+    """Return in which file and where every plane begins, if all lie there as they are."""
     page = series.keyframe
     if not page.is_memmappable or series.shape[series.ndim - len(page.shape) :] != page.shape:
         return None
-    offsets: list[int] = []
+    places: list[tuple[Path, int]] = []
     for found in series.pages:
-        if found is None or found.parent is not tif:
+        if found is None or found.parent.byteorder != tif.byteorder:
             return None
         starts, counts = found.dataoffsets, found.databytecounts
         ends = [start + count for start, count in zip(starts, counts, strict=True)]
@@ -232,5 +204,5 @@ def _mapped_pages(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> li
             return None
         if ends[-1] - starts[0] != page.nbytes:
             return None
-        offsets.append(starts[0])
-    return offsets if len(offsets) * page.size == series.size else None
+        places.append((Path(found.parent.filehandle.path), starts[0]))
+    return places if len(places) * page.size == series.size else None

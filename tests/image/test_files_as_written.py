@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -266,3 +268,234 @@ def test_bad_scales_leave_the_pixel_size_unknown(
     np.testing.assert_array_equal(image, content)
     assert image.attrs["pixel_size_um"] == sizes
     assert ("pixel size is unknown" in caplog.text) == warned
+
+
+def describe_ome(
+    axes: dict[str, int], names: list[str], order: str = "XYZCT", image: str = ""
+) -> str:
+    """Return an image of an OME header whose planes are in files of one plane each."""
+    sizes = "".join(f'Size{axis}="{axes.get(axis, 1)}" ' for axis in "XYZCT")
+    lines = [range(axes.get(axis, 1)) for axis in order[:1:-1]]
+    firsts = [
+        "".join(f'First{axis}="{i}" ' for axis, i in zip(order[:1:-1], at, strict=True))
+        for at in itertools.product(*lines)
+    ]
+    data = "".join(
+        f'<TiffData {first} IFD="0" PlaneCount="1"><UUID FileName="{name}">urn:uuid:{name}</UUID>'
+        "</TiffData>"
+        for first, name in zip(firsts, names, strict=True)
+    )
+    return (
+        f'<Image ID="Image:{image}" Name="{image}"><Pixels DimensionOrder="{order}" Type="uint16" '
+        f'{sizes} PhysicalSizeX="500" PhysicalSizeXUnit="nm" PhysicalSizeZ="2"><Channel '
+        f'SamplesPerPixel="1" Name="GFP"/>{data}</Pixels></Image>'
+    )
+
+
+def store_parts(folder: Path, count: int, description: str) -> tuple[list[str], np.ndarray]:
+    """Write files of one plane each, whose own description may name their header."""
+    names = [f"emb_{i}.ome.tiff" for i in range(count)]
+    content = np.arange(count * 35).reshape(count, 5, 7).astype("uint16")
+    for name, plane in zip(names, content, strict=True):
+        about = f'<OME UUID="urn:uuid:{name}">{description}</OME>'
+        tifffile.imwrite(folder / name, plane, metadata=None, description=about)
+    return names, content
+
+
+@pytest.mark.parametrize("limit", [0, 2**30])
+@pytest.mark.parametrize("header", ["emb.companion.ome", "emb.ome.xml"])
+def test_an_image_in_several_files_is_read_by_its_companion(
+    tmp_path: Path, header: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_reader, "IN_MEMORY_BYTES", limit)
+    names, content = store_parts(
+        tmp_path, 6, f'<BinaryOnly MetadataFile="{header}" UUID="urn:uuid:all"/>'
+    )
+    image = describe_ome({"X": 7, "Y": 5, "Z": 3, "T": 2}, names)
+    text = f'<?xml version="1.0" encoding="UTF-16"?><OME UUID="urn:uuid:all">{image}</OME>'
+    (tmp_path / header).write_text(text, encoding="utf-16")
+    found = read_image(tmp_path / header)
+    assert found.dims == ("t", "c", "z", "y", "x")
+    assert found.attrs["pixel_size_um"] == {"z": 2.0, "x": 0.5}
+    assert list(found["c"].values) == ["GFP"]
+    np.testing.assert_array_equal(found.values.reshape(content.shape), content)
+    opened = open_image(tmp_path / header)
+    np.testing.assert_array_equal(opened.pixels[1, 0, 2, 1:3, 2:6], content[5, 1:3, 2:6])
+    # What a message recommends works.
+    with pytest.raises(InputError, match=f"part of an image.*give '.*{header}'"):
+        read_image(tmp_path / names[1])
+    whole = (tmp_path / names[5]).read_bytes()
+    (tmp_path / names[5]).write_bytes(whole[:-4])
+    with pytest.raises(InputError, match=f"{names[5]}' ends too early"):
+        read_image(tmp_path / header)
+    (tmp_path / names[5]).unlink()
+    (tmp_path / names[4]).unlink()
+    with pytest.raises(InputError, match=f"of which '{names[4]}' and 1 more is missing"):
+        read_image(tmp_path / header)
+    for name in names[:4]:
+        (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=f"of which '{names[0]}' and 5 more is missing"):
+        read_image(tmp_path / header)
+    (tmp_path / header).write_text("<OME/>")
+    with pytest.raises(InputError, match=f"{header}' names no TIFF"):
+        read_image(tmp_path / header)
+
+
+def test_of_positions_in_files_of_their_own_each_is_its_own(tmp_path: Path) -> None:
+    """As Micro-Manager writes them: the first file describes all positions."""
+    names = ["emb_0.ome.tiff", "emb_1.ome.tiff"]
+    images = "".join(
+        describe_ome({"X": 7, "Y": 5}, [name], image=f"Pos{i}") for i, name in enumerate(names)
+    )
+    for whole in (f'<BinaryOnly MetadataFile="{names[0]}" UUID="urn:uuid:{names[0]}"/>', images):
+        _, content = store_parts(tmp_path, 2, whole)
+        about = f'<OME UUID="urn:uuid:{names[0]}">{images}</OME>'
+        tifffile.imwrite(tmp_path / names[0], content[0], metadata=None, description=about)
+        for name, plane in zip(names, content, strict=True):
+            np.testing.assert_array_equal(read_image(tmp_path / name).squeeze(), plane)
+        other = read_image(tmp_path / names[0], scene="Pos1").squeeze()
+        np.testing.assert_array_equal(other, content[1])
+
+
+@pytest.mark.parametrize("limit", [0, 2**30])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        ({"T": 10}, "XYZCT", 6, (6, 1, 1), "6 of 10 along t"),
+        ({"T": 4, "Z": 3}, "XYZCT", 7, (2, 3, 1), "2 of 4 along t"),
+        ({"T": 3, "Z": 4, "C": 2}, "XYCZT", 5, (1, 2, 2), "1 of 3 along t, 2 of 4 along z"),
+        ({"Z": 4, "C": 2}, "XYZCT", 4, (1, 4, 1), "1 of 2 along c"),
+    ],
+)
+def test_of_a_recording_that_was_stopped_early_what_is_whole_is_read(
+    tmp_path: Path,
+    case: tuple[dict[str, int], str, int, tuple[int, ...], str],
+    compression: str | None,
+    limit: int,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(image_reader, "IN_MEMORY_BYTES", limit)
+    announced, order, count, shape, said = case
+    lengths = [announced.get(axis, 1) for axis in order[:1:-1]]
+    content = np.arange(np.prod(lengths) * 35, dtype=np.uint16).reshape(*lengths, 5, 7)
+    every = range(int(np.prod(lengths)))
+    text = describe_ome({"X": 7, "Y": 5, **announced}, ["" for _ in every], order)
+    count_up = itertools.count()
+    text = re.sub('IFD="0"', lambda _: f'IFD="{next(count_up)}"', text)
+    text = re.sub(r"<UUID.*?</UUID>", "", text)
+    with tifffile.TiffWriter(tmp_path / "i.ome.tif") as writer:
+        for i, plane in enumerate(content.reshape(-1, 5, 7)[:count]):
+            about = f"<OME>{text}</OME>" if i == 0 else None
+            writer.write(
+                plane, description=about, metadata=None, contiguous=False, compression=compression
+            )
+    image = read_image(tmp_path / "i.ome.tif")
+    t, z, c = shape
+    tzc = content.transpose([order[:1:-1].index(axis) for axis in "TZC"] + [3, 4])[:t, :z, :c]
+    named = dict(zip("tzc", shape, strict=True))
+    expected = tzc.transpose(0, 2, 1, 3, 4)
+    np.testing.assert_array_equal(image.values.reshape(expected.shape), expected)
+    assert {str(dim): n for dim, n in image.sizes.items() if str(dim) in "tz"} == {
+        dim: n for dim, n in named.items() if announced.get(dim.upper()) and dim in "tz"
+    }
+    assert f"stopped early; what is whole is read ({said})" in caplog.text
+
+
+def test_planes_missing_in_between_are_refused(tmp_path: Path) -> None:
+    text = describe_ome({"X": 7, "Y": 5, "T": 3}, ["", "", ""])
+    text = re.sub(r'<TiffData[^>]*FirstT="1".*?</TiffData>', "", text)
+    text = re.sub(r"<UUID.*?</UUID>", "", text)
+    with tifffile.TiffWriter(tmp_path / "i.ome.tif") as writer:
+        for i in range(2):
+            about = f"<OME>{text}</OME>" if i == 0 else None
+            writer.write(np.ones((5, 7), np.uint16), description=about, metadata=None)
+    with pytest.raises(InputError, match=r"planes in the middle of '.*i.ome.tif' are missing"):
+        read_image(tmp_path / "i.ome.tif")
+
+
+def test_a_folder_that_was_stopped_early(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store(tmp_path / "planes", ["a_t1_w1.tif", "a_t1_w2.tif", "a_t3_w1.tif", "a_t3_w2.tif"])
+    tifffile.imwrite(tmp_path / "planes" / "a_t4_w1.tif", np.ones((5, 7), np.uint16))
+    image = read_image(tmp_path / "planes")
+    assert image.values[..., 0, 0].tolist() == [[0, 1], [2, 3]]
+    assert "(2 of 3 along t)" in caplog.text
+    assert "numbers along t leave some out" in caplog.text
+
+
+@pytest.mark.parametrize("limit", [0, 2**30])
+@pytest.mark.parametrize(
+    ("header", "dims"),
+    [
+        ("images=10\nframes=10\nhyperstack=true\n", "tyx"),
+        ("images=4\nslices=4\n", "zyx"),
+        ("images=10\nchannels=2\nframes=5\nhyperstack=true\n", "zyx"),
+    ],
+)
+def test_an_imagej_header_of_other_planes_than_there_are(
+    tmp_path: Path,
+    header: str,
+    dims: str,
+    limit: int,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(image_reader, "IN_MEMORY_BYTES", limit)
+    content = np.arange(6 * 35, dtype=np.uint16).reshape(6, 5, 7)
+    with tifffile.TiffWriter(tmp_path / "i.tif") as writer:
+        for i, plane in enumerate(content):
+            about = f"ImageJ=1.54p\n{header}unit=um\n" if i == 0 else None
+            writer.write(
+                plane, description=about, metadata=None, contiguous=False, resolution=(4, 4)
+            )
+    image = read_image(tmp_path / "i.tif")
+    assert "".join(str(dim) for dim in image.dims) == dims
+    np.testing.assert_array_equal(image, content)
+    assert image.attrs["pixel_size_um"] == {"y": 0.25, "x": 0.25}
+    assert "the 6 that are there are read" in caplog.text
+    assert read_image(tmp_path / "i.tif", axes="CYX").dims == ("c", "y", "x")
+
+
+@pytest.mark.parametrize("limit", [0, 2**30])
+@pytest.mark.parametrize(
+    ("shape", "told", "names", "colours"),
+    [
+        ((5, 7, 4), {"photometric": "rgb", "extrasamples": ["unassalpha"]}, "rgb", True),
+        ((4, 5, 7), {"photometric": "rgb", "planarconfig": "separate"}, "rgb", True),
+        ((5, 7, 4), {"photometric": "rgb", "extrasamples": ["unspecified"]}, "rgb+", True),
+        ((2, 5, 7, 4), {"photometric": "rgb", "metadata": {"axes": "ZYXS"}}, "rgb", True),
+        ((5, 7, 2), {"photometric": "minisblack", "extrasamples": ["assocalpha"]}, None, False),
+        ((5, 7, 2), {"photometric": "minisblack", "extrasamples": ["unspecified"]}, "", False),
+        ((5, 7, 4), {"photometric": "separated"}, "", True),
+        ((16, 16, 3), {"photometric": "ycbcr", "compression": "jpeg"}, "rgb", True),
+    ],
+)
+def test_alpha_is_no_channel(
+    tmp_path: Path,
+    shape: tuple[int, ...],
+    told: dict[str, Any],
+    names: str | None,
+    colours: bool,
+    limit: int,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(image_reader, "IN_MEMORY_BYTES", limit)
+    content = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    told = {"planarconfig": "contig", **told}
+    tifffile.imwrite(tmp_path / "i.tif", content, **told)
+    image = read_image(tmp_path / "i.tif")
+    known = {"r": "red", "g": "green", "b": "blue", "+": "extra_1"}
+    found = list(image["c"].values) if "c" in image.coords else []
+    assert found == [known[letter] for letter in names or ""]
+    assert image.attrs.get("colour_samples", False) == colours
+    channels = content if told["planarconfig"] == "separate" else np.moveaxis(content, -1, 0)
+    if "c" not in image.dims:
+        channels = channels[0]
+    elif image.sizes["c"] < len(channels):
+        channels = channels[:3]
+    if told["photometric"] != "ycbcr":
+        np.testing.assert_array_equal(image, channels)
+    left_out = names is None or (names == "rgb" and shape[-1 if shape[-1] < 5 else 0] == 4)
+    assert ("alpha channel is no intensity and is left out" in caplog.text) == left_out
