@@ -83,7 +83,11 @@ def _open(path: Path) -> tuple[tifffile.TiffFile, Path | None]:
         return _open_by_header(path), None
     # As OME-TIFF, files of Micro-Manager tell their pixel size.
     tif = tifffile.TiffFile(path, is_mmstack=False)
-    named = find_main_file(tif.ome_metadata or "") if tif.is_ome else None
+    try:
+        named = find_main_file(tif.ome_metadata or "") if tif.is_ome else None
+    except BaseException:
+        tif.close()
+        raise
     if named is None:
         return tif, None
     tif.close()
@@ -148,7 +152,11 @@ def _open_all_pages(path: Path, announced: tifffile.TiffPageSeries, how: Reading
     import tifffile
 
     tif = tifffile.TiffFile(path, is_mmstack=False, is_imagej=False)
-    pages = _choose(tif, None, path, how.scene)
+    try:
+        pages = _choose(tif, None, path, how.scene)
+    except BaseException:
+        tif.close()
+        raise
     vars(tif)["is_imagej"] = True  # for its pixel size
     long = [axis for axis, n in zip(announced.axes, announced.shape, strict=True) if n > 1]
     axes = how.axes or ("".join(long) if len(long) == len(pages.shape) else None)
