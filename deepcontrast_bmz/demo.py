@@ -7,18 +7,15 @@ the truth is only used to score the result.
 
 from __future__ import annotations
 
-__all__ = ["demo_recipe", "run_demo", "specimen"]
+__all__ = ["demo_recipe", "run_demo"]
 
 import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from skimage import data as skimage_data
-from skimage.color import rgb2hed
 
 from deepcontrast_bmz.check.check import check_package
 from deepcontrast_bmz.errors import InputError
@@ -28,9 +25,7 @@ from deepcontrast_bmz.evaluate.sweep import evaluate
 from deepcontrast_bmz.export.package import export_run
 from deepcontrast_bmz.image import replace_whole, write_image
 from deepcontrast_bmz.model.open import open_model
-from deepcontrast_bmz.physics.camera import Camera
-from deepcontrast_bmz.physics.degrade import Degradation
-from deepcontrast_bmz.physics.simulate import simulate
+from deepcontrast_bmz.physics.section import CAMERA, OPTICAL_DEPTH, record_section, specimen
 from deepcontrast_bmz.predict.enhance import enhance
 from deepcontrast_bmz.settings import Recipe
 from deepcontrast_bmz.train.run import train_run
@@ -39,17 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    import xarray as xr
     from numpy.typing import NDArray
 
     from deepcontrast_bmz.progress import TrainingProgress
 
 MARK = ".dcbmz_demo"
 """A folder with this file in it was written by the demo and may be replaced by it."""
-
-OPTICAL_DEPTH = 2.0
-CAMERA = Camera(gain=0.5, offset=100.0, read_noise_electrons=2.0, bit_depth=16)
-PHOTONS = 300.0
-"""Mean photons per pixel that leave the specimen."""
 
 
 def demo_recipe(seed: int) -> Recipe:
@@ -68,14 +59,6 @@ def demo_recipe(seed: int) -> Recipe:
             },
         }
     )
-
-
-def specimen() -> xr.DataArray:
-    """Return the haematoxylin channel of the section: (y, x), light between 0 and 1."""
-    stained = rgb2hed(skimage_data.immunohistochemistry())[..., 0]
-    low, high = np.percentile(stained, (1, 99.9))
-    light = np.clip((stained - low) / (high - low), 0, None).astype(np.float32)
-    return xr.DataArray(light, dims=("y", "x"), attrs={"pixel_size_um": {}})
 
 
 def run_demo(
@@ -165,15 +148,7 @@ def _stages(
 
 def _record(truth: xr.DataArray, recipe: Recipe, folder: Path) -> xr.DataArray:
     """Return the specimen recorded through tissue; write both."""
-    kernel = recipe.physics.scatter
-    tissue = Degradation(
-        optical_depth=OPTICAL_DEPTH,
-        widths_px=kernel.widths,
-        weights=kernel.weights,
-        camera=CAMERA,
-        seed=recipe.seed,
-    )
-    raw = simulate(truth, tissue, PHOTONS)
+    raw = record_section(truth, recipe.physics.scatter, recipe.seed)
     write_image(raw, folder / "raw.tif")
     write_image(truth, folder / "truth.tif")
     return raw

@@ -24,7 +24,7 @@ FLOORS = [
     {"predict", "train", "check"},
     {"evaluate", "port"},
     {"demo"},
-    {"cli"},
+    {"cli", "napari"},
     {"__init__", "__main__"},
 ]
 """From the ground up: a folder or module may import from floors below its own, and from itself."""

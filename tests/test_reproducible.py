@@ -15,7 +15,7 @@ import pytest
 import torch
 import xarray as xr
 
-from deepcontrast_bmz.demo import CAMERA, OPTICAL_DEPTH, PHOTONS, demo_recipe, specimen
+from deepcontrast_bmz.demo import demo_recipe
 from deepcontrast_bmz.export.package import export_shipped
 from deepcontrast_bmz.export.samples import crop_middle, record_specimen
 from deepcontrast_bmz.image import read_image, write_image
@@ -25,6 +25,7 @@ from deepcontrast_bmz.physics.degrade import Degradation, degrade
 from deepcontrast_bmz.physics.phantoms import exact_membranes
 from deepcontrast_bmz.physics.poisson import poisson_quantile, uniform_numbers
 from deepcontrast_bmz.physics.scatter import scatter
+from deepcontrast_bmz.physics.section import CAMERA, OPTICAL_DEPTH, PHOTONS, specimen
 from deepcontrast_bmz.physics.simulate import simulate
 
 if TYPE_CHECKING:
