@@ -17,13 +17,15 @@ import numpy as np
 import psutil
 import torch
 
-from deepcontrast_bmz.dial.per_plane import choose_dials, warn_if_unusual
-from deepcontrast_bmz.image import check_pixels, pixel_size_um
+from deepcontrast_bmz.dial.per_plane import warn_if_unusual
+from deepcontrast_bmz.dial.request import parse_dial_request
+from deepcontrast_bmz.image import channel_names, check_pixels, pixel_size_um
 from deepcontrast_bmz.image.blocks import Box, cut
 from deepcontrast_bmz.model.loop import blend
 from deepcontrast_bmz.model.units import Source
 from deepcontrast_bmz.predict.blocks import block_grids, block_sides, run_box
 from deepcontrast_bmz.predict.enhance import check_grey
+from deepcontrast_bmz.predict.plan import plan_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -234,11 +236,18 @@ class Iterations:
         model : Model, optional
             The same one made cancellable.
         """
-        chosen, self.reason = choose_dials(
-            model or self.model, self.source, pixel_size_um(self.image)
+        model = model or self.model
+        plan = plan_image(
+            self.source,
+            model,
+            parse_dial_request(model, "auto"),
+            block_sides(model),
+            pixel_size_um(self.image),
+            names=channel_names(self.image),
         )
-        self.warning = warn_if_unusual(model or self.model, self.source)
-        self.dials = np.clip(np.reshape(chosen, self.planes), 0, self.largest_dial)
+        self.reason = plan.reason
+        self.warning = warn_if_unusual(model, self.source)
+        self.dials = np.clip(np.reshape(plan.dials, self.planes), 0, self.largest_dial)
 
     def dial_at(self, plane: tuple[int, ...], dial: float | None) -> float:
         """Return a dial: the given one, or the automatic one of a plane for None."""
