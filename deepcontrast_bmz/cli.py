@@ -462,14 +462,14 @@ def view(
     import tempfile
     import webbrowser
 
-    from deepcontrast_bmz.evaluate.report import evaluate_files
+    from deepcontrast_bmz.evaluate.report import view_file
     from deepcontrast_bmz.model.open import open_model
 
     opened = open_model(model, device=device)
     # Made by the writer, so that a refused image leaves no empty folder behind.
     folder = out or Path(tempfile.gettempdir(), f"dcbmz_view_{secrets.token_hex(4)}")
     told = show_share("evaluating", _write_aside)
-    for line in evaluate_files(opened, [image], folder, channel=_channel(channel), progress=told):
+    for line in view_file(opened, image, folder, channel=_channel(channel), progress=told):
         print(line)
     if not no_open and not webbrowser.open((folder / "report.html").resolve().as_uri()):
         print("no browser could be started: open that file in one")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["PRICES", "DialScores", "Evaluation", "Preview", "Price"]
+__all__ = ["PRICES", "DialScores", "Evaluation", "PlanePictures", "Preview", "Price"]
 
 from typing import TYPE_CHECKING, Literal
 
@@ -33,6 +33,15 @@ class Preview(Record):
     width: int
     pixels: bytes
     """Row by row, `height` * `width` bytes, 0 is black."""
+
+
+class PlanePictures(Record):
+    """Pictures of a further plane of a stack."""
+
+    number: int
+    """Index of the plane along the axis of the stack."""
+    pictures: tuple[Preview, ...]
+    """The raw plane and every iteration, all between one black and white."""
 
 
 class DialScores(Record):
@@ -150,6 +159,10 @@ class Evaluation(Record):
     """One per dial, rising from 0, the raw image."""
     previews: tuple[Preview, ...] = Field(default=(), exclude=True, repr=False)
     """One per dial, all between the same black and white; not part of the JSON."""
+    stack_axis: str | None = Field(default=None, exclude=True, repr=False)
+    """Along which axis the further planes lie."""
+    stack: tuple[PlanePictures, ...] = Field(default=(), exclude=True, repr=False)
+    """Further planes, rising, without the judged one; not part of the JSON."""
     reference_preview: Preview | None = Field(default=None, exclude=True, repr=False)
     """The reference, fitted to the chosen dial's grey values."""
     residual_preview: Preview | None = Field(default=None, exclude=True, repr=False)

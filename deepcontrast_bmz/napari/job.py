@@ -241,6 +241,7 @@ def _report(
     name: str, device: str, image: xr.DataArray, source: str | None, cancelled: threading.Event
 ) -> Iterator[Step]:
     from deepcontrast_bmz.evaluate.report import write_evaluation
+    from deepcontrast_bmz.evaluate.stack import add_stack
     from deepcontrast_bmz.evaluate.sweep import evaluate
 
     if image.sizes.get("c", 1) > 1:
@@ -251,10 +252,11 @@ def _report(
     yield Share(None, "opening the model")
     model = make_cancellable(_open(name, device), cancelled)
     yield Share(None, "evaluating every dial")
-    found = evaluate(model, image)
-    command = None
+    found = add_stack(evaluate(model, image), model, image)
+    command = predict = None
     if source is not None:
         command = shlex.join(["dcbmz", "evaluate", name, source, "-o", "scores"])
+        predict = shlex.join(["dcbmz", "predict", name, source])
     # Made by the writer, so that a refused image leaves no empty folder behind.
     folder = Path(tempfile.gettempdir(), f"dcbmz_view_{secrets.token_hex(4)}")
-    yield Made(write_evaluation(found, folder, command=command)[-1])
+    yield Made(write_evaluation(found, folder, command=command, predict=predict)[-1])

@@ -10,10 +10,11 @@ __all__ = [
     "render_report",
     "scores_csv",
     "summary",
+    "view_file",
     "write_evaluation",
 ]
 
-from deepcontrast_bmz.evaluate.report.files import evaluate_files, write_evaluation
+from deepcontrast_bmz.evaluate.report.files import evaluate_files, view_file, write_evaluation
 from deepcontrast_bmz.evaluate.report.page import Section, render_report
 from deepcontrast_bmz.evaluate.report.pictures import data_uri
 from deepcontrast_bmz.evaluate.report.tables import scores_csv

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["evaluate_files", "write_evaluation"]
+__all__ = ["evaluate_files", "view_file", "write_evaluation"]
 
 import re
 import shlex
@@ -13,6 +13,7 @@ from deepcontrast_bmz.evaluate.report.curve import price_png
 from deepcontrast_bmz.evaluate.report.page import render_report
 from deepcontrast_bmz.evaluate.report.tables import scores_csv
 from deepcontrast_bmz.evaluate.report.words import place, summary
+from deepcontrast_bmz.evaluate.stack import add_stack
 from deepcontrast_bmz.evaluate.sweep import evaluate
 from deepcontrast_bmz.image import (
     AS_STATED,
@@ -37,6 +38,7 @@ def write_evaluation(
     *,
     title: str | None = None,
     command: str | None = None,
+    predict: str | None = None,
     sections: Sequence[Section] = (),
 ) -> list[Path]:
     """Write ``scores.csv``, ``scores.json``, ``curve.png`` and ``report.html``.
@@ -48,7 +50,7 @@ def write_evaluation(
     evaluation : Evaluation
     folder : Path
         Created if missing; other files in it stay.
-    title, command, sections
+    title, command, predict, sections
         See `render_report`.
 
     Returns
@@ -62,7 +64,9 @@ def write_evaluation(
         If the folder is a file, or cannot be made.
     """
     _check_folder(folder)
-    page = render_report(evaluation, title=title, command=command, sections=sections)
+    page = render_report(
+        evaluation, title=title, command=command, predict=predict, sections=sections
+    )
     contents = {
         "scores.csv": scores_csv(evaluation).encode(),
         "scores.json": (evaluation.model_dump_json(indent=2) + "\n").encode(),
@@ -81,10 +85,10 @@ def write_evaluation(
     return [folder / name for name in contents]
 
 
-def _words(reference: Path | None, channel: str | int | None, how: Reading) -> list[str]:
+def _words(channel: str | int | None, how: Reading) -> list[str]:
     """Return the options of the command that evaluates so."""
     options = {"--channel": channel, "--axes": how.axes, "--scene": how.scene}
-    words = [] if reference is None else ["--reference", reference.name]
+    words: list[str] = []
     for option, value in options.items():
         words += [] if value is None else [option, str(value)]
     return words
@@ -172,13 +176,73 @@ def evaluate_files(
         image.name = path.name
         result = evaluate(model, image, reference=truth, progress=tell)
         folder = out if len(images) == 1 else out / stem
-        words = ["dcbmz", "evaluate", model.name, path.name, "-o", folder.name]
-        words += _words(reference, channel, how)
-        written = write_evaluation(result, folder, command=shlex.join(words))
+        written = _write(result, path, folder, _words(channel, how), reference)
         if finished is not None:
             finished(result)
-        where = place(result)
-        yield f"{path.name}{f' ({where})' if where else ''}: {summary(result)}"
-        if result.warning is not None:
-            yield f"{path.name}: {result.warning}"
-        yield f"{path.name}: see {written[-1]}"
+        yield from _say(result, path, written)
+
+
+def view_file(
+    model: Model,
+    path: Path,
+    folder: Path,
+    *,
+    channel: str | int | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Iterator[str]:
+    """Evaluate one image with pictures of further planes, and yield what to tell the user.
+
+    Parameters
+    ----------
+    model : Model
+    path : Path
+        The image.
+    folder : Path
+        Results folder.
+    channel : str or int, optional
+        Name or index of the channel.
+    progress : callable, optional
+        Called with the share that is done.
+
+    Yields
+    ------
+    str
+        Lines as of `evaluate_files`.
+    """
+    _check_folder(folder)
+
+    def tell(share: float, begun: float, part: float) -> None:
+        if progress is not None:
+            progress(begun + part * share)
+
+    image = select_channel(read_image(path), channel)
+    image.name = path.name
+    result = evaluate(model, image, progress=lambda share: tell(share, 0.0, 0.6))
+    result = add_stack(result, model, image, lambda share: tell(share, 0.6, 0.4))
+    tell(1.0, 0.0, 1.0)
+    yield from _say(result, path, _write(result, path, folder, _words(channel, AS_STATED)))
+
+
+def _write(
+    result: Evaluation,
+    path: Path,
+    folder: Path,
+    options: Sequence[str],
+    reference: Path | None = None,
+) -> Path:
+    """Write one evaluation with the commands that make it, and its image, again."""
+    against = [] if reference is None else ["--reference", reference.name]
+    words = ["dcbmz", "evaluate", result.model, path.name, "-o", folder.name, *against, *options]
+    predict = ["dcbmz", "predict", result.model, path.name, *options]
+    return write_evaluation(result, folder, command=shlex.join(words), predict=shlex.join(predict))[
+        -1
+    ]
+
+
+def _say(result: Evaluation, path: Path, report: Path) -> Iterator[str]:
+    """Yield what to tell of one evaluation."""
+    where = place(result)
+    yield f"{path.name}{f' ({where})' if where else ''}: {summary(result)}"
+    if result.warning is not None:
+        yield f"{path.name}: {result.warning}"
+    yield f"{path.name}: see {report}"

@@ -140,6 +140,7 @@ def _gather_pictures(evaluation: Evaluation) -> dict[str, Any]:
     raw = evaluation.previews[0] if evaluation.previews else None
     return {
         "frames": frames,
+        "stack": pictures.list_planes(evaluation),
         "now": pictures.make_frame(evaluation, evaluation.chosen),
         "start": evaluation.scores.index(evaluation.chosen),
         "raw": raw,
@@ -156,6 +157,7 @@ def render_report(
     *,
     title: str | None = None,
     command: str | None = None,
+    predict: str | None = None,
     sections: Sequence[Section] = (),
 ) -> str:
     """Return the evaluation as one HTML page that needs no other file.
@@ -171,6 +173,8 @@ def render_report(
         Heading of the page; None: the image's and the model's name.
     command : str, optional
         Command line that makes this report again.
+    predict : str, optional
+        Command line that enhances the image, to which the page adds the dial.
     sections : sequence of (heading, text or rows)
         Further sections, see `Section`.
 
@@ -198,6 +202,7 @@ def render_report(
             familiarity=_describe_familiarity(evaluation),
             sections=[(*section, isinstance(section[1], str)) for section in sections],
             command=command,
+            predict=predict,
             explained=_explain_scores(evaluation),
             style=_read_asset("page.css"),
             script=_read_asset("page.js"),

@@ -5,9 +5,11 @@ from __future__ import annotations
 __all__ = [
     "Frame",
     "ScaleBar",
+    "StackPlane",
     "data_uri",
     "describe_residual",
     "is_small",
+    "list_planes",
     "make_frame",
     "make_frames",
     "make_scale_bar",
@@ -23,6 +25,7 @@ from matplotlib.image import imsave
 
 from deepcontrast_bmz.evaluate.report.tables import CONTRAST_GAIN, format_score
 from deepcontrast_bmz.evaluate.report.words import MINUS, dial_word, number, reason
+from deepcontrast_bmz.model.loop import dial_position
 
 if TYPE_CHECKING:
     from deepcontrast_bmz.evaluate.records import DialScores, Evaluation, Preview
@@ -43,6 +46,10 @@ class Frame(NamedTuple):
     verdict: str
     why: str
     chosen: bool
+    below: int
+    """Iteration below the dial, 0 for the raw image, of planes that are blended by the page."""
+    weight: str
+    """How far to go to the next iteration, 0 to 1."""
 
     @property
     def spoken(self) -> str:
@@ -99,6 +106,7 @@ def make_frame(evaluation: Evaluation, row: DialScores) -> Frame:
     """Return what the page says beside the picture of one dial."""
     why = reason(row)
     measured = evaluation.price != "forward_consistency"
+    below, weight = dial_position(row.dial, evaluation.step_optical_depth, evaluation.iterations)
     return Frame(
         dial=dial_word(row.dial),
         gain=format_score(row, CONTRAST_GAIN),
@@ -107,6 +115,8 @@ def make_frame(evaluation: Evaluation, row: DialScores) -> Frame:
         verdict=row.verdict,
         why=f"{why[0].upper()}{why[1:]}.",
         chosen=row is evaluation.chosen,
+        below=below,
+        weight=f"{weight:.4f}",
     )
 
 
@@ -121,6 +131,37 @@ def make_frames(evaluation: Evaluation) -> list[tuple[Frame, str]]:
         return []
     rows = zip(evaluation.scores, evaluation.previews, strict=True)
     return [(make_frame(evaluation, row), data_uri(picture)) for row, picture in rows]
+
+
+class StackPlane(NamedTuple):
+    """A plane of the stack, as its slider goes through them."""
+
+    label: str
+    judged: bool
+    pictures: tuple[str, ...]
+    """Raw and iterations as data URIs; empty for the judged plane, which has one of every dial."""
+
+
+def list_planes(evaluation: Evaluation) -> list[StackPlane]:
+    """Return the planes of a stack that the page shows, rising; empty where it shows one alone.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    """
+    if not evaluation.stack or not evaluation.previews:
+        return []
+    axis = evaluation.stack_axis
+    assert axis is not None
+    judged = evaluation.plane[axis]
+    found = {
+        plane.number: StackPlane(
+            f"{axis} = {plane.number}", False, tuple(data_uri(one) for one in plane.pictures)
+        )
+        for plane in evaluation.stack
+    }
+    found[judged] = StackPlane(f"{axis} = {judged}", True, ())
+    return [found[number] for number in sorted(found)]
 
 
 def describe_residual(evaluation: Evaluation) -> str:
