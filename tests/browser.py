@@ -40,6 +40,7 @@ class Page:
         self.session: str | None = None
         self.problems: list[str] = []
         self.requests: list[str] = []
+        self.file: Path | None = None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self.session = attached["sessionId"]
@@ -84,6 +85,7 @@ class Page:
 
     def open(self, path: Path) -> None:
         """Open a file and wait until it is shown whole."""
+        self.file = path
         self.call("Page.navigate", url=path.absolute().as_uri())
         deadline = time.monotonic() + SECONDS
         while self.evaluate("document.readyState") != "complete":

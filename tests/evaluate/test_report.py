@@ -226,7 +226,44 @@ def test_ids_are_unique_and_all_references_meet_one(html: str, page: Page) -> No
     for _, attributes in page.elements:
         for name in ("aria-labelledby", "aria-describedby", "for"):
             assert set((attributes.get(name) or "").split()) <= set(ids)
+    wanted = set(re.findall(r'getElementById\("([\w-]+)"\)', html))
+    # These are there where the image is a stack, or the command is known.
+    assert wanted - set(ids) == {"plane", "now-plane", "elsewhere", "command", "copy"}
+
+
+def stack_of(*numbers: int) -> dict[str, Any]:
+    """What an evaluation has of a stack: planes along z, raw and two iterations each."""
+    planes = [
+        {"number": z, "pictures": tuple(preview(10 * z + k) for k in range(3))} for z in numbers
+    ]
+    return {"stack_axis": "z", "stack": planes}
+
+
+def test_a_stack_has_a_slider_for_its_planes() -> None:
+    html = render_report(evaluation(**stack_of(2, 11)), predict="dcbmz predict m 'a b.tif'")
+    page = Page(html)
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
     assert set(re.findall(r'getElementById\("([\w-]+)"\)', html)) <= set(ids)
+    (slider,) = [one for one in page.all("input") if one.get("id") == "plane"]
+    # The judged plane, 7, lies between.
+    assert (slider["value"], slider["max"]) == ("1", "2")
+    assert slider["data-labels"] == "z = 2|z = 7|z = 11"
+    assert "z = 7, judged" in page.text
+    pictures = [one for one in page.all("img") if "data-plane" in one]
+    assert len(pictures) == 2 * 3
+    assert all(one["alt"] for one in page.all("img"))
+    assert "dcbmz predict m 'a b.tif' --dial 0.75" in page.text
+    frames = [one for one in page.all("img") if "data-frame" in one]
+    assert [one["data-below"] for one in frames] == ["0", "0", "1", "2"]
+    # (e^0.75 - 1) / (e - 1)
+    assert [one["data-weight"] for one in frames] == ["0.0000", "0.6501", "0.0000", "0.0000"]
+
+
+def test_the_pictures_of_a_stack_are_not_in_the_json() -> None:
+    kept = Evaluation.model_validate_json(evaluation(**stack_of(2)).model_dump_json())
+    assert kept.stack == ()
+    assert "stack" not in evaluation(**stack_of(2)).model_dump_json()
 
 
 def test_every_section_has_a_heading_that_names_it(page: Page) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from browser import Page, find_browser, page
 from needed import require
-from test_report import evaluation
+from test_report import evaluation, stack_of
 
 from deepcontrast_bmz.evaluate.records import Preview
 from deepcontrast_bmz.evaluate.report import render_report
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 WARNING = "the image is unlike those the model was trained for (score 2.0, limit 1)"
 COMMAND = "dcbmz evaluate 'my model' deep.tif -o results"
+PREDICT = "dcbmz predict 'my model' deep.tif"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Generator[Page]:
         require("there is no Chromium on this machine, and DCBMZ_BROWSER names none")
     assert browser is not None
     file = tmp_path_factory.mktemp("report") / "report.html"
-    html = render_report(evaluation(ood_score=2.0, warning=WARNING), command=COMMAND)
+    stacked = evaluation(ood_score=2.0, warning=WARNING, **stack_of(2, 11))
+    html = render_report(stacked, command=COMMAND, predict=PREDICT)
     file.write_text(html, encoding="utf-8")
     with page(browser) as opened:
         opened.open(file)
@@ -119,9 +121,90 @@ def test_the_divider_is_dragged(shown: Page) -> None:
     assert text(shown, "now-cut") == "25 % raw"
 
 
+def again(shown: Page) -> None:
+    """Open the page anew."""
+    assert shown.file is not None
+    shown.open(shown.file)
+
+
+def test_the_divider_is_remembered(shown: Page) -> None:
+    tab_to(shown, "cut")
+    shown.key("Home")
+    shown.key("ArrowRight", 7)
+    again(shown)
+    assert text(shown, "now-cut") == "7 % raw"
+    shown.evaluate("localStorage.setItem('dcbmz-divider', 'nonsense'); 0")
+    again(shown)
+    assert text(shown, "now-cut") == "50 % raw"
+    assert shown.problems == []
+
+
+def visible_planes(shown: Page) -> list[list[str]]:
+    return shown.evaluate(
+        "[...document.querySelectorAll('[data-plane]')].filter(f => !f.hidden)"
+        ".map(f => [f.dataset.plane, f.dataset.iteration, f.style.opacity])"
+    )
+
+
+def test_the_planes_of_a_stack_are_gone_through(shown: Page) -> None:
+    tab_to(shown, "auto")
+    shown.evaluate("document.activeElement.click(); 0")
+    tab_to(shown, "plane")
+    assert visible_planes(shown) == []
+    shown.key("Home")
+    assert text(shown, "now-plane") == "z = 2"
+    # Dial 0.75 lies between raw and the first iteration; the raw image left of the divider is
+    # that of the plane.
+    assert visible_planes(shown) == [["z = 2", "0", "1"], ["z = 2", "1", "0.6501"]]
+    assert visible_frame(shown) == ""
+    left = "[...document.querySelectorAll('[data-raw], #raw')].filter(f => !f.hidden)"
+    assert shown.evaluate(f"{left}.map(f => f.dataset.raw || f.id)") == ["z = 2"]
+    assert shown.evaluate("document.getElementById('elsewhere').hidden") is False
+    tab_to(shown, "dial")
+    shown.key("End")
+    assert visible_planes(shown) == [["z = 2", "2", "1"]]
+    tab_to(shown, "plane")
+    shown.key("ArrowRight")
+    assert text(shown, "now-plane") == "z = 7, judged"
+    assert visible_planes(shown) == []
+    assert visible_frame(shown) == "2"
+    shown.key("End")
+    assert visible_planes(shown) == [["z = 11", "2", "1"]]
+    shown.key("ArrowLeft")
+
+
+def test_the_dial_is_a_command_to_copy(shown: Page) -> None:
+    tab_to(shown, "dial")
+    shown.key("Home")
+    assert text(shown, "command") == f"{PREDICT} --dial 0"
+    shown.key("ArrowRight", 1)
+    assert text(shown, "command") == f"{PREDICT} --dial 0.75"
+    tab_to(shown, "copy")
+    x, y = shown.evaluate(
+        "(b => [b.left + b.width / 2, b.top + b.height / 2])"
+        "(document.activeElement.getBoundingClientRect())"
+    )
+    # As a hand does it: a browser gives its clipboard to nobody else.
+    for kind in ("mousePressed", "mouseReleased"):
+        shown.call(
+            "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1
+        )
+    said = (
+        "new Promise(done => { let n = 0; const look = () => {"
+        "const word = document.getElementById('copy').textContent;"
+        "if (word === 'Copied' || ++n > 100) { done(word) } else { setTimeout(look, 20) } };"
+        "look() })"
+    )
+    assert shown.evaluate(said) == "Copied"
+
+
 @pytest.mark.parametrize(
     ("name", "label", "value"),
-    [("dial", "Dial", "dial 0"), ("cut", "Divider", "percent raw")],
+    [
+        ("dial", "Dial", "dial 0"),
+        ("cut", "Divider", "percent raw"),
+        ("plane", "Plane", "z = 2"),
+    ],
 )
 def test_a_screen_reader_is_told_what_moves(shown: Page, name: str, label: str, value: str) -> None:
     tab_to(shown, name)

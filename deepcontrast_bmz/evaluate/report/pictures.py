@@ -106,7 +106,8 @@ def make_frame(evaluation: Evaluation, row: DialScores) -> Frame:
     """Return what the page says beside the picture of one dial."""
     why = reason(row)
     measured = evaluation.price != "forward_consistency"
-    below, weight = dial_position(row.dial, evaluation.step_optical_depth, evaluation.iterations)
+    step = evaluation.step_optical_depth
+    below, weight = dial_position(row.dial, step, math.ceil(row.dial / step - 1e-9))
     return Frame(
         dial=dial_word(row.dial),
         gain=format_score(row, CONTRAST_GAIN),
