@@ -14,7 +14,6 @@ __all__ = [
     "Finding",
     "Report",
     "Row",
-    "Rule",
     "Verdict",
     "check_package",
 ]
@@ -23,8 +22,9 @@ from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.check.engines.engine import Engine
 from deepcontrast_bmz.check.findings import Finding, Measured, Report, Row, Verdict
-from deepcontrast_bmz.check.program import Rule, apply_rules, build_row, refused_row
+from deepcontrast_bmz.check.program import build_row, refused_row
 from deepcontrast_bmz.check.programs import bioengine, core, fiji, ilastik, qupath
+from deepcontrast_bmz.check.rule import apply_rules
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.package.files import open_package
 
@@ -91,7 +91,7 @@ def _check(package: Package, engines: Sequence[str], run_code: bool) -> tuple[Ro
         if refused[program.name]:
             rows.append(refused_row(program, refused[program.name]))
             continue
-        findings = apply_rules(program.rules, package)
+        findings = apply_rules(program.rules, package, Finding)
         if program.inspect is not None:
             findings += program.inspect(package)
         scripts = program.describe_scripts(package) if program.describe_scripts else ()

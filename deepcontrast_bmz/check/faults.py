@@ -6,7 +6,6 @@ Each takes a `Package` (and choices, by keyword) and yields the value met at eve
 from __future__ import annotations
 
 __all__ = [
-    "WAY_OUT",
     "axes_without_id",
     "axis_types",
     "batch_sizes",
@@ -42,14 +41,6 @@ if TYPE_CHECKING:
 
     from deepcontrast_bmz.package.description import ModelView, Operation, TensorView
     from deepcontrast_bmz.package.files import Package
-
-
-WAY_OUT = (
-    "dcbmz writes it so: `dcbmz export deepcontrast` for the shipped model, `dcbmz port PACKAGE` "
-    "for any other"
-)
-"""How a user gets a package that opens in Fiji and QuPath, for rules that a folder for
-bioimageio.core, or what ``bioimageio package`` makes of it, breaks."""
 
 
 def _described(package: Package, qupath: bool) -> ModelView:

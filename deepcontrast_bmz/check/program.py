@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Program", "Rule", "apply_rules", "build_row", "refused_row"]
+__all__ = ["Program", "build_row", "refused_row"]
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,34 +10,13 @@ from typing import TYPE_CHECKING
 from deepcontrast_bmz.check.findings import COLUMNS, Finding, Row, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from deepcontrast_bmz.check.engines.engine import Engine
-    from deepcontrast_bmz.check.findings import Column, Measured, Severity
+    from deepcontrast_bmz.check.findings import Measured
+    from deepcontrast_bmz.check.rule import Rule
     from deepcontrast_bmz.check.session import Session
     from deepcontrast_bmz.package.files import Package
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rule of one program, as data, with a pure function that says where it is broken."""
-
-    name: str
-    """Its id: program, dot, a few words."""
-    checks: str
-    """What must hold, as a sentence."""
-    severity: Severity
-    """An error fails the program's row, a warning does not."""
-    column: Column
-    """What goes wrong for the user if it is broken."""
-    sees: str
-    """What a user of the program would see."""
-    mend: str
-    """What to change in the package."""
-    source: str
-    """Where the behaviour was read in the program, or that it was observed when run."""
-    find: Callable[[Package], Iterable[str]]
-    """Returns the value met at every breach; nothing if the rule holds."""
 
 
 @dataclass(frozen=True)
@@ -59,24 +38,6 @@ class Program:
     """Further findings from a judge outside the rules."""
     describe_scripts: Callable[[Package], tuple[str, ...]] | None = None
     """Says what is known of attached scripts for this program."""
-
-
-def apply_rules(rules: Sequence[Rule], package: Package) -> list[Finding]:
-    """Return one finding per breach of the rules."""
-    return [
-        Finding(
-            rule=rule.name,
-            severity=rule.severity,
-            column=rule.column,
-            met=met,
-            checks=rule.checks,
-            sees=rule.sees,
-            mend=rule.mend,
-            source=rule.source,
-        )
-        for rule in rules
-        for met in rule.find(package)
-    ]
 
 
 def build_row(
@@ -112,30 +73,12 @@ def build_row(
         else:
             cells[column] = Verdict(state="skipped", reasons=tuple(left_out) or (program.not_run,))
     ordered = sorted(everything, key=lambda f: f.severity != "error")
-    values: Mapping[str, Verdict] = cells
     return Row(
-        program=program.name,
-        title=program.title,
-        opens=values["opens"],
-        runs=values["runs"],
-        right_values=values["right_values"],
-        any_size=values["any_size"],
-        seams=values["seams"],
-        findings=tuple(ordered),
-        scripts=scripts,
+        program=program.name, title=program.title, findings=tuple(ordered), scripts=scripts, **cells
     )
 
 
 def refused_row(program: Program, reason: str) -> Row:
     """Return the row of a program that does not take this kind of model: nothing was judged."""
-    cell = Verdict(state="skipped", reasons=(reason,))
-    return Row(
-        program=program.name,
-        title=program.title,
-        opens=cell,
-        runs=cell,
-        right_values=cell,
-        any_size=cell,
-        seams=cell,
-        findings=(),
-    )
+    cells = {column: Verdict(state="skipped", reasons=(reason,)) for column in COLUMNS}
+    return Row(program=program.name, title=program.title, findings=(), **cells)

@@ -14,7 +14,8 @@ import yaml
 from torch import nn
 
 from deepcontrast_bmz.check.check import PROGRAMS, check_package
-from deepcontrast_bmz.check.program import apply_rules
+from deepcontrast_bmz.check.findings import Finding
+from deepcontrast_bmz.check.rule import apply_rules, read_rules
 from deepcontrast_bmz.export.fiji_order import java_hash, loads_first, shares_slot
 from deepcontrast_bmz.package.description import ModelView
 from deepcontrast_bmz.package.files import Package
@@ -426,7 +427,9 @@ def test_rules_are_complete_and_named_after_their_program() -> None:
     for program in PROGRAMS:
         for rule in program.rules:
             assert rule.name.startswith(f"{program.name}.")
-            assert all((rule.checks, rule.sees, rule.mend, rule.source))
+            assert all(rule.words[key] for key in ("checks", "sees", "mend", "source"))
+    with pytest.raises(ValueError, match=r"upload\.toml and its finders differ"):
+        read_rules("upload", {})
 
 
 def every_place(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -457,7 +460,7 @@ def test_no_description_makes_a_rule_crash(spoilt: Copy) -> None:
         inner[place[-1]] = junk
         package = Package(spoilt.folder, spoilt.folder, "rdf.yaml", rdf, rdf)
         for program in PROGRAMS:
-            for finding in apply_rules(program.rules, package):
+            for finding in apply_rules(program.rules, package, Finding):
                 assert finding.met, (place, junk, finding.rule)
 
 

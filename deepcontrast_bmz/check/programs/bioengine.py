@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from deepcontrast_bmz.check import architecture
 from deepcontrast_bmz.check import faults as breaches
 from deepcontrast_bmz.check.engines.engine import Engine
-from deepcontrast_bmz.check.program import Program, Rule
+from deepcontrast_bmz.check.program import Program
+from deepcontrast_bmz.check.rule import read_rules
 from deepcontrast_bmz.package.description import as_list, as_map
 from deepcontrast_bmz.package.weights import onnx_facts
 
@@ -44,77 +45,17 @@ def _shared_node_names(package: Package) -> Iterator[str]:
         yield f"{facts.shared_names} Slice and Gather nodes without a name of their own"
 
 
-RULES: tuple[Rule, ...] = (
-    Rule(
-        "bioengine.plain-text",
-        "documentation and covers are plain file names",
-        "error",
-        "opens",
-        "The model is refused as invalid.",
-        "write the file name alone, as RDF 0.5.4 does",
-        "bioimageio.core 0.9.6 to 0.10.4, observed",
-        breaches.maps_for_text,
-    ),
-    Rule(
-        "bioengine.format-version",
-        "format_version is at most 0.5.4",
-        "warning",
-        "opens",
-        "What is new in the version is refused.",
-        "write format_version 0.5.4",
-        "bioimageio.core 0.9.6 to 0.10.4, read",
-        breaches.new_patch_version,
-    ),
-    Rule(
-        "bioengine.new-input-keys",
-        "inputs use no key that is newer than 0.5.4",
-        "error",
-        "opens",
-        "The model is refused as invalid: an unknown key.",
-        "leave the key out",
-        "bioimageio.core 0.9.6 to 0.10.4, read",
-        _new_input_keys,
-    ),
-    Rule(
-        "bioengine.architecture",
-        "the state dict, its architecture file and the kwargs fit together",
-        "error",
-        "runs",
-        "The state dict, which is run first, cannot be loaded.",
-        "write the callable and the arguments with which the weights were trained",
-        "bioimageio.core 0.10.4 pytorch_backend, read; the file is parsed and not run",
-        _unfit_architecture,
-    ),
-    Rule(
-        "bioengine.script-frozen",
-        "TorchScript carries no function newer than torch 2.5",
-        "error",
-        "runs",
-        "Unknown builtin op when the model is loaded.",
-        "trace, or script and torch.jit.freeze",
-        "torch 2.5.1, observed",
-        breaches.unfrozen_interpolate,
-    ),
-    Rule(
-        "bioengine.onnx-version",
-        "the ONNX file has opset 21 or lower, IR version 10 or lower, and both as declared",
-        "error",
-        "runs",
-        "onnxruntime 1.20.1 refuses the file.",
-        "export with opset 17 and IR version 8",
-        "onnxruntime 1.20.1, read",
-        partial(breaches.onnx_too_new, opset=21, ir_version=10),
-    ),
-    Rule(
-        "bioengine.onnx-node-names",
-        "the Slice and Gather nodes of the ONNX file have names of their own",
-        "warning",
-        "runs",
-        "onnxruntime 1.20.1, which names what it fuses after the first node, may refuse the file.",
-        "name the nodes, each differently",
-        "onnxruntime 1.20.1, observed",
-        _shared_node_names,
-    ),
+RULES = read_rules(
+    "bioengine",
+    {
+        "plain-text": breaches.maps_for_text,
+        "format-version": breaches.new_patch_version,
+        "new-input-keys": _new_input_keys,
+        "architecture": _unfit_architecture,
+        "script-frozen": breaches.unfrozen_interpolate,
+        "onnx-version": partial(breaches.onnx_too_new, opset=21, ir_version=10),
+        "onnx-node-names": _shared_node_names,
+    },
 )
 
 ENGINES = (

@@ -23,9 +23,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.check.engines.engine import EngineError, EngineMissingError
+from deepcontrast_bmz.check.rule import apply_rules
 from deepcontrast_bmz.check.zoo.biapy import find_obstacle
-from deepcontrast_bmz.check.zoo.records import ZooRow
-from deepcontrast_bmz.check.zoo.rules import REVIEW_RULES, UPLOAD_RULES, apply_zoo_rules
+from deepcontrast_bmz.check.zoo.records import Remark, ZooRow
+from deepcontrast_bmz.check.zoo.rules import REVIEW_RULES, UPLOAD_RULES
 from deepcontrast_bmz.check.zoo.score import core_points
 from deepcontrast_bmz.package.description import as_list, as_map, text
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from deepcontrast_bmz.check.zoo.case import Case, Reproduced
-    from deepcontrast_bmz.check.zoo.records import Remark, State
+    from deepcontrast_bmz.check.zoo.records import State
 
 COLLECTION = "bioimage-io/collection 0d660e5"
 NOTHING_RUN = "nothing was run (--run none)"
@@ -372,7 +373,7 @@ def judge_upload(case: Case, *, by_spec: bool) -> ZooRow:
     by_spec : bool
         Whether it goes through bioimageio.spec's upload, which refuses an id; the website does not.
     """
-    remarks = list(apply_zoo_rules(UPLOAD_RULES, case.given))
+    remarks = apply_rules(UPLOAD_RULES, case.given, Remark)
     if by_spec:
         remarks = [
             r.model_copy(update={"severity": "error"}) if r.rule == "upload.id" else r
@@ -398,6 +399,6 @@ def judge_review(case: Case) -> ZooRow:
     return _ruled(
         "review",
         "Review: bioimage-io/bioimage.io 645a3cc, ReviewWriter.tsx and the writing guide",
-        apply_zoo_rules(REVIEW_RULES, case.given),
+        apply_rules(REVIEW_RULES, case.given, Remark),
         "nothing that reviewers list is missing; what it says is for people to judge",
     )

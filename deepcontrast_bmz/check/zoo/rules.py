@@ -7,64 +7,30 @@ public/skills/bioimageio-models/SKILL.md.
 
 from __future__ import annotations
 
-__all__ = ["REVIEW_RULES", "UPLOAD_RULES", "ZooRule", "apply_zoo_rules"]
+__all__ = ["REVIEW_RULES", "UPLOAD_RULES"]
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepcontrast_bmz.check.zoo.records import Remark, Severity
+from deepcontrast_bmz.check.rule import read_rules
 from deepcontrast_bmz.check.zoo.upload import list_left_behind
 from deepcontrast_bmz.package.description import as_list, as_map, text
 from deepcontrast_bmz.package.files import load_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from deepcontrast_bmz.package.files import Package
 
-SPEC_UPLOAD = "bioimageio.spec 0.5.12.0, _upload.py"
-WEBSITE = "bioimage-io/bioimage.io 645a3cc, Upload.tsx"
-REVIEW = "bioimage-io/bioimage.io 645a3cc, ReviewWriter.tsx"
-GUIDE = "bioimage-io/bioimage.io 645a3cc, skills/bioimageio-models/SKILL.md"
 LARGEST_COVER = 500_000
 COVER_RATIOS = (1.0, 2.0)
 RATIO_TOLERANCE = 0.05
 FEWEST_FILES, MOST_FILES = 5, 9
 PLACEHOLDERS = ("author", "authors", "maintainer", "maintainers", "team", "contributors")
-
-
-@dataclass(frozen=True)
-class ZooRule:
-    """One rule, as data, with a pure function that says where it is broken."""
-
-    name: str
-    severity: Severity
-    checks: str
-    mend: str
-    source: str
-    find: Callable[[Package], Iterable[str]]
-
-
-def apply_zoo_rules(rules: Sequence[ZooRule], package: Package) -> tuple[Remark, ...]:
-    """Return one remark per breach, errors first."""
-    found = [
-        Remark(
-            rule=rule.name,
-            severity=rule.severity,
-            met=met,
-            checks=rule.checks,
-            mend=rule.mend,
-            source=rule.source,
-        )
-        for rule in rules
-        for met in rule.find(package)
-    ]
-    return tuple(sorted(found, key=lambda remark: remark.severity != "error"))
 
 
 # ------------------------------------------------------------------------------ upload
@@ -107,58 +73,16 @@ def _description_name(package: Package) -> Iterator[str]:
         yield package.rdf_name
 
 
-UPLOAD_RULES: tuple[ZooRule, ...] = (
-    ZooRule(
-        "upload.id",
-        "warning",
-        "the description has no id: the zoo gives one",
-        "leave id out (dcbmz export --for zoo): bioimageio.spec's upload refuses a description "
-        "with one, the website writes its own over it",
-        f"{SPEC_UPLOAD}; {WEBSITE}",
-        _has_id,
-    ),
-    ZooRule(
-        "upload.files",
-        "error",
-        "every file that is named is in the package",
-        "add the file or correct its name",
-        SPEC_UPLOAD,
-        _missing_files,
-    ),
-    ZooRule(
-        "upload.same-names",
-        "error",
-        "no two files have the same name: folders are lost",
-        "rename one",
-        WEBSITE,
-        _same_names,
-    ),
-    ZooRule(
-        "upload.description-name",
-        "error",
-        "the description is called rdf.yaml or bioimageio.yaml",
-        "rename it to rdf.yaml",
-        WEBSITE,
-        _description_name,
-    ),
-    ZooRule(
-        "upload.folders",
-        "warning",
-        "the files lie beside rdf.yaml",
-        "lay them side by side: the website sends them without their folders, and the sources in "
-        "rdf.yaml stay as they were",
-        WEBSITE,
-        _folders,
-    ),
-    ZooRule(
-        "upload.website-config",
-        "warning",
-        "the website's upload keeps all of the description",
-        "send it with bioimageio.spec's upload: the website's drops config.bioimageio, and with it "
-        "reproducibility_tolerance; else the test tensors must do with the default tolerance",
-        WEBSITE,
-        _own_config,
-    ),
+UPLOAD_RULES = read_rules(
+    "upload",
+    {
+        "id": _has_id,
+        "files": _missing_files,
+        "same-names": _same_names,
+        "description-name": _description_name,
+        "folders": _folders,
+        "website-config": _own_config,
+    },
 )
 
 
@@ -287,127 +211,24 @@ def _unreferenced(package: Package) -> Iterator[str]:
         yield f"{', '.join(left[:3])}{more}"
 
 
-REVIEW_RULES: tuple[ZooRule, ...] = (
-    ZooRule(
-        "review.description",
-        "error",
-        "a description says what the model is for",
-        "add description: purpose, input, result",
-        REVIEW,
-        _empty("description"),
-    ),
-    ZooRule(
-        "review.authors",
-        "error",
-        "authors are named",
-        "add authors with name and github_user",
-        REVIEW,
-        _empty("authors"),
-    ),
-    ZooRule(
-        "review.license",
-        "error",
-        "a licence is named",
-        "add license, an SPDX name such as MIT or CC-BY-4.0",
-        REVIEW,
-        _empty("license"),
-    ),
-    ZooRule("review.tags", "error", "there are tags", "add tags", REVIEW, _empty("tags")),
-    ZooRule(
-        "review.cite",
-        "error",
-        "there is a citation with doi or url",
-        "add cite with text and doi",
-        REVIEW,
-        _uncited,
-    ),
-    ZooRule(
-        "review.documentation",
-        "error",
-        "there is documentation",
-        "write a README.md: use, data, limits, validation",
-        REVIEW,
-        _no_documentation,
-    ),
-    ZooRule(
-        "review.cover",
-        "error",
-        "there is a cover",
-        "add a picture of input and output",
-        REVIEW,
-        _empty("covers"),
-    ),
-    ZooRule(
-        "review.cover-size",
-        "warning",
-        "covers are smaller than 500 kB",
-        "save it smaller",
-        "bioimageio.spec 0.5.12.0, generic/v0_3.py",
-        _large_cover,
-    ),
-    ZooRule(
-        "review.cover-ratio",
-        "warning",
-        "covers are twice as wide as high, or square",
-        "crop it to 2:1 or 1:1",
-        "bioimageio.spec 0.5.12.0, generic/v0_3.py",
-        _cover_ratio,
-    ),
-    ZooRule(
-        "review.real-authors",
-        "warning",
-        "authors are people",
-        "name people with github_user: the website gives authors and maintainers with an email "
-        "the right to write",
-        f"{REVIEW}; {WEBSITE}",
-        _placeholder_authors,
-    ),
-    ZooRule(
-        "review.maintainers",
-        "warning",
-        "maintainers are named with github_user",
-        "add maintainers: who answers questions about the package",
-        f"{REVIEW}; bioimageio.spec 0.5.12.0, generic/v0_3.py",
-        _no_maintainers,
-    ),
-    ZooRule(
-        "review.samples",
-        "warning",
-        "every tensor has a sample image",
-        "add sample_tensor, a TIFF that people can open",
-        REVIEW,
-        _no_samples,
-    ),
-    ZooRule(
-        "review.negative-output",
-        "warning",
-        "no channel of the test output is mostly negative where the input is not",
-        "choose a test image that the model is meant for",
-        f"{GUIDE}: representative samples",
-        _mostly_negative,
-    ),
-    ZooRule(
-        "review.training-data",
-        "warning",
-        "the training data are cited",
-        "add training_data, or config.bioimageio.training",
-        REVIEW,
-        _no_training_data,
-    ),
-    ZooRule(
-        "review.file-count",
-        "warning",
-        f"a package is {FEWEST_FILES} to {MOST_FILES} files",
-        "leave out what running and judging the model does not need",
-        GUIDE,
-        _file_count,
-    ),
-    ZooRule(
-        "review.unreferenced",
-        "warning",
-        "every file is named in rdf.yaml",
-        "leave them out (dcbmz export --for zoo): the website sends them, bioimageio.spec does not",
-        f"{GUIDE}; {WEBSITE}",
-        _unreferenced,
-    ),
+REVIEW_RULES = read_rules(
+    "review",
+    {
+        "description": _empty("description"),
+        "authors": _empty("authors"),
+        "license": _empty("license"),
+        "tags": _empty("tags"),
+        "cite": _uncited,
+        "documentation": _no_documentation,
+        "cover": _empty("covers"),
+        "cover-size": _large_cover,
+        "cover-ratio": _cover_ratio,
+        "real-authors": _placeholder_authors,
+        "maintainers": _no_maintainers,
+        "samples": _no_samples,
+        "negative-output": _mostly_negative,
+        "training-data": _no_training_data,
+        "file-count": _file_count,
+        "unreferenced": _unreferenced,
+    },
 )
