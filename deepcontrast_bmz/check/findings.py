@@ -82,14 +82,8 @@ class Row(Record):
 
     def verdict(self, column: Column) -> Verdict:
         """Return the cell of one column."""
-        cells = {
-            "opens": self.opens,
-            "runs": self.runs,
-            "right_values": self.right_values,
-            "any_size": self.any_size,
-            "seams": self.seams,
-        }
-        return cells[column]
+        cell: Verdict = getattr(self, column)
+        return cell
 
     @property
     def failed(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Program", "build_row", "refused_row"]
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deepcontrast_bmz.check.findings import COLUMNS, Finding, Row, Verdict
 
@@ -73,12 +73,14 @@ def build_row(
         else:
             cells[column] = Verdict(state="skipped", reasons=tuple(left_out) or (program.not_run,))
     ordered = sorted(everything, key=lambda f: f.severity != "error")
-    return Row(
-        program=program.name, title=program.title, findings=tuple(ordered), scripts=scripts, **cells
-    )
+    return _row(program, cells, findings=tuple(ordered), scripts=scripts)
+
+
+def _row(program: Program, cells: dict[str, Verdict], **more: tuple[Any, ...]) -> Row:
+    return Row.model_validate({"program": program.name, "title": program.title, **cells, **more})
 
 
 def refused_row(program: Program, reason: str) -> Row:
     """Return the row of a program that does not take this kind of model: nothing was judged."""
-    cells = {column: Verdict(state="skipped", reasons=(reason,)) for column in COLUMNS}
-    return Row(program=program.name, title=program.title, findings=(), **cells)
+    cell = Verdict(state="skipped", reasons=(reason,))
+    return _row(program, dict.fromkeys(COLUMNS, cell), findings=())

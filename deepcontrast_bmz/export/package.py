@@ -10,21 +10,19 @@ from __future__ import annotations
 
 __all__ = [
     "HALO_TOLERANCE",
+    "ExportOptions",
     "export_run",
     "export_shipped",
     "package_from_rdf",
-    "stored_zip",
     "write_repository_model",
 ]
 
 import hashlib
-import io
 import logging
 import operator
 import tempfile
-import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 import torch
 import yaml
@@ -51,10 +49,12 @@ from deepcontrast_bmz.image import replace_whole
 from deepcontrast_bmz.model.loop import dial_position
 from deepcontrast_bmz.model.open import SHIPPED, find_shipped_folder
 from deepcontrast_bmz.model.run_folder import describe_run, read_run
+from deepcontrast_bmz.package.files import stored_zip
 from deepcontrast_bmz.settings import recipe_to_toml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from typing import Unpack
 
     import numpy as np
     from numpy.typing import NDArray
@@ -93,6 +93,23 @@ _FLAT: dict[Role, str] = {
 
 _SCRIPT_FOLDER = Path(__file__).parent / "scripts"
 """For Fiji and QuPath; the same in every package, which tells them its step and iterations."""
+
+
+class ExportOptions(TypedDict, total=False):
+    """What may be chosen of an exported model."""
+
+    iterations: int | None
+    """Output channels; the recipe's number if left out."""
+    card: Path | None
+    """Model card in Markdown, for example the documentation written before. Scores and instructions
+    are added where it has no section with the heading *Validation* or *How to use it*. Left out, a
+    whole card is written."""
+    sample: Path | None
+    """A raw image for the test tensors and the cover; a simulated recording if left out."""
+    name: str
+    """Name of the model."""
+    publication: PublicationSettings | None
+    """Authors and the like; takes precedence over those of the recipe."""
 
 
 class _Trained(NamedTuple):
@@ -221,19 +238,11 @@ def _attached_files(trained: _Trained) -> dict[Role, bytes]:
     return files
 
 
-def _assemble(
-    folder: Path,
-    place: Callable[[Role, str], str],
-    *,
-    iterations: int | None,
-    card: Path | None,
-    sample: Path | None,
-    name: str,
-    publication: PublicationSettings | None,
-) -> _Contents:
+def _assemble(folder: Path, place: Callable[[Role, str], str], options: ExportOptions) -> _Contents:
     """Return the description of a run's package and the content of all other files."""
-    stem, written = model_id(name), read_card(card)
-    trained = _read_trained(folder, iterations)
+    name, sample = options.get("name", DEFAULT_NAME), options.get("sample")
+    stem, written = model_id(name), read_card(options.get("card"))
+    trained = _read_trained(folder, options.get("iterations"))
     if sample is None:
         wanted = samples.sample_shape(trained.description)
         image = samples.record_specimen(trained.recipe, trained.description, wanted)
@@ -263,30 +272,14 @@ def _assemble(
     )
     files["documentation"] = write_card(written, facts).encode()
     entries: dict[Role, FileEntry] = {
-        role: FileEntry(path=place(role, stem), sha256=_sha256(data))
+        role: FileEntry(path=place(role, stem), sha256=hashlib.sha256(data).hexdigest())
         for role, data in files.items()
     }
-    told = merge_publication(trained.recipe.publication, publication)
+    told = merge_publication(trained.recipe.publication, options.get("publication"))
     return _Contents(build_rdf(facts, entries, told), files)
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 # ------------------------------------------------------------------------------- to files
-
-
-def stored_zip(members: Mapping[str, bytes]) -> bytes:
-    """Return a zip of files by name, in this order, the same bytes every time and everywhere."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in members.items():
-            entry = zipfile.ZipInfo(name)
-            entry.create_system = 3
-            entry.external_attr = 0o100644 << 16
-            archive.writestr(entry, data)
-    return file.getvalue()
 
 
 def _zip_bytes(contents: _Contents, purpose: Purpose) -> bytes:
@@ -312,15 +305,7 @@ def _check_out(out: Path) -> None:
 
 
 def export_run(
-    run: Path,
-    out: Path,
-    *,
-    iterations: int | None = None,
-    card: Path | None = None,
-    sample: Path | None = None,
-    name: str = DEFAULT_NAME,
-    publication: PublicationSettings | None = None,
-    purpose: Purpose = "files",
+    run: Path, out: Path, *, purpose: Purpose = "files", **options: Unpack[ExportOptions]
 ) -> Path:
     """Export a finished run as a BioImage Model Zoo package.
 
@@ -330,20 +315,11 @@ def export_run(
         Run folder.
     out : Path
         The zip file; one that exists is replaced if all goes well.
-    iterations : int, optional
-        Output channels; the recipe's number if left out.
-    card : Path, optional
-        Model card in Markdown. Scores and instructions are added where it has no section with
-        the heading *Validation* or *How to use it*. Left out, a whole card is written.
-    sample : Path, optional
-        A raw image for the test tensors and the cover; a simulated recording if left out.
-    name : str
-        Name of the model.
-    publication : PublicationSettings, optional
-        Authors and the like; takes precedence over those of the recipe.
     purpose : {'files', 'zoo'}
         `files`: all that users of Fiji and QuPath need. `zoo`: without id, and only the files
         that the description names, as an upload asks for.
+    **options
+        As in `ExportOptions`: iterations, card, sample, name, publication.
 
     Returns
     -------
@@ -359,15 +335,7 @@ def export_run(
     _check_out(out)
     # Around all of the work: what cannot be written in the end is refused before it.
     with replace_whole(out) as temporary:
-        contents = _assemble(
-            run,
-            lambda role, _: _FLAT[role],
-            iterations=iterations,
-            card=card,
-            sample=sample,
-            name=name,
-            publication=publication,
-        )
+        contents = _assemble(run, lambda role, _: _FLAT[role], options)
         temporary.write_bytes(_zip_bytes(contents, purpose))
     return out
 
@@ -377,51 +345,16 @@ def _write(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def write_repository_model(
-    run: Path,
-    root: Path,
-    *,
-    iterations: int | None = None,
-    card: Path | None = None,
-    sample: Path | None = None,
-    name: str = DEFAULT_NAME,
-    publication: PublicationSettings | None = None,
-) -> Path:
+def write_repository_model(run: Path, root: Path, **options: Unpack[ExportOptions]) -> Path:
     """Write the same model unpacked: ``rdf.yaml``, ``weights/NAME.*``, ``model_cards/NAME.md``.
 
-    The description is written last, so that it never names a file that is not there.
-
-    Parameters
-    ----------
-    run : Path
-        Run folder.
-    root : Path
-        Top of the repository, an existing folder.
-    iterations, card, sample, name, publication
-        As in `export_run`; `card` may be the documentation written before.
-
-    Returns
-    -------
-    Path
-        The description, ``root/rdf.yaml``.
-
-    Raises
-    ------
-    InputError
-        As `export_run`.
+    The description, which is returned, is written last, so that it never names a file that is not
+    there. Options and errors are those of `export_run`; `root` is an existing folder.
     """
     if not root.is_dir():
         raise InputError(f"{root} is no folder: create it before a repository is written into it")
-    rdf, files = _assemble(
-        run,
-        _repository_path,
-        iterations=iterations,
-        card=card,
-        sample=sample,
-        name=name,
-        publication=publication,
-    )
-    stem = model_id(name)
+    rdf, files = _assemble(run, _repository_path, options)
+    stem = model_id(options.get("name", DEFAULT_NAME))
     for role, data in files.items():
         path = root / _repository_path(role, stem)
         path.parent.mkdir(exist_ok=True)
@@ -463,7 +396,7 @@ def _read_described(rdf_path: Path) -> _Contents:
         for role, holder, key in list(_places(rdf)):
             files[role] = (rdf_path.parent / holder[key]).read_bytes()
             said = holder.get("sha256") if key == "source" else None
-            if said not in (None, _sha256(files[role])):
+            if said not in (None, hashlib.sha256(files[role]).hexdigest()):
                 raise InputError(
                     f"{holder[key]} is not the file that {rdf_path} describes, it was changed: "
                     "write the model again"
@@ -489,21 +422,7 @@ def package_from_rdf(
     publication: PublicationSettings | None = None,
     purpose: Purpose = "files",
 ) -> Path:
-    """Flatten a model written by `write_repository_model` into the zip of `export_run`.
-
-    Parameters
-    ----------
-    rdf_path : Path
-        Its ``rdf.yaml``.
-    out : Path
-        The zip file; one that exists is replaced if all goes well.
-    publication, purpose
-        As in `export_run`.
-
-    Returns
-    -------
-    Path
-        The package, `out`: the same bytes as exported directly.
+    """Flatten a model written by `write_repository_model` into the zip of `export_run`, `out`.
 
     Raises
     ------
@@ -526,19 +445,7 @@ def export_shipped(
     publication: PublicationSettings | None = None,
     purpose: Purpose = "files",
 ) -> Path:
-    """Write a shipped model as a package, without its run: the same bytes as its release.
-
-    Parameters
-    ----------
-    name : str
-        One of `model.open.SHIPPED`.
-    out, publication, purpose
-        As in `export_run`.
-
-    Returns
-    -------
-    Path
-        The package, `out`.
+    """Write a shipped model as a package, `out`: the same bytes as its release.
 
     Raises
     ------
@@ -547,6 +454,5 @@ def export_shipped(
     """
     if name not in SHIPPED:
         raise InputError(f"no shipped model is called {name!r}: give {' or '.join(SHIPPED)}")
-    return package_from_rdf(
-        find_shipped_folder() / "rdf.yaml", out, publication=publication, purpose=purpose
-    )
+    rdf_path = find_shipped_folder() / "rdf.yaml"
+    return package_from_rdf(rdf_path, out, publication=publication, purpose=purpose)

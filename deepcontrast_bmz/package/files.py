@@ -10,10 +10,12 @@ __all__ = [
     "open_package",
     "read_yaml",
     "sha256_of",
+    "stored_zip",
 ]
 
 import copy
 import hashlib
+import io
 import shutil
 import stat
 import tempfile
@@ -32,7 +34,7 @@ from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.package.description import ModelView, as_list, as_map, text
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -111,6 +113,18 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file, in lower-case hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def stored_zip(members: Mapping[str, bytes]) -> bytes:
+    """Return a zip of files by name, in this order, the same bytes every time and everywhere."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in members.items():
+            entry = zipfile.ZipInfo(name)
+            entry.create_system = 3
+            entry.external_attr = 0o100644 << 16
+            archive.writestr(entry, data)
+    return file.getvalue()
 
 
 def load_tensor(package: Package, source: str) -> NDArray[Any] | None:

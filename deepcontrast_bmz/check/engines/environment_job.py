@@ -6,14 +6,14 @@ package: it is started as a file by the environment's own python.
 
 from __future__ import annotations
 
-__all__ = ["main"]
+__all__ = ["list_remarks", "main", "run_test"]
 
 import json
 import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,37 +134,48 @@ def _predict(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _test(_: Path, job: dict[str, Any]) -> dict[str, Any]:
+def list_remarks(details: Any) -> list[dict[str, Any]]:
+    """Return the errors of a summary's details, and their remarks that are worth a warning."""
+    found: list[dict[str, Any]] = []
+    for detail in details:
+        entries = [(e, True) for e in detail.errors]
+        entries += [(w, False) for w in detail.warnings if w.severity >= WARNING]
+        for entry, is_error in entries:
+            place = ".".join(map(str, entry.loc))
+            found.append(
+                {
+                    "where": detail.name,
+                    "words": f"{place}: {entry.msg}" if place else str(entry.msg),
+                    "error": is_error,
+                    "crash": bool(is_error and getattr(entry, "with_traceback", False)),
+                }
+            )
+    return found
+
+
+def run_test(
+    source: str, weights_format: str, devices: list[str] | None, **options: Any
+) -> dict[str, Any]:
+    """Return status and remarks of the core's own test of one weights format."""
     from bioimageio.core import test_description
 
-    tests: dict[str, Any] = {}
-    for weights_format in job["formats"]:
-        remarks: list[dict[str, Any]] = []
-        try:
-            summary = test_description(
-                job["source"],
-                weight_format=weights_format,
-                devices=_devices(weights_format),
-                expected_type="model",
-            )
-            status = summary.status
-            for detail in summary.details:
-                entries = [(e, True) for e in detail.errors]
-                entries += [(w, False) for w in detail.warnings if w.severity >= WARNING]
-                remarks += [
-                    {
-                        "where": detail.name,
-                        "words": f"{'.'.join(map(str, entry.loc))}: {entry.msg}",
-                        "error": is_error,
-                        "crash": bool(is_error and getattr(entry, "with_traceback", False)),
-                    }
-                    for entry, is_error in entries
-                ]
-        except Exception as error:
-            status = "stopped"
-            words = f"{type(error).__name__}: {error}"
-            remarks.append({"where": "test", "words": words, "error": True, "crash": True})
-        tests[weights_format] = {"status": status, "remarks": remarks}
+    try:
+        summary = test_description(
+            source,
+            weight_format=cast("Any", weights_format),
+            devices=devices,
+            expected_type="model",
+            **options,
+        )
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}"
+        stopped = {"where": "test", "words": words, "error": True, "crash": True}
+        return {"status": "stopped", "remarks": [stopped]}
+    return {"status": summary.status, "remarks": list_remarks(summary.details)}
+
+
+def _test(_: Path, job: dict[str, Any]) -> dict[str, Any]:
+    tests = {name: run_test(job["source"], name, _devices(name)) for name in job["formats"]}
     return {"versions": _versions(), "tests": tests}
 
 

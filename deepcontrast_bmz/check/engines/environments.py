@@ -10,9 +10,11 @@ from __future__ import annotations
 
 __all__ = [
     "ENVIRONMENTS",
+    "CoreTest",
     "Environment",
     "Pin",
     "Remark",
+    "check_here",
     "check_in_environment",
     "environment_missing",
     "prepare_environment",
@@ -26,19 +28,21 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from deepcontrast_bmz.check.engines import environment_job
 from deepcontrast_bmz.check.engines.cache import cache_folder
 from deepcontrast_bmz.check.engines.engine import EngineError, EngineMissingError, EngineRun
+from deepcontrast_bmz.check.engines.process import run_installer, run_job, shorten
+from deepcontrast_bmz.check.engines.quiet import quiet
 from deepcontrast_bmz.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,7 +52,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-JOB = Path(__file__).with_name("environment_job.py")
+JOB = Path(environment_job.__file__)
 LINKS = "linked"
 STAMP = "ready.json"
 INSTALL_SECONDS = 1800.0
@@ -284,26 +288,11 @@ def environment_missing(name: str) -> str | None:
     return None
 
 
-def _installed(command: list[str], name: str) -> None:
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=INSTALL_SECONDS,
-            stdin=subprocess.DEVNULL,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise EngineMissingError(
-            f"{name} could not be made: not done after {INSTALL_SECONDS:.0f} s"
-        ) from error
-    if done.returncode != 0:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["no reason"]
-        errors = [line for line in lines if line.startswith("ERROR:")] or lines[-1:]
-        words = " ".join(errors[-1].removeprefix("ERROR:").split())[:LONGEST_MESSAGE]
-        raise EngineMissingError(f"{name} could not be made, the installer says: {words}")
+def _installer_words(said: str) -> str:
+    """Return the installer's own sentence out of what it printed."""
+    lines = said.strip().splitlines() or ["no reason"]
+    errors = [line for line in lines if line.startswith("ERROR:")] or lines[-1:]
+    return shorten(errors[-1].removeprefix("ERROR:"), LONGEST_MESSAGE)
 
 
 def _make(environment: Environment, folder: Path) -> None:
@@ -317,10 +306,11 @@ def _make(environment: Environment, folder: Path) -> None:
         if installer is None:
             raise EngineMissingError(str(environment_missing(environment.name)))
         together = [pin.requirement for pin in environment.pins if not pin.alone]
-        _installed([*installer, *together], environment.name)
-        for pin in environment.pins:
-            if pin.alone:
-                _installed([*installer, "--no-deps", pin.requirement], environment.name)
+        alone = [["--no-deps", pin.requirement] for pin in environment.pins if pin.alone]
+        for wanted in (together, *alone):
+            command = [*installer, *wanted]
+            failed = f"{environment.name} could not be made"
+            run_installer(command, failed, "the installer", INSTALL_SECONDS, _installer_words)
         if environment.torch:
             _link_torch(python, folder / LINKS)
     except (OSError, subprocess.SubprocessError) as error:
@@ -387,17 +377,6 @@ def _variables() -> dict[str, str]:
     return kept
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process with all its children."""
-    if os.name == "nt":
-        process.kill()
-        return
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        log.debug("it ended by itself")
-
-
 def _run(
     name: str,
     python: Path,
@@ -412,45 +391,21 @@ def _run(
             np.save(folder / f"input_{index}.npy", np.asarray(array, np.float32))
         request = {**job, "inputs": len(inputs)}
         (folder / "job.json").write_text(json.dumps(request), encoding="utf-8")
-        with (folder / "said.txt").open("wb") as said:
-            process = subprocess.Popen(
-                # Isolated: neither this folder nor the user's packages are seen.
-                [str(python), "-I", str(JOB), str(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=subprocess.STDOUT,
-                env=_variables(),
-                cwd=folder,
-                start_new_session=True,
-            )
-            with process:
-                try:
-                    code = process.wait(timeout)
-                except subprocess.TimeoutExpired as error:
-                    _end(process)
-                    raise EngineError(f"{name} was not done after {timeout:g} s") from error
-                except BaseException:
-                    _end(process)
-                    raise
+        # Isolated: neither this folder nor the user's packages are seen.
+        command = [str(python), "-I", str(JOB), str(folder)]
+        code, last = run_job(command, folder, _variables(), name, timeout)
         try:
             answer = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            words = (folder / "said.txt").read_text(encoding="utf-8", errors="replace")
-            last = " ".join(" ".join(words.strip().splitlines()[-5:]).split())[-LONGEST_MESSAGE:]
-            said_it = last or "it said nothing"
-            raise EngineError(f"{name} ended with code {code}: {said_it}") from None
+            words = " ".join(last.split())[-LONGEST_MESSAGE:]
+            raise EngineError(f"{name} ended with code {code}: {words}") from None
         if "error" in answer:
-            raise EngineError(_short(answer["error"]))
+            raise EngineError(shorten(answer["error"], LONGEST_MESSAGE))
         answer["outputs"] = [
             np.load(folder / f"output_{index}.npy", allow_pickle=False)
             for index in range(int(answer.get("outputs", 0)))
         ]
         return answer
-
-
-def _short(words: object) -> str:
-    text = " ".join(str(words).split())
-    return text if len(text) <= LONGEST_MESSAGE else f"{text[: LONGEST_MESSAGE - 3]}..."
 
 
 def run_in_environment(
@@ -520,9 +475,17 @@ class Remark:
     """Whether the engine stopped, as against wrong values."""
 
 
+class CoreTest(NamedTuple):
+    """A core's own test of one weights format."""
+
+    status: str
+    """The core's word; ``stopped`` where it did not come to an end."""
+    remarks: tuple[Remark, ...]
+
+
 def check_in_environment(
     name: str, description: Path, formats: Sequence[str], *, timeout: float = 1800.0
-) -> dict[str, tuple[str, tuple[Remark, ...]]]:
+) -> dict[str, CoreTest]:
     """Run the test of an older or newer core on the weights of a description.
 
     Parameters
@@ -539,7 +502,7 @@ def check_in_environment(
     Returns
     -------
     dict
-        By weights format: the status in the core's word, and its remarks.
+        By weights format.
 
     Raises
     ------
@@ -551,13 +514,20 @@ def check_in_environment(
     python = prepare_environment(name)
     job = {"task": "test", "source": str(description.resolve()), "formats": list(formats)}
     answer = _run(name, python, job, [], timeout)
-    return {
-        weights_format: (
-            str(tested["status"]),
-            tuple(
-                Remark(r["where"], _short(r["words"]), r["error"], r["crash"])
-                for r in tested["remarks"]
-            ),
-        )
-        for weights_format, tested in answer["tests"].items()
-    }
+    return {name: _read_test(tested) for name, tested in answer["tests"].items()}
+
+
+def _read_test(tested: dict[str, Any]) -> CoreTest:
+    remarks = tuple(
+        Remark(r["where"], shorten(r["words"], LONGEST_MESSAGE), r["error"], r["crash"])
+        for r in tested["remarks"]
+    )
+    return CoreTest(str(tested["status"]), remarks)
+
+
+def check_here(description: Path, weights_format: str, **options: Any) -> CoreTest:
+    """Run the test of the core of this process; options are those of its `test_description`."""
+    devices = ["cpu"] if weights_format != "onnx" else ["CPUExecutionProvider"]
+    with quiet():
+        tested = environment_job.run_test(str(description), weights_format, devices, **options)
+    return _read_test(tested)

@@ -38,6 +38,7 @@ import numpy as np
 
 from deepcontrast_bmz.check.engines.cache import cache_folder
 from deepcontrast_bmz.check.engines.engine import EngineError, EngineMissingError, EngineRun
+from deepcontrast_bmz.check.engines.process import run_installer, run_job, shorten
 from deepcontrast_bmz.errors import InputError
 
 if TYPE_CHECKING:
@@ -269,26 +270,8 @@ def _run_maven(engine: str, work: Path) -> list[Path]:
         f"-Dmdep.outputFile={listed}",
     ]
     log.info("fetching %s with Maven, up to 150 MB; this happens once", engine)
-    try:
-        # Killed by `run` when this process is interrupted.
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=MAVEN_SECONDS,
-            stdin=subprocess.DEVNULL,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise EngineMissingError(
-            f"{engine} could not be fetched: Maven was not done after {MAVEN_SECONDS:.0f} s"
-        ) from error
-    except OSError as error:
-        raise EngineMissingError(f"{engine} could not be fetched: {error}") from error
-    if done.returncode != 0:
-        words = _maven_words(done.stdout + done.stderr)
-        raise EngineMissingError(f"{engine} could not be fetched, Maven says: {words}")
+    failed = f"{engine} could not be fetched"
+    run_installer(command, failed, "Maven", MAVEN_SECONDS, _maven_words)
     return [Path(jar) for jar in listed.read_text(encoding="utf-8").strip().split(os.pathsep)]
 
 
@@ -394,8 +377,7 @@ def _engine_words(text: str) -> str:
     if raised and "Traceback of TorchScript" in text:
         # Last of all comes what went wrong.
         text = text[raised[-1].start() :]
-    words = " ".join(_without_place(_STACK.sub("", text)).split())
-    return words if len(words) <= LONGEST_MESSAGE else f"{words[: LONGEST_MESSAGE - 3]}..."
+    return shorten(_without_place(_STACK.sub("", text)), LONGEST_MESSAGE)
 
 
 def _run(
@@ -437,14 +419,14 @@ def _run(
             str(repeats),
             str(_threads()),
         ]
-        code = _wait(command, job, timeout, record)
+        who = f"{record.kind} {record.version}"
+        code, last = run_job(command, job, _environment(), who, timeout)
         if code == REFUSED:
             words = (job / "error.txt").read_text(encoding="utf-8")
             raise EngineError(_engine_words(words))
         if code != 0:
-            said = (job / "said.txt").read_text(encoding="utf-8", errors="replace")
-            last = _engine_words("\n".join(said.strip().splitlines()[-5:])) or "it said nothing"
-            raise EngineError(f"the Java process ended with code {code}: {last}")
+            words = _engine_words(last)
+            raise EngineError(f"the Java process ended with code {code}: {words}")
         return [
             EngineRun(
                 np.load(job / f"output_{index}.npy", allow_pickle=False),
@@ -455,31 +437,6 @@ def _run(
             )
             for index in range(len(inputs))
         ]
-
-
-def _wait(command: list[str], job: Path, timeout: float, record: JavaEngine) -> int:
-    """Run to the end, or kill it when time is up or this process is interrupted."""
-    with (job / "said.txt").open("wb") as said:
-        # The runner ends when its input does: also when this process is killed.
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=said,
-            stderr=subprocess.STDOUT,
-            env=_environment(),
-            cwd=job,
-        )
-        with process:
-            try:
-                return process.wait(timeout)
-            except subprocess.TimeoutExpired as error:
-                process.kill()
-                raise EngineError(
-                    f"{record.kind} {record.version} was not done after {timeout:g} s"
-                ) from error
-            except BaseException:
-                process.kill()
-                raise
 
 
 def run_java(

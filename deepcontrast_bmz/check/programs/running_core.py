@@ -16,6 +16,8 @@ import io
 from contextlib import redirect_stderr
 from typing import TYPE_CHECKING, Any, cast
 
+from deepcontrast_bmz.check.engines.environment_job import list_remarks
+from deepcontrast_bmz.check.engines.environments import check_here, check_in_environment
 from deepcontrast_bmz.check.engines.networks import (
     RUNNABLE,
     is_foreign_code,
@@ -31,35 +33,18 @@ from deepcontrast_bmz.check.tolerances import BORDER_TOLERANCE, FORMAT_TOLERANCE
 from deepcontrast_bmz.package.description import as_list, as_map
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from deepcontrast_bmz.check.compare import Bench
     from deepcontrast_bmz.check.engines.engine import Engine
-    from deepcontrast_bmz.check.engines.environments import Remark
+    from deepcontrast_bmz.check.engines.environments import CoreTest, Remark
     from deepcontrast_bmz.check.findings import Column, Measured
     from deepcontrast_bmz.check.session import Session
     from deepcontrast_bmz.package.files import Package
 
-# Severity of bioimageio.spec from which a remark is a warning.
-WARNING = 30
 LARGEST_BLOCKED = 2**20
 """Pixels of the image that is run in blocks, which overlap by two halos."""
-
-
-def _located(entry: Any) -> str:
-    where = ".".join(str(part) for part in entry.loc)
-    return f"{where}: {entry.msg}" if where else str(entry.msg)
-
-
-def _entries(details: Any) -> Iterator[tuple[Any, str, bool]]:
-    """Yield (detail, words, is_error) for every error and every remark worth a warning."""
-    for detail in details:
-        for error in detail.errors:
-            yield detail, _located(error), True
-        for warning in detail.warnings:
-            if warning.severity >= WARNING:
-                yield detail, _located(warning), False
 
 
 def _short(words: str) -> str:
@@ -100,8 +85,8 @@ def validate(package: Package) -> list[Finding]:
             where = "bioimageio.spec validate_format, stopped by the description"
             return [_judged(f"{type(error).__name__}: {error}", True, where)]
     found: list[Finding] = []
-    for _, words, is_error in _entries(summary.details):
-        finding = _judged(words, is_error, "bioimageio.spec validate_format")
+    for remark in list_remarks(summary.details):
+        finding = _judged(remark["words"], remark["error"], "bioimageio.spec validate_format")
         if finding not in found:
             found.append(finding)
     return found
@@ -142,46 +127,37 @@ def run_test(session: Session, measured: Measured) -> None:
 
 
 def _test(package: Package, description: Path, name: str, measured: Measured) -> None:
-    with quiet():
-        import bioimageio.core
-
-        try:
-            summary = bioimageio.core.test_model(
-                description,
-                weight_format=cast("Any", name),
-                devices=["cpu"] if name != "onnx" else ["CPUExecutionProvider"],
-            )
-        except Exception as error:
-            measured.note("runs", "failed", f"{name}: {_short(str(error))}")
-            return
-    broken: set[str] = set()
-    known = {(f.rule, f.met) for f in measured.findings}
-    for detail, words, is_error in _entries(summary.details):
-        if is_error and detail.name.startswith(("Reproduce", "Run ")):
-            crash = any(error.with_traceback for error in detail.errors)
-            reproduce = detail.name.startswith("Reproduce") and not crash
-            column: Column = "right_values" if reproduce else "runs"
-            broken.add(column)
-            measured.note(column, "failed", f"{name}: {_short(words)}")
-            continue
+    test = check_here(description, name)
+    for remark in _note_test(measured, test, name, f"{name}: bioimageio.core", "ran it"):
         # The copy that is tested has no github_user, so this one remark is ours.
-        if not is_error and "github_user" in words and _has_github_user(package.rdf):
-            continue
-        if is_error:
-            broken.add("opens")
-        finding = _judged(words, is_error, "bioimageio.core 0.11 test_model")
-        if (finding.rule, finding.met) not in known:
-            known.add((finding.rule, finding.met))
+        ours = "github_user" in remark.words and _has_github_user(package.rdf)
+        finding = _judged(remark.words, remark.error, "bioimageio.core 0.11 test_model")
+        known = {(f.rule, f.met) for f in measured.findings}
+        if (remark.error or not ours) and (finding.rule, finding.met) not in known:
             measured.findings.append(finding)
+
+
+def _note_test(measured: Measured, test: CoreTest, name: str, who: str, ran: str) -> list[Remark]:
+    """Note what a core's test says of running and of values; return what else it says."""
+    told = [
+        r for r in test.remarks if r.error and r.where.startswith(("Reproduce", "Run ", "test"))
+    ]
+    others = [remark for remark in test.remarks if remark not in told]
+    broken: set[Column] = {"opens"} if any(remark.error for remark in others) else set()
+    for remark in told:
+        wrong = remark.where.startswith("Reproduce") and not remark.crash
+        column: Column = "right_values" if wrong else "runs"
+        broken.add(column)
+        measured.note(column, "failed", f"{name}: {remark.words}")
     # The status of a failed inference is `valid-format`, which is no praise.
-    if summary.status != "passed" and not broken:
+    if test.status != "passed" and not broken:
         broken.add("runs")
-        measured.note("runs", "failed", f"{name}: the test ended as {summary.status}")
+        measured.note("runs", "failed", f"{name}: the test ended as {test.status}")
     if not broken & {"opens", "runs"}:
-        measured.note("runs", "passed", f"{name}: bioimageio.core ran it at several sizes")
+        measured.note("runs", "passed", f"{who} {ran} at several sizes")
         if "right_values" not in broken:
-            words = f"{name}: bioimageio.core reproduced the test output"
-            measured.note("right_values", "passed", words)
+            measured.note("right_values", "passed", f"{who} reproduced the test output")
+    return others
 
 
 def run_old_core(
@@ -199,35 +175,14 @@ def run_old_core(
     formats : sequence of str
         Weights formats that the program runs.
     """
-    from deepcontrast_bmz.check.engines.environments import check_in_environment
-
     with attempt(measured, engine.columns, engine.name):
         wanted = _testable(session, measured, f"{engine.name}: ", formats)
         tested = check_in_environment(engine.name, session.offline_copy, wanted)
-        for name, (status, remarks) in tested.items():
-            _note_old(measured, f"{engine.name} ({name})", status, remarks)
-
-
-def _note_old(measured: Measured, who: str, status: str, remarks: Sequence[Remark]) -> None:
-    broken: set[Column] = set()
-    for remark in remarks:
-        if not remark.error:
-            continue
-        if remark.where.startswith("Reproduce") and not remark.crash:
-            column: Column = "right_values"
-        elif remark.where.startswith(("Reproduce", "Run ", "test")):
-            column = "runs"
-        else:
-            column = "opens"
-        broken.add(column)
-        measured.note(column, "failed", f"{who}: {remark.words}")
-    if status != "passed" and not broken:
-        broken.add("runs")
-        measured.note("runs", "failed", f"{who}: the test ended as {status}")
-    if not broken & {"opens", "runs"}:
-        measured.note("runs", "passed", f"{who} ran its own test at several sizes")
-        if "right_values" not in broken:
-            measured.note("right_values", "passed", f"{who} reproduced the test output")
+        for name, test in tested.items():
+            who = f"{engine.name} ({name})"
+            for remark in _note_test(measured, test, who, who, "ran its own test"):
+                if remark.error:
+                    measured.note("opens", "failed", f"{who}: {remark.words}")
 
 
 # ------------------------------------------------------------------- formats and blocks

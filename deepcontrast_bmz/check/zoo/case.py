@@ -7,16 +7,18 @@ __all__ = ["Case", "Reproduced", "as_published"]
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
+from deepcontrast_bmz.check.engines.environments import check_here, check_in_environment
 from deepcontrast_bmz.check.engines.networks import RUNNABLE, is_foreign_code
-from deepcontrast_bmz.check.engines.quiet import quiet
+from deepcontrast_bmz.check.engines.process import shorten
 from deepcontrast_bmz.check.zoo.completeness import Completeness, measure_completeness
 from deepcontrast_bmz.package.description import as_map, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from deepcontrast_bmz.check.engines.environments import CoreTest
     from deepcontrast_bmz.check.findings import Row
     from deepcontrast_bmz.check.session import Session
     from deepcontrast_bmz.package.files import Package
@@ -43,8 +45,14 @@ def as_published(package: Package) -> Package:
     return dataclasses.replace(package, rdf={**package.rdf, "id": PUBLISHED_ID})
 
 
-def _short(words: str) -> str:
-    return " ".join(words.split())[:300]
+def _judge(name: str, test: CoreTest) -> Reproduced:
+    errors = [remark for remark in test.remarks if remark.error]
+    stopped = test.status not in ("passed", "valid-format")
+    failed = stopped or any(remark.where.startswith("Reproduce") for remark in errors)
+    if test.status == "passed":
+        return Reproduced(not failed, True, "")
+    said = "; ".join(remark.words for remark in errors) or test.status
+    return Reproduced(not failed, False, f"{name}: {shorten(said, 300)}")
 
 
 @dataclass
@@ -111,34 +119,16 @@ class Case:
     @cached_property
     def reproduced_here(self) -> dict[str, Reproduced]:
         """What the bioimageio.core of this process reproduces, by weights format."""
-        return {name: self._reproduce(name) for name in self.runnable}
+        import torch
 
-    def _reproduce(self, name: str) -> Reproduced:
-        with quiet():
-            import bioimageio.core
-            import torch
-
-            before = torch.are_deterministic_algorithms_enabled()
-            try:
-                summary = bioimageio.core.test_description(
-                    self.session.offline_copy,
-                    weight_format=cast("Any", name),
-                    devices=["cpu"] if name != "onnx" else ["CPUExecutionProvider"],
-                    determinism="full",
-                    expected_type="model",
-                )
-            except Exception as error:
-                return Reproduced(False, False, f"{name}: {_short(str(error))}")
-            finally:
-                torch.use_deterministic_algorithms(before)
-        done = any(
-            d.name.startswith("Reproduce test outputs") and d.status == "passed"
-            for d in summary.details
-        )
-        errors = [str(e.msg) for d in summary.details for e in d.errors]
-        complete = summary.status == "passed"
-        words = "" if complete else f"{name}: {_short('; '.join(errors) or summary.status)}"
-        return Reproduced(done, complete, words)
+        before = torch.are_deterministic_algorithms_enabled()
+        try:
+            return {
+                name: _judge(name, check_here(self.session.offline_copy, name, determinism="full"))
+                for name in self.runnable
+            }
+        finally:
+            torch.use_deterministic_algorithms(before)
 
     def reproduced_in(self, environment: str) -> dict[str, Reproduced]:
         """Return what another bioimageio.core reproduces, by weights format.
@@ -155,16 +145,5 @@ class Case:
         EngineError
             If it stops or takes too long.
         """
-        from deepcontrast_bmz.check.engines.environments import check_in_environment
-
         tested = check_in_environment(environment, self.session.offline_copy, self.runnable)
-        found: dict[str, Reproduced] = {}
-        for name, (status, remarks) in tested.items():
-            errors = [r for r in remarks if r.error]
-            stopped = status not in ("passed", "valid-format")
-            failed = stopped or any(r.where.startswith("Reproduce") for r in errors)
-            said = "; ".join(r.words for r in errors) or status
-            complete = status == "passed"
-            words = "" if complete else f"{name}: {_short(said)}"
-            found[name] = Reproduced(not failed, complete, words)
-        return found
+        return {name: _judge(name, test) for name, test in tested.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = ["judge_deepimagej"]
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,15 +24,13 @@ from deepcontrast_bmz.check.zoo.criterion import (
     breaks_criterion,
     share_at_risk,
 )
-from deepcontrast_bmz.check.zoo.records import ZooRow
+from deepcontrast_bmz.check.zoo.records import counted_row
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from deepcontrast_bmz.check.zoo.case import Case
-    from deepcontrast_bmz.check.zoo.records import State
+    from deepcontrast_bmz.check.zoo.records import State, ZooRow
 
 TITLE = (
     "deepImageJ: bioimage-io/collection 0d660e5, scripts/check_compatibility_deepimagej.py and "
@@ -42,25 +41,7 @@ REAL_ENGINES = {"torchscript": "libtorch-2.0.0", "onnx": "onnxruntime-java-1.12.
 MEND = "save test tensors of order 1, or the difference between engines is too large at some pixel"
 
 
-def _row(
-    state: State,
-    reasons: Sequence[str],
-    *,
-    notes: Sequence[str] = (),
-    not_run: Sequence[str] = (),
-) -> ZooRow:
-    low, high = {"passed": (1.0, 1.0), "skipped": (0.0, 1.0)}.get(state, (0.0, 0.0))
-    return ZooRow(
-        name="deepimagej",
-        title=TITLE,
-        state=state,
-        reasons=tuple(reasons),
-        notes=tuple(notes),
-        not_run=tuple(not_run),
-        low=low,
-        high=high,
-        counted=True,
-    )
+_row = partial(counted_row, "deepimagej", TITLE)
 
 
 def _obstacles(case: Case) -> list[str]:

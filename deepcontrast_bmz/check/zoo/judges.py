@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from deepcontrast_bmz.check.engines.engine import EngineError, EngineMissingError
 from deepcontrast_bmz.check.rule import apply_rules
 from deepcontrast_bmz.check.zoo.biapy import find_obstacle
-from deepcontrast_bmz.check.zoo.records import Remark, ZooRow
+from deepcontrast_bmz.check.zoo.records import Remark, ZooRow, counted_row
 from deepcontrast_bmz.check.zoo.rules import REVIEW_RULES, UPLOAD_RULES
 from deepcontrast_bmz.check.zoo.score import core_points
 from deepcontrast_bmz.package.description import as_list, as_map, text
@@ -155,38 +155,15 @@ def judge_core(case: Case) -> ZooRow:
     )
 
 
-def _tool(
-    name: str,
-    title: str,
-    state: State,
-    reasons: Sequence[str],
-    *,
-    notes: Sequence[str] = (),
-    not_run: Sequence[str] = (),
-) -> ZooRow:
-    points = {"passed": (1.0, 1.0), "skipped": (0.0, 1.0)}.get(state, (0.0, 0.0))
-    return ZooRow(
-        name=name,
-        title=title,
-        state=state,
-        reasons=tuple(reasons),
-        notes=tuple(notes),
-        not_run=tuple(not_run),
-        low=points[0],
-        high=points[1],
-        counted=True,
-    )
-
-
 def judge_ilastik(case: Case) -> ZooRow:
     """Return what the zoo's check for ilastik says: core's test, in ilastik's environment."""
     title = f"ilastik: {COLLECTION}, scripts/check_compatibility_ilastik.py"
     counts = [len(case.package.view.inputs), len(case.package.view.outputs)]
     if counts[0] > 1 or counts[1] > 1:
         words = f"it takes one input and one output, not {counts[0]} and {counts[1]}"
-        return _tool("ilastik", title, "failed", [words])
+        return counted_row("ilastik", title, "failed", [words])
     if not case.valid:
-        return _tool("ilastik", title, "failed", ["the description is invalid"])
+        return counted_row("ilastik", title, "failed", ["the description is invalid"])
     missing = f"{ILASTIK_CORE}, the core of ilastik, was not run (--run {ILASTIK_CORE} does)"
     if ILASTIK_CORE in case.engines:
         try:
@@ -194,15 +171,15 @@ def judge_ilastik(case: Case) -> ZooRow:
         except EngineMissingError as error:
             missing = f"{ILASTIK_CORE}, the core of ilastik, was not run: {error}"
         except EngineError as error:
-            return _tool("ilastik", title, "failed", [f"{ILASTIK_CORE}: {error}"])
+            return counted_row("ilastik", title, "failed", [f"{ILASTIK_CORE}: {error}"])
         else:
             state, reasons, notes = _reproduction(found, case.kept_back, ILASTIK_CORE)
-            return _tool("ilastik", title, state, reasons, notes=notes)
+            return counted_row("ilastik", title, state, reasons, notes=notes)
     if "core" not in case.engines:
-        return _tool("ilastik", title, "skipped", [missing])
+        return counted_row("ilastik", title, "skipped", [missing])
     who = "the bioimageio.core of this process"
     state, reasons, notes = _reproduction(case.reproduced_here, case.kept_back, who)
-    return _tool("ilastik", title, state, reasons, notes=notes, not_run=[missing])
+    return counted_row("ilastik", title, state, reasons, notes=notes, not_run=[missing])
 
 
 def judge_biapy(case: Case) -> ZooRow:
@@ -213,11 +190,13 @@ def judge_biapy(case: Case) -> ZooRow:
     )
     obstacle, looked_up = find_obstacle(case.package.rdf)
     if obstacle:
-        return _tool("biapy", title, "failed", [obstacle])
+        return counted_row("biapy", title, "failed", [obstacle])
     if looked_up:
         words = f"it looks up {looked_up} in the zoo, by the model's name there"
-        return _tool("biapy", title, "skipped", [words])
-    return _tool("biapy", title, "passed", ["the description follows its rule; it runs nothing"])
+        return counted_row("biapy", title, "skipped", [words])
+    return counted_row(
+        "biapy", title, "passed", ["the description follows its rule; it runs nothing"]
+    )
 
 
 def judge_careamics(case: Case) -> ZooRow:
@@ -226,18 +205,18 @@ def judge_careamics(case: Case) -> ZooRow:
     tags = [text(tag) for tag in as_list(case.package.rdf.get("tags"))]
     if case.package.view.is_04 or not {"CAREamics", "careamics"} & set(tags):
         words = "only models of format 0.5 with the tag CAREamics are looked at"
-        return _tool("careamics", title, "not applicable", [words])
+        return counted_row("careamics", title, "not applicable", [words])
     names = [r.source.split("/")[-1] for r in case.package.references]
     if "careamics.yaml" not in names:
-        return _tool("careamics", title, "failed", ["no attachment is called careamics.yaml"])
+        return counted_row("careamics", title, "failed", ["no attachment is called careamics.yaml"])
     words = "CAREamics itself is not run here: the zoo loads the model and predicts with it"
-    return _tool("careamics", title, "skipped", [words])
+    return counted_row("careamics", title, "skipped", [words])
 
 
 def judge_icy(_: Case) -> ZooRow:
     """Return that the zoo has no check for Icy."""
     words = "the score knows Icy, but no script writes a report on it"
-    return _tool("icy", f"Icy: {COLLECTION}", "not applicable", [words])
+    return counted_row("icy", f"Icy: {COLLECTION}", "not applicable", [words])
 
 
 # -------------------------------------------------------------------------- BioEngine
@@ -317,41 +296,40 @@ def _bioengine_obstacles(case: Case) -> list[str]:
 
 def judge_bioengine(case: Case) -> ZooRow:
     """Return whether BioEngine runs the model and reproduces its output, with its pins."""
+    state, reasons, not_run = _bioengine(case)
     title = (
         "BioEngine: aicell-lab/bioengine 03b490c, apps/model-runner/runtime.py and "
         "requirements-runtime.txt (bioimageio.core 0.10.4, numpy 1.26.4, onnxruntime 1.20.1, "
         "torch 2.5.1)"
     )
+    return ZooRow(
+        name="bioengine", title=title, state=state, reasons=tuple(reasons), not_run=tuple(not_run)
+    )
+
+
+def _bioengine(case: Case) -> tuple[State, Sequence[str], Sequence[str]]:
+    """Return state, reasons and what was not run."""
     obstacles = _bioengine_obstacles(case)
     if obstacles or not case.valid:
-        said = tuple(obstacles) or ("the description is invalid",)
-        return ZooRow(name="bioengine", title=title, state="failed", reasons=said)
+        return "failed", obstacles or ["the description is invalid"], ()
     if BIOENGINE_CORE not in case.engines:
-        said = (f"{BIOENGINE_CORE} was not run (--run {BIOENGINE_CORE},{BIOENGINE_TORCH} does)",)
-        return ZooRow(name="bioengine", title=title, state="skipped", reasons=said)
+        words = f"{BIOENGINE_CORE} was not run (--run {BIOENGINE_CORE},{BIOENGINE_TORCH} does)"
+        return "skipped", [words], ()
     try:
         found = case.reproduced_in(BIOENGINE_CORE)
         ran, left_out = _served_here(case)
     except EngineMissingError as error:
-        said = (f"{BIOENGINE_CORE} was not run: {error}",)
-        return ZooRow(name="bioengine", title=title, state="skipped", reasons=said)
+        return "skipped", [f"{BIOENGINE_CORE} was not run: {error}"], ()
     except EngineError as error:
-        return ZooRow(name="bioengine", title=title, state="failed", reasons=(str(error),))
+        return "failed", [str(error)], ()
     wrong = [result.words for result in found.values() if not result.complete]
     right = [name for name, result in found.items() if result.complete]
     if wrong:
-        return ZooRow(name="bioengine", title=title, state="failed", reasons=tuple(wrong))
+        return "failed", wrong, ()
     if not right:
-        said = case.kept_back or ("there are no weights that may be run",)
-        return ZooRow(name="bioengine", title=title, state="skipped", reasons=tuple(said))
+        return "skipped", case.kept_back or ["there are no weights that may be run"], ()
     words = f"{', '.join(right)}: {BIOENGINE_CORE} with its numpy and onnxruntime passed its test"
-    return ZooRow(
-        name="bioengine",
-        title=title,
-        state="passed",
-        reasons=(words, *ran),
-        not_run=(*left_out, *case.kept_back),
-    )
+    return "passed", [words, *ran], [*left_out, *case.kept_back]
 
 
 # ------------------------------------------------------------------------- the upload

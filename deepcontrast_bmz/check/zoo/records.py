@@ -10,11 +10,15 @@ __all__ = [
     "State",
     "ZooRow",
     "ZooVerdict",
+    "counted_row",
 ]
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from deepcontrast_bmz.settings import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 State = Literal["passed", "failed", "skipped", "not applicable", "measured"]
 Severity = Literal["error", "warning"]
@@ -70,6 +74,30 @@ class ZooRow(Record):
     def word(self) -> str:
         """State for a table: `partly` where a part was not run."""
         return "partly" if self.state == "passed" and self.not_run else self.state
+
+
+def counted_row(
+    name: str,
+    title: str,
+    state: State,
+    reasons: Sequence[str],
+    *,
+    notes: Sequence[str] = (),
+    not_run: Sequence[str] = (),
+) -> ZooRow:
+    """Return the row of a tool: all points if it passed, none if it failed, else unknown."""
+    low, high = {"passed": (1.0, 1.0), "skipped": (0.0, 1.0)}.get(state, (0.0, 0.0))
+    return ZooRow(
+        name=name,
+        title=title,
+        state=state,
+        reasons=tuple(reasons),
+        notes=tuple(notes),
+        not_run=tuple(not_run),
+        low=low,
+        high=high,
+        counted=True,
+    )
 
 
 class LostPoint(Record):
