@@ -108,13 +108,7 @@ class Bench:
     )
 
     def __post_init__(self) -> None:
-        """Look at the tensors once.
-
-        Raises
-        ------
-        NotPossibleError
-            If there is not one input and one output with readable test tensors.
-        """
+        """Look at the tensors once; `NotPossibleError` if none or several can be compared."""
         view = self.package.view
         if len(view.inputs) != 1 or len(view.outputs) != 1:
             raise NotPossibleError(f"{len(view.inputs)} inputs and {len(view.outputs)} outputs")
@@ -276,13 +270,7 @@ class Bench:
         return found
 
     def whole(self, *, padded: bool) -> Handling:
-        """Return the handling of programs that run images whole.
-
-        Parameters
-        ----------
-        padded : bool
-            Whether they mirror them by the halo before and crop it after, as JDLL does.
-        """
+        """Return the handling of programs that run images whole; `padded`: mirrored by the halo."""
         return Handling(self.halo if padded else (0,) * len(self.halo), "symmetric")
 
     def smaller_sizes(self, handling: Handling) -> list[dict[str, int]]:
@@ -352,18 +340,7 @@ class Bench:
     def compare(self, batch: Batch, weights_format: str, handling: Handling) -> Comparison:
         """Run test input and images of several sizes as a program handles them.
 
-        Parameters
-        ----------
-        batch : callable
-            The engine.
-        weights_format : str
-            What it runs; whole images are run here with the same.
-        handling : Handling
-            How the program pads and cuts.
-
-        Returns
-        -------
-        Comparison
+        `batch` is its engine; whole images are run here, with the same weights format.
 
         Raises
         ------
@@ -424,13 +401,7 @@ class Bench:
         return joined
 
     def compare_formats(self, formats: Sequence[str]) -> list[tuple[str, Difference]]:
-        """Compare weights formats with the first, at several sizes.
-
-        Returns
-        -------
-        list of tuple
-            Format and its difference.
-        """
+        """Compare weights formats with the first, at several sizes: format and difference."""
         reference, *others = formats
         found: list[tuple[str, Difference]] = []
         for sizes in self.sizes():

@@ -36,22 +36,9 @@ def reach_along(
 ) -> int | None:
     """Return how many pixels from the cut ends of a part values are not those of the whole.
 
-    Parameters
-    ----------
-    graph : callable
-        The network; output as large as the input along `axis`.
-    scene : array
-        Larger than the part at both ends.
-    axis : int
-    part : tuple of int
-        Where the part that is run alone begins and ends.
-    tolerance : float
-        Largest difference, over the range, that counts as the same.
-
-    Returns
-    -------
-    int or None
-        None if there is no place in the part that does not see its ends.
+    Values are the same up to `tolerance` of the range. The graph's output is as large as its input
+    along `axis`, and the scene goes on beyond the part at both ends. None if there is no place in
+    the part that does not see its ends.
     """
     start, stop = part
     window = tuple(slice(start, stop) if i == axis else slice(None) for i in range(scene.ndim))
@@ -74,22 +61,10 @@ def reach_along(
 
 
 def measure_reach(bench: Bench, weights_format: str, axis: Axis, tolerance: float) -> int | None:
-    """Return how many pixels along an axis the values of a network depend on, measured.
+    """Return how many pixels along an axis of space the values of a network depend on, measured.
 
-    Parameters
-    ----------
-    bench : Bench
-    weights_format : str
-        The weights to run.
-    axis : Axis
-        Of the input, of space.
-    tolerance : float
-        Largest difference, over the range, that counts as the same.
-
-    Returns
-    -------
-    int or None
-        None where every pixel depends on the whole image, or no other size is taken.
+    Values are the same up to `tolerance` of the range. None where every pixel depends on the whole
+    image, or no other size is taken.
     """
     graph = bench.graph(weights_format)
     index = bench.in_names.index(axis.name)

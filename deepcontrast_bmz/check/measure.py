@@ -176,19 +176,7 @@ def emulated(
 ) -> None:
     """Run weights in this process, handled as the program does.
 
-    Parameters
-    ----------
-    session : Session
-    measured : Measured
-        Receives the results.
-    engine : Engine
-        The emulation.
-    formats : sequence of str
-        What the program loads; the first that is there is run.
-    handle : callable
-        Returns how the program pads and cuts.
-    program : str
-        Name of the row.
+    The first of the formats that is there is run; `handle` says how the program pads and cuts.
     """
     with attempt(measured, engine.columns, "emulation"):
         name = _first_allowed(session, formats, own=True)

@@ -78,19 +78,7 @@ def _binarised(x: NDArray[Any], kwargs: dict[str, Any], axes: Sequence[str]) -> 
 def apply_operations(
     operations: Sequence[Operation], image: NDArray[Any], axes: Sequence[str]
 ) -> NDArray[np.float32]:
-    """Apply the steps in order; statistics are those of the array that is handed in.
-
-    Parameters
-    ----------
-    operations : sequence of Operation
-    image : array
-        One image or one tile with all its axes.
-    axes : sequence of str
-        Axis ids.
-
-    Returns
-    -------
-    array of float32
+    """Apply the steps in order to one image or tile; statistics are those of what is handed in.
 
     Raises
     ------

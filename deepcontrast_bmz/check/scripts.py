@@ -18,13 +18,7 @@ OWN = Path(deepcontrast_bmz.__file__).parent / "export" / "scripts"
 def describe_scripts(package: Package, suffix: str, needs: str) -> tuple[str, ...]:
     """Return one sentence per attached script: it was not run, and whose text it has.
 
-    Parameters
-    ----------
-    package : Package
-    suffix : str
-        Of the scripts' names, ``.ijm`` or ``.groovy``.
-    needs : str
-        What would run them.
+    Scripts are told by the `suffix` of their names; `needs` is what would run them.
     """
     said: list[str] = []
     for reference in package.references:

@@ -32,13 +32,7 @@ class Session:
 
     @cached_property
     def bench(self) -> Bench:
-        """The images and comparisons.
-
-        Raises
-        ------
-        NotPossibleError
-            If the package leaves nothing to compare.
-        """
+        """The images and comparisons; `NotPossibleError` if nothing can be compared."""
         return Bench(self.package, self.run_code)
 
     @cached_property

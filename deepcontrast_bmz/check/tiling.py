@@ -42,19 +42,8 @@ def relative_difference(
 ) -> tuple[float, float]:
     """Return the largest difference inside and outside of a region, over the range of `second`.
 
-    Parameters
-    ----------
-    first, second : array
-        Same shape.
-    channel : int or None
-        Position of the channel axis: every channel is measured over its own range.
-    inside : sequence of slice
-        The region, one slice per axis.
-
-    Returns
-    -------
-    tuple of float
-        Inside, and outside (0 if nothing is outside). Infinite if a value is not finite.
+    Every channel is measured over its own range. Outside is 0 if nothing is, and both are infinite
+    if a value is not finite.
     """
     over = tuple(i for i in range(second.ndim) if i != channel)
     reference = second.astype(np.float64)
@@ -135,22 +124,11 @@ def cut(
     handling: Handling,
     legal: Sequence[Callable[[int], int]] | None = None,
 ) -> list[Block]:
-    """Return the blocks of an image.
+    """Return the blocks of an image of these sizes along (z,) y, x.
 
     Tiles step by their side without halo, as those of QuPath and ilastik do; the last ones, which
-    are smaller, are centred in a full tile, so that they lie off the grid of the others.
-
-    Parameters
-    ----------
-    sizes : sequence of int
-        The image's, along (z,) y, x.
-    handling : Handling
-    legal : sequence of callable, optional
-        The smallest size that an axis may have, for whole images.
-
-    Returns
-    -------
-    list of Block
+    are smaller, are centred in a full tile, so that they lie off the grid of the others. `legal`
+    gives the smallest size that an axis of a whole image may have.
 
     Raises
     ------
@@ -196,23 +174,9 @@ def join(
     sizes: Sequence[int],
     rest: Array | None = None,
 ) -> Array:
-    """Return the image that the blocks' results make.
+    """Return the image that the blocks' results make; `rest` stands where no block was run.
 
-    Parameters
-    ----------
-    outputs : sequence of array
-        One per block, as large as it along `axes`.
-    blocks : sequence of Block
-    axes : sequence of int
-        Positions of (z,) y, x.
-    sizes : sequence of int
-        The image's, along these axes.
-    rest : array, optional
-        What stands where no block was run.
-
-    Returns
-    -------
-    array
+    `axes` are the positions of (z,) y, x, and `sizes` the image's along them.
 
     Raises
     ------

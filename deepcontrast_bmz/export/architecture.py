@@ -195,15 +195,10 @@ def _merged_imports(statements: set[str]) -> list[str]:
 
 
 def architecture_source(network: NetworkSettings) -> str:
-    """Return one Python file with the loop and its network, which needs torch alone.
+    """Return one Python file with the loop and the network it iterates, which needs torch alone.
 
     It is cut out of this package's own sources: every function, class and constant that the loop
     and the network reach, as it stands, with the imports they need.
-
-    Parameters
-    ----------
-    network : NetworkSettings
-        The network that is iterated.
     """
     kind, arguments = _NETWORKS[network.kind]
     definitions: dict[str, _Definition] = {}

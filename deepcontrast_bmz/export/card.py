@@ -29,13 +29,7 @@ _OF_TILES = 512
 
 
 def read_card(card: Path | None) -> str | None:
-    """Return the text of a given card, before any work is done for it.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read as text.
-    """
+    """Return the text of a given card, before any work is done for it."""
     if card is None:
         return None
     try:
@@ -50,13 +44,8 @@ def read_card(card: Path | None) -> str | None:
 def write_card(card: str | None, facts: ModelFacts) -> str:
     """Return the card, with scores and instructions where it does not have them itself.
 
-    What an earlier export wrote stands between two comments and is replaced.
-
-    Parameters
-    ----------
-    card : str or None
-        A written card; None for one that is made up from the facts alone.
-    facts : ModelFacts
+    What an earlier export wrote stands between two comments and is replaced. Without a card a whole
+    one is made up from the facts.
     """
     values = _values(facts)
     text = _render("introduction", values) if card is None else _GENERATED.sub("\n", card)

@@ -25,7 +25,7 @@ def export_named(
     publication: PublicationSettings,
     options: Mapping[str, Any],
 ) -> Path:
-    """Export a run folder, or a shipped model by its name.
+    """Export a run folder, or a shipped model by its name, and return what was written.
 
     Parameters
     ----------
@@ -38,11 +38,6 @@ def export_named(
     publication : PublicationSettings
     options : mapping
         What else was asked for: iterations, card, name, sample, repository.
-
-    Returns
-    -------
-    Path
-        What was written.
 
     Raises
     ------

@@ -98,18 +98,11 @@ def shortest_side(halo: int, multiple: int) -> int:
 
 
 def smallest_block(halo: Sequence[int], multiple: int) -> tuple[int, ...]:
-    """Return the smallest sides of a block to declare, along (z,) y, x.
+    """Return the smallest sides of a block to declare, along (z,) y, x, on the pooling grid.
 
     Of planes `shortest_side`. ilastik works on stacks in tiles as large as this block, of which
     it keeps what lies within the halo: so the block is three halos long, at least 128 pixels
     along y and x, and 8 planes more than two halos along z. More would refuse more small images.
-
-    Parameters
-    ----------
-    halo : sequence of int
-        Halo along (z,) y, x.
-    multiple : int
-        Pooling grid of the network.
     """
     if len(halo) == 2:
         return tuple(shortest_side(side, multiple) for side in halo)

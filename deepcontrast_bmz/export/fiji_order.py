@@ -49,13 +49,9 @@ def _slots(entries: int) -> int:
 
 
 def loads_first(weights: Mapping[str, str]) -> list[str]:
-    """Return the formats in the order in which JDLL tries them.
+    """Return the formats in the order in which JDLL tries them, from the version of each.
 
-    Parameters
-    ----------
-    weights : mapping of str to str
-        Version by weights format, in the order of the description: formats that share a slot
-        keep it.
+    Formats that share a slot keep the order of the description.
 
     Examples
     --------

@@ -40,13 +40,7 @@ class _PlainConv(nn.Module):
 
 
 def fold_kernels(loop: Loop) -> Loop:
-    """Return a copy that computes the same with fixed kernels, all of its tensors buffers.
-
-    Parameters
-    ----------
-    loop : Loop
-        On the CPU.
-    """
+    """Return a copy that computes the same with fixed kernels, all its tensors buffers."""
     folded = copy.deepcopy(loop).eval()
     for name, module in list(folded.named_modules()):
         if isinstance(module, AffineConv):

@@ -42,31 +42,20 @@ def measure_halo(loop: Loop, sample: Tensor, iterations: int, tolerance: float) 
     """Return the effective radius of a loop along (z,) y, x: the halo that tiles need in practice.
 
     The exact radius counts every pixel that has any influence; that of most is far below what a
-    sample's grey levels resolve. Here the sample is cut once along y and x, every part is run
-    as a foreign program would run a tile, mirrored where it was cut, and compared with the
-    sample run whole. A pixel h away from the nearest cut has been seen with h real neighbours.
-    Of stacks the halo along z is measured after that, cut along all three axes.
-
-    Parameters
-    ----------
-    loop : Loop
-    sample : Tensor, (1, 1, (Z,) Y, X)
-        A typical image; to measure up to h pixels along an axis, about 2 h + 16 of them, and
-        2 h + 2 planes.
-    iterations : int
-        Number of iterations; every one of them is tested.
-    tolerance : float
-        Largest change of an output pixel, over the range of its channel, when it is seen with no
-        more neighbours than the halo has.
+    sample's grey levels resolve. Here the sample (1, 1, (Z,) Y, X) is cut once along y and x, every
+    part is run as a foreign program would run a tile, mirrored where it was cut, and compared with
+    the sample run whole, at every iteration. A pixel h away from the nearest cut has been seen with
+    h real neighbours; to measure h, the sample has about 2 h + 16 pixels, and 2 h + 2 planes. Of
+    stacks the halo along z is measured after that, cut along all three axes.
 
     Returns
     -------
     tuple of int
         Along y and x the smallest multiple of 8 and of the pooling grid, at least 8, at which
-        all pixels that far or farther from the cuts keep within the tolerance; along z the
-        smallest number of planes, at least 1, that does so together with them. Where the sample
-        is too small, or the loop too far-sighted, to find one: the exact radius, lateral ones
-        rounded up likewise.
+        all pixels that far or farther from the cuts keep within the tolerance, over the range of
+        their channel; along z the smallest number of planes, at least 1, that does so together with
+        them. Where the sample is too small, or the loop too far-sighted, to find one: the exact
+        radius, lateral ones rounded up likewise.
     """
     grid = int(np.lcm(_GRID, loop.multiple))
     exact = max(-(-iterations * loop.radius // grid) * grid, grid)

@@ -80,12 +80,7 @@ def _clear(message: Message, names: Sequence[str]) -> None:
 
 
 def strip_debug(model: onnx.ModelProto) -> None:
-    """Remove doc strings and metadata, in which exporters leave paths and traces, in place.
-
-    Parameters
-    ----------
-    model : ModelProto
-    """
+    """Remove doc strings and metadata, in which exporters leave paths and traces, in place."""
     for message in _messages(model):
         _clear(message, _DEBUG_FIELDS)
 
@@ -485,17 +480,7 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def lower_onnx(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model in opset 17 and IR 8 or lower; a lower opset is left as it is.
-
-    Parameters
-    ----------
-    model : ModelProto
-        With its weights inside. It is not changed.
-
-    Returns
-    -------
-    ModelProto
-        Computes the same values; accepted by onnx's checker.
+    """Return a copy in opset 17 and IR 8 or lower, with the same values; onnx's checker accepts it.
 
     Raises
     ------

@@ -96,15 +96,7 @@ def _remainder(x: Any, y: Any) -> Any:
 def write_onnx_by_newer(
     module: nn.Module, example: Tensor, *, names: tuple[str, str], free: Mapping[int, str]
 ) -> onnx.ModelProto:
-    """Return the module as the newer exporter writes it, lowered; parameters as in `write_onnx`.
-
-    Raises
-    ------
-    RuntimeError
-        If onnxscript, which that exporter needs, is not installed.
-    NotLowerableError
-        If the network uses an operator that opset 17 does not have.
-    """
+    """Return the module as the newer exporter writes it, lowered; as in `write_onnx`."""
     if importlib.util.find_spec("onnxscript") is None:
         raise RuntimeError(
             "this torch writes ONNX with the help of onnxscript, which is not installed: "
@@ -158,23 +150,10 @@ def has_older_exporter() -> bool:
 def write_onnx(
     module: nn.Module, example: Tensor, *, names: tuple[str, str], free: Mapping[int, str]
 ) -> onnx.ModelProto:
-    """Return a module with one input and one output as an ONNX model of opset 17.
+    """Return a module in evaluation mode, one input and one output, as ONNX of opset 17.
 
-    Parameters
-    ----------
-    module : Module
-        In evaluation mode.
-    example : Tensor
-        An input it takes.
-    names : (str, str)
-        Names of the input and the output.
-    free : mapping of int to str
-        Axes, of input and output alike, whose size is free, with their names.
-
-    Returns
-    -------
-    ModelProto
-        With its weights inside.
+    `example` is an input it takes, `names` are those of input and output, and `free` names the
+    axes, of both alike, whose size is free.
 
     Raises
     ------

@@ -79,24 +79,10 @@ def check_parity(
     shapes: Sequence[tuple[int, ...]] | None = None,
     limit: float = PARITY_LIMIT,
 ) -> tuple[ParityRow, ...]:
-    """Run the written files and compare them with the loop.
+    """Run the written files and compare them with the loop: one row per format and shape.
 
-    Parameters
-    ----------
-    loop : Loop
-        What was exported.
-    folder : Path
-        Where the files of `record` lie.
-    record : ExportRecord
-    shapes : sequence of (batch, (z,) y, x), optional
-        Images of random grey values to run; left out, some of odd sizes, one of them tiny.
-    limit : float
-        Largest difference allowed, over the range of the loop's output.
-
-    Returns
-    -------
-    tuple of ParityRow
-        One per format and shape.
+    `shapes` are (batch, (z,) y, x) of images of random grey values; left out, some of odd sizes,
+    one of them tiny. `limit` is over the range of the loop's output.
 
     Raises
     ------

@@ -61,14 +61,7 @@ def make_publication(
     version: str | None = None,
     training_data: str | None = None,
 ) -> PublicationSettings:
-    """Return what a user gave, checked.
-
-    Parameters
-    ----------
-    authors, maintainers : sequence of str
-        As for `parse_author` and `parse_maintainer`.
-    git_repo, version, training_data : str, optional
-        As in `PublicationSettings`.
+    """Return what a user gave, checked; people as for `parse_author` and `parse_maintainer`.
 
     Raises
     ------

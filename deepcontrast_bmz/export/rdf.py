@@ -115,13 +115,6 @@ def declared_torch_version(torch_version: str, opset_version: int = OPSET_VERSIO
     It is the one that wrote the files if that is among the safe ones, and else an older one that
     reads them as well; the real one stands in ``config.dcbmz``.
 
-    Parameters
-    ----------
-    torch_version : str
-        For example ``2.15.0+cpu``.
-    opset_version : int
-        The declared ONNX opset.
-
     Examples
     --------
     >>> declared_torch_version("2.15.0+cpu")
@@ -358,19 +351,7 @@ def build_rdf(
     files: Mapping[Role, FileEntry],
     publication: PublicationSettings | None = None,
 ) -> dict[str, Any]:
-    """Describe an exported model.
-
-    Parameters
-    ----------
-    facts : ModelFacts
-    files : mapping of role to FileEntry
-        All files but the description itself.
-    publication : PublicationSettings, optional
-
-    Returns
-    -------
-    dict
-        Ready for `to_yaml`; keys in the order of published descriptions.
+    """Describe an exported model, ready for `to_yaml`; `files` are all but the description itself.
 
     Raises
     ------

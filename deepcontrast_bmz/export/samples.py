@@ -86,19 +86,7 @@ def record_specimen(
 ) -> NDArray[np.float32]:
     """Return membranes as deep as all iterations reach, recorded with a 16-bit camera.
 
-    Parameters
-    ----------
-    recipe : Recipe
-        For the scattering kernel.
-    description : LoopDescription
-        For iterations and pixel size.
-    shape : tuple of int
-        ((Z,) Y, X)
-
-    Returns
-    -------
-    ndarray of that shape
-        Counts, the same on every machine.
+    Counts of the shape ((Z,) Y, X), the same on every machine. The recipe gives the kernel.
     """
     kernel = recipe.physics.scatter
     pixel_size_um = description.training_pixel_size_um
@@ -156,16 +144,10 @@ def crop_middle(image: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def scale_to_one(raw: NDArray[np.float32], loop: Callable[[Tensor], Tensor]) -> Tensors:
-    """Scale an image by a power of two so that no value, in or out, is larger than one.
+    """Scale an image ((Z,) Y, X) by a power of two so that no value, in or out, is larger than one.
 
     The zoo's test in Fiji allows 1.5e-4 + 1e-4 |value| at every pixel: engines that differ by
     2e-5 of the range pass it with values of order one, and would not with those of a camera.
-
-    Parameters
-    ----------
-    raw : ndarray, ((Z,) Y, X)
-    loop : callable
-        From (1, 1, (Z,) Y, X) to (1, C, (Z,) Y, X).
     """
     with torch.inference_mode():
         enhanced = loop(torch.from_numpy(raw)[None, None])
@@ -188,13 +170,9 @@ def _display_range(plane: NDArray[Any]) -> tuple[float, float]:
 
 
 def imagej_tiff(image: NDArray[Any], labels: list[str]) -> bytes:
-    """Return an ImageJ TIFF with a display range that shows something, of one or more channels.
+    """Return (C, (Z,) Y, X) as an ImageJ TIFF with a display range that shows something.
 
-    Parameters
-    ----------
-    image : ndarray, (C, (Z,) Y, X)
-    labels : list of str
-        One for each channel.
+    There is one label for each channel.
     """
     ranges = [_display_range(channel) for channel in image]
     # ImageJ has channels behind planes.

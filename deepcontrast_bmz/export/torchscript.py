@@ -80,12 +80,7 @@ _MANGLED = re.compile(rb"\.___torch_mangle_\d+")
 def plain_archive(archive: bytes, *, demangle: bool = True) -> bytes:
     """Return a TorchScript archive without debug files, counters, dates or compression.
 
-    Parameters
-    ----------
-    archive : bytes
-    demangle : bool
-        Whether the counters in the names of classes go too; where two classes differ by them
-        alone, they may not.
+    Where two classes differ by the counters in their names alone, these may not go: `demangle`.
     """
     out = io.BytesIO()
     with (

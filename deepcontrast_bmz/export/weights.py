@@ -47,22 +47,9 @@ def state_dict_bytes(loop: Loop) -> bytes:
 def export_weights(
     loop: Loop, folder: Path, network: NetworkSettings, *, stem: str = "weights"
 ) -> ExportRecord:
-    """Write the loop in all weights formats, with its architecture, and compare them.
+    """Write a loop in all weights formats, with its architecture, into a folder, and compare them.
 
-    Parameters
-    ----------
-    loop : Loop
-        On the CPU.
-    folder : Path
-        Exists; files of the same names are replaced.
-    network : NetworkSettings
-        The settings that the loop's network was built from.
-    stem : str
-        Name of the weights files, without suffix.
-
-    Returns
-    -------
-    ExportRecord
+    `network` holds the settings that the loop's network was built from.
 
     Raises
     ------

@@ -75,13 +75,7 @@ def _slug(words: str) -> str:
 
 
 def _load_array(path: Path) -> NDArray[Any]:
-    """Return a test tensor.
-
-    Raises
-    ------
-    InputError
-        If it is no array.
-    """
+    """Return a test tensor, or refuse what is no array."""
     try:
         loaded = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

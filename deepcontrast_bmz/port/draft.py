@@ -263,14 +263,7 @@ def _take_covers(draft: Draft, files: _Files) -> None:
 
 
 def draft_package(package: Package, folder: Path) -> Draft:
-    """Copy a package into a folder, flat, with a 0.5 description without nulls.
-
-    Parameters
-    ----------
-    package : Package
-        Opened; it is not changed.
-    folder : Path
-        Empty.
+    """Copy a package into an empty folder, flat, with a 0.5 description without nulls.
 
     Raises
     ------

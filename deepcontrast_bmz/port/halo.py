@@ -57,17 +57,7 @@ def _fits(bench: Bench, axis: Axis, halo: int) -> str:
 
 
 def declare_halo(draft: Draft, bench: Bench, weights_format: str) -> None:
-    """Measure and declare a halo where the description has none.
-
-    Parameters
-    ----------
-    draft : Draft
-        Its description is changed.
-    bench : Bench
-        Of the package as it is so far.
-    weights_format : str
-        The weights to run.
-    """
+    """Measure and declare a halo, with these weights, where the description has none."""
     if any(bench.halo):
         return
     found: dict[str, int] = {}

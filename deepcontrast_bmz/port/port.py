@@ -169,11 +169,7 @@ def _compare(draft: Draft, run_code: bool) -> dict[str, float]:
     """Return how far each weights format is from the test output, over the range.
 
     A test output within the tolerance of the package, but not within ours, is computed anew.
-
-    Raises
-    ------
-    InputError
-        If all that could be run give something else.
+    Refused if all that could be run give something else.
     """
     bench = _bench(draft, run_code)
     if bench is None:

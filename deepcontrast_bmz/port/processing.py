@@ -124,17 +124,8 @@ def mend_processing(draft: Draft, tensor: dict[str, Any], key: str, channels: in
     """Rewrite the steps of a tensor so that programs agree on them; values stay the same.
 
     Defaults are written out, a fixed normalisation becomes `scale_linear` with lists, which
-    QuPath knows too, a missing bound of `clip` becomes the largest number there is.
-
-    Parameters
-    ----------
-    draft : Draft
-    tensor : dict
-        Changed in place.
-    key : str
-        ``preprocessing`` or ``postprocessing``.
-    channels : int or None
-        Number of channels, where known.
+    QuPath knows too, a missing bound of `clip` becomes the largest number there is. `key` is
+    ``preprocessing`` or ``postprocessing``.
     """
     given = [cast("dict[str, Any]", s) for s in as_list(tensor.get(key)) if isinstance(s, dict)]
     steps = _Steps(draft, tensor, channels)

@@ -181,11 +181,7 @@ def _mend_onnx(draft: Draft, entry: dict[str, Any]) -> None:
 def mend_weights(draft: Draft, examples: list[Tensor]) -> None:
     """Mend the weights files of a draft, and what is said of them.
 
-    Parameters
-    ----------
-    draft : Draft
-    examples : list of Tensor
-        What the network takes, after preprocessing; empty where that is not known.
+    `examples` are what the network takes, after preprocessing; empty where that is not known.
     """
     entries = _entries(draft)
     if "torchscript" in entries:
@@ -222,17 +218,10 @@ def _traced(module: torch.nn.Module, examples: list[Tensor]) -> bytes | None:
 def add_from_state_dict(
     draft: Draft, module: torch.nn.Module, examples: list[Tensor], free: dict[int, str]
 ) -> None:
-    """Add TorchScript and ONNX, where they are missing, of a network that was loaded.
+    """Add TorchScript and ONNX, where they are missing, of a network in evaluation mode.
 
-    Parameters
-    ----------
-    draft : Draft
-    module : Module
-        The network of the state dict, in evaluation mode.
-    examples : list of Tensor
-        What it takes, after preprocessing: at least one, of different sizes where sizes are free.
-    free : mapping of int to str
-        Axes of free size.
+    `examples` are what it takes, after preprocessing: at least one, of different sizes where sizes
+    are free; `free` names the axes of free size.
     """
     entries = _entries(draft)
     weights = draft.rdf["weights"]

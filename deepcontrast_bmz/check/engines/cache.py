@@ -16,11 +16,6 @@ VARIABLE = "DCBMZ_CACHE"
 def cache_folder(*parts: str) -> Path:
     """Return a folder for what may be made or downloaded again, and create it.
 
-    Parameters
-    ----------
-    *parts : str
-        Names of folders below the cache folder of this user.
-
     Raises
     ------
     InputError

@@ -270,15 +270,7 @@ def _installer(python: Path) -> list[str] | None:
 def environment_missing(name: str) -> str | None:
     """Say why an environment is not there and cannot be made; None if it may be.
 
-    Parameters
-    ----------
-    name : str
-        A name of `ENVIRONMENTS`.
-
-    Returns
-    -------
-    str or None
-        The reason in words. That a download fails shows only when it is tried.
+    That a download fails shows only when it is tried.
     """
     environment = _environment(name)
     if _ready(environment) is not None:
@@ -324,19 +316,9 @@ def _make(environment: Environment, folder: Path) -> None:
 
 
 def prepare_environment(name: str) -> Path:
-    """Make an environment, unless it is there already.
+    """Make an environment, unless it is there already, and return its python.
 
     It appears whole or not at all; processes that want the same one at the same time wait.
-
-    Parameters
-    ----------
-    name : str
-        A name of `ENVIRONMENTS`.
-
-    Returns
-    -------
-    Path
-        Its python.
 
     Raises
     ------
@@ -417,7 +399,7 @@ def run_in_environment(
     repeats: int = 1,
     timeout: float = 1800.0,
 ) -> list[EngineRun]:
-    """Run a model on arrays in an environment.
+    """Run a model on arrays in an environment, each `repeats` times, and return one run for each.
 
     Parameters
     ----------
@@ -430,22 +412,13 @@ def run_in_environment(
         With all the axes of the input tensor.
     weights_format : str
         Which weights a core runs. State dicts run Python code of the package: the caller decides.
-    repeats : int
-        Runs of every input, at least 1.
-    timeout : float
-        Seconds for everything.
-
-    Returns
-    -------
-    list of EngineRun
-        One for each input.
 
     Raises
     ------
     EngineMissingError
         If the environment cannot be made.
     EngineError
-        If the engine refuses, crashes or takes too long; in its own words.
+        If the engine refuses, crashes or takes longer than `timeout` seconds; in its own words.
     """
     python = prepare_environment(name)
     job = {
@@ -486,30 +459,10 @@ class CoreTest(NamedTuple):
 def check_in_environment(
     name: str, description: Path, formats: Sequence[str], *, timeout: float = 1800.0
 ) -> dict[str, CoreTest]:
-    """Run the test of an older or newer core on the weights of a description.
+    """Run the test of an older or newer core on weights formats of a description.
 
-    Parameters
-    ----------
-    name : str
-        A ``core-...`` of `ENVIRONMENTS`.
-    description : Path
-        In a folder with its files; nothing in it may have to be looked up on the internet.
-    formats : sequence of str
-        Weights formats to test.
-    timeout : float
-        Seconds for everything.
-
-    Returns
-    -------
-    dict
-        By weights format.
-
-    Raises
-    ------
-    EngineMissingError
-        If the environment cannot be made.
-    EngineError
-        If it crashes or takes too long.
+    Nothing in the description may have to be looked up on the internet. Errors are those of
+    `run_in_environment`.
     """
     python = prepare_environment(name)
     job = {"task": "test", "source": str(description.resolve()), "formats": list(formats)}

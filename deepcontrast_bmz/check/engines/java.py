@@ -165,16 +165,7 @@ def _classifier() -> str:
 def java_missing(engine: str | None = None) -> str | None:
     """Say why Java engines cannot run here; None if they can.
 
-    Parameters
-    ----------
-    engine : str or None
-        A name of `JAVA_ENGINES`. An engine that is prepared needs no Maven. None asks for what
-        every engine needs, whether prepared or not.
-
-    Returns
-    -------
-    str or None
-        The reason in words.
+    An engine that is prepared needs no Maven; without a name, what every engine needs is asked for.
     """
     if engine is not None:
         record = _engine(engine)
@@ -276,17 +267,7 @@ def _run_maven(engine: str, work: Path) -> list[Path]:
 
 
 def prepare_java(engine: str) -> str:
-    """Fetch an engine, compile its runner and start it once, unless that was done before.
-
-    Parameters
-    ----------
-    engine : str
-        A name of `JAVA_ENGINES`.
-
-    Returns
-    -------
-    str
-        The class path.
+    """Return the class path of an engine; fetch, compile and start it once if that was never done.
 
     Raises
     ------
@@ -447,7 +428,7 @@ def run_java(
     repeats: int = 1,
     timeout: float = 900.0,
 ) -> list[EngineRun]:
-    """Run weights in an engine of Java programs, in a Java process of its own.
+    """Run weights in an engine of Java programs, in a process of its own; one run for each input.
 
     Parameters
     ----------
@@ -456,23 +437,14 @@ def run_java(
     weights : Path
         TorchScript for libtorch, ONNX for onnxruntime; one input, one output tensor.
     inputs : sequence of array, float32
-        Of any rank, in the order of axes of the weights.
-    repeats : int
-        How often every input is run, at least once.
-    timeout : float
-        Seconds that the process may take for all of it.
-
-    Returns
-    -------
-    list of EngineRun
-        One per input, in their order.
+        Of any rank, in the order of axes of the weights; each is run `repeats` times.
 
     Raises
     ------
     EngineMissingError
         If the engine is not here and cannot be fetched.
     EngineError
-        If the engine refuses the weights or an input, or does not end; the message is its own.
+        If the engine refuses the weights or an input, or needs more than `timeout` seconds.
     InputError
         If there is no such engine or no file of weights.
     """

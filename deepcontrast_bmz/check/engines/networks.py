@@ -180,21 +180,10 @@ def describe_stand_in(package: Package, weights_format: str, *, run_code: bool) 
 def load_network(
     package: Package, weights_format: str, *, run_code: bool
 ) -> Callable[[Array], Array]:
-    """Return the network of one weights format as a function of arrays.
+    """Return the network of one weights format as a function of arrays, without its processing.
 
-    Parameters
-    ----------
-    package : Package
-    weights_format : str
-        ``torchscript``, ``onnx`` or ``pytorch_state_dict``.
-    run_code : bool
-        Whether a state dict may be loaded by the Python code of the package; without, only one of
-        this project can be.
-
-    Returns
-    -------
-    callable
-        Takes what comes after preprocessing, returns what postprocessing is given.
+    Without `run_code`, a state dict is loaded only into a network of this project, never by the
+    Python code of the package.
 
     Raises
     ------

@@ -163,18 +163,7 @@ def _note_test(measured: Measured, test: CoreTest, name: str, who: str, ran: str
 def run_old_core(
     session: Session, engine: Engine, measured: Measured, formats: Sequence[str] = RUNNABLE
 ) -> None:
-    """Run the test of a core that has an environment of its own.
-
-    Parameters
-    ----------
-    session : Session
-    engine : Engine
-        A ``core-...``.
-    measured : Measured
-        Receives the results.
-    formats : sequence of str
-        Weights formats that the program runs.
-    """
+    """Run the test of a core that has an environment of its own, on these weights formats."""
     with attempt(measured, engine.columns, engine.name):
         wanted = _testable(session, measured, f"{engine.name}: ", formats)
         tested = check_in_environment(engine.name, session.offline_copy, wanted)

@@ -134,19 +134,7 @@ def _version(rdf: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def find_obstacle(rdf: Mapping[str, Any]) -> tuple[str, str]:
-    """Say why BiaPy refuses a model.
-
-    Parameters
-    ----------
-    rdf : mapping
-        The description.
-
-    Returns
-    -------
-    tuple of str
-        The reason, empty if there is none; and what the rule looks up on the internet, empty if
-        nothing.
-    """
+    """Say why BiaPy refuses a model, and what it looks up on the internet; empty if nothing."""
     entry = as_map(as_map(rdf.get("weights")).get("pytorch_state_dict"))
     inputs = as_list(rdf.get("inputs"))
     if not entry:

@@ -131,12 +131,7 @@ class Case:
             torch.use_deterministic_algorithms(before)
 
     def reproduced_in(self, environment: str) -> dict[str, Reproduced]:
-        """Return what another bioimageio.core reproduces, by weights format.
-
-        Parameters
-        ----------
-        environment : str
-            A ``core-...``.
+        """Return what another bioimageio.core, a ``core-...``, reproduces, by weights format.
 
         Raises
         ------

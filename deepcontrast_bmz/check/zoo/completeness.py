@@ -143,17 +143,8 @@ def _both(description: Any) -> tuple[set[str], set[str]]:
 def measure_completeness(package: Package, rdf: Mapping[str, Any] | None = None) -> Completeness:
     """Count the keys of a description as bioimageio.spec does, without a network.
 
-    Parameters
-    ----------
-    package : Package
-        Its files give the hashes that the spec adds.
-    rdf : mapping or None
-        Another description of the same files; None is the package's.
-
-    Returns
-    -------
-    Completeness
-        With a `problem` if the description is invalid.
+    `rdf` is another description of the same files, whose hashes the spec adds; None is the
+    package's.
     """
     described = dict(package.rdf if rdf is None else rdf)
     description, problem = _read(described, package.root, package.rdf_name, files=False)

@@ -38,11 +38,6 @@ def breaks_criterion(actual: NDArray[Any], expected: NDArray[Any]) -> NDArray[np
     """Return the pixels that differ by more than is allowed; a single one fails the model.
 
     Values that are not numbers break it here. The zoo's own comparison lets them pass.
-
-    Parameters
-    ----------
-    actual, expected : array of one shape
-        Result and test output, in the test output's grey values.
     """
     difference = np.asarray(actual, np.float32).astype(np.float64)
     difference -= np.asarray(expected, np.float32).astype(np.float64)

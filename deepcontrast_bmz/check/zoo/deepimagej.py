@@ -59,10 +59,7 @@ def _obstacles(case: Case) -> list[str]:
 def _given_image(case: Case) -> NDArray[Any]:
     """Return what the zoo runs, in the axes of the test input.
 
-    Raises
-    ------
-    EngineError
-        If the sample has another size than the test input, whose output it is compared with.
+    Refused if the sample has another size than the test input, whose output it is compared with.
     """
     test = case.session.bench.test_input
     source = case.package.view.inputs[0].sample_source

@@ -59,13 +59,7 @@ ONLY_THE_ZOO = (
 
 
 def require_test_tensors(package: Package) -> None:
-    """Refuse a package that the zoo cannot test.
-
-    Raises
-    ------
-    InputError
-        If an input or output names no test tensor.
-    """
+    """Refuse a package that the zoo cannot test: without test tensors."""
     bare = [t.name for t in package.view.tensors if not t.test_source]
     if bare or not package.view.inputs or not package.view.outputs:
         named = f" ({', '.join(bare)})" if bare else ""
@@ -174,15 +168,8 @@ def foretell(
         What the programs make of it, as it will be in the zoo.
     engines : sequence of str
         What may be run.
-    run_code : bool
-        Whether code of the package may run.
-    by_spec : bool
-        Whether it is judged for bioimageio.spec's upload, which refuses an id.
-
-    Raises
-    ------
-    InputError
-        If it has no test tensors.
+    run_code, by_spec : bool
+        As for `check_package`.
     """
     require_test_tensors(package)
     published = as_published(package)

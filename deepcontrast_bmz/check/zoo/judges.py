@@ -343,14 +343,7 @@ def _ruled(name: str, title: str, remarks: Sequence[Remark], praise: str) -> Zoo
 
 
 def judge_upload(case: Case, *, by_spec: bool) -> ZooRow:
-    """Return whether an upload is accepted.
-
-    Parameters
-    ----------
-    case : Case
-    by_spec : bool
-        Whether it goes through bioimageio.spec's upload, which refuses an id; the website does not.
-    """
+    """Return whether an upload is accepted; through bioimageio.spec an id is refused."""
     remarks = apply_rules(UPLOAD_RULES, case.given, Remark)
     if by_spec:
         remarks = [

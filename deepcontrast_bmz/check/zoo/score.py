@@ -31,13 +31,7 @@ COUNTED_TOOLS = 3
 
 
 def partner_points(scores: Mapping[str, float]) -> float:
-    """Return the mean of the best three partner tools; a missing report counts as 0.
-
-    Parameters
-    ----------
-    scores : mapping
-        Score of each tool with a report, 0 to 1.
-    """
+    """Return the mean of the best three partner tools; a missing report counts as 0."""
     best = sorted((v for k, v in scores.items() if k in PARTNERS), reverse=True)[:COUNTED_TOOLS]
     return sum(best) / COUNTED_TOOLS
 
@@ -45,14 +39,9 @@ def partner_points(scores: Mapping[str, float]) -> float:
 def best_partners(
     scores: Mapping[str, tuple[float, float]], preferred: Sequence[str] = PARTNERS
 ) -> list[str]:
-    """Return the three tools that count, or are nearest to it.
+    """Return the three tools that count, or are nearest to it, by lowest and highest score.
 
-    Parameters
-    ----------
-    scores : mapping
-        Lowest and highest score of each tool.
-    preferred : sequence of str
-        Order among equals.
+    `preferred` is the order among equals.
     """
     order = {name: index for index, name in enumerate(preferred)}
     ranked = sorted(scores, key=lambda k: (-scores[k][1], -scores[k][0], order.get(k, len(order))))
@@ -70,35 +59,15 @@ def core_points(*, valid: bool, reproduced: bool) -> float:
 
 
 def add_up(*, valid: bool, completeness: float, core: float, partners: float) -> float:
-    """Return the score, 0 to 1, from its four parts.
-
-    Parameters
-    ----------
-    valid : bool
-        Whether the newest bioimageio.core accepts the description.
-    completeness : float
-        Share of the keys that are given.
-    core : float
-        Of `core_points`.
-    partners : float
-        Of `partner_points`.
-    """
+    """Return the score, 0 to 1, from its four parts."""
     return SHARE * (float(valid) + completeness + core + partners)
 
 
 def rank_in_list(*, valid: bool, served: bool, passed: bool, completeness: float) -> float:
     """Return the number by which bioimage.io sorts its list, 0 to 8.
 
-    Parameters
-    ----------
-    valid : bool
-        Whether BioEngine's bioimageio.core accepts the description.
-    served : bool
-        Whether the model runs on its test input in BioEngine's own environment.
-    passed : bool
-        Whether all of BioEngine's test passes.
-    completeness : float
-        Share of the keys that are given.
+    `valid`: BioEngine's bioimageio.core accepts the description; `served`: the model runs on its
+    test input in BioEngine's own environment; `passed`: all of BioEngine's test passes.
     """
     if not (valid or passed):
         return 0.0
