@@ -119,7 +119,7 @@ def do_nothing(*_: object) -> None:
 def test_environment_is_made_once_and_anew_when_a_pin_changes(
     own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environments, "_installed", do_nothing)
+    monkeypatch.setattr(environments, "run_installer", do_nothing)
     bare(monkeypatch, Pin("a==1", "first"))
     python = prepare_environment("bare")
     assert inside(python, "import sys; print(sys.prefix)") == str(own_cache / "bare")
@@ -138,23 +138,23 @@ def test_makers_at_the_same_time_make_it_once(
 ) -> None:
     installs: list[str] = []
 
-    def count(_: list[str], name: str) -> None:
-        installs.append(name)
+    def count(_: list[str], failed: str, *_more: object) -> None:
+        installs.append(failed)
 
-    monkeypatch.setattr(environments, "_installed", count)
+    monkeypatch.setattr(environments, "run_installer", count)
     bare(monkeypatch, Pin("a==1", "all at once"))
     threads = [threading.Thread(target=prepare_environment, args=("bare",)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert installs == ["bare"]
+    assert installs == ["bare could not be made"]
     assert (own_cache / "bare" / "ready.json").is_file()
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_job_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environments, "_installed", do_nothing)
+    monkeypatch.setattr(environments, "run_installer", do_nothing)
     bare(monkeypatch)
     prepare_environment("bare")
     slow = tmp_path / "slow.py"
@@ -168,7 +168,7 @@ def test_job_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.Mo
 def test_job_that_dies_is_reported_with_its_last_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environments, "_installed", do_nothing)
+    monkeypatch.setattr(environments, "run_installer", do_nothing)
     bare(monkeypatch)
     prepare_environment("bare")
     dying = tmp_path / "dying.py"
@@ -182,7 +182,7 @@ def test_job_that_dies_is_reported_with_its_last_words(
 
 @pytest.mark.usefixtures("own_cache")
 def test_job_refuses_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environments, "_installed", do_nothing)
+    monkeypatch.setattr(environments, "run_installer", do_nothing)
     bare(monkeypatch)
     python = prepare_environment("bare")
     code = (

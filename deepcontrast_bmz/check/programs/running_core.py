@@ -16,8 +16,8 @@ import io
 from contextlib import redirect_stderr
 from typing import TYPE_CHECKING, Any, cast
 
+from deepcontrast_bmz.check.engines import environments
 from deepcontrast_bmz.check.engines.environment_job import list_remarks
-from deepcontrast_bmz.check.engines.environments import check_here, check_in_environment
 from deepcontrast_bmz.check.engines.networks import (
     RUNNABLE,
     is_foreign_code,
@@ -127,7 +127,7 @@ def run_test(session: Session, measured: Measured) -> None:
 
 
 def _test(package: Package, description: Path, name: str, measured: Measured) -> None:
-    test = check_here(description, name)
+    test = environments.check_here(description, name)
     for remark in _note_test(measured, test, name, f"{name}: bioimageio.core", "ran it"):
         # The copy that is tested has no github_user, so this one remark is ours.
         ours = "github_user" in remark.words and _has_github_user(package.rdf)
@@ -166,7 +166,7 @@ def run_old_core(
     """Run the test of a core that has an environment of its own, on these weights formats."""
     with attempt(measured, engine.columns, engine.name):
         wanted = _testable(session, measured, f"{engine.name}: ", formats)
-        tested = check_in_environment(engine.name, session.offline_copy, wanted)
+        tested = environments.check_in_environment(engine.name, session.offline_copy, wanted)
         for name, test in tested.items():
             who = f"{engine.name} ({name})"
             for remark in _note_test(measured, test, who, who, "ran its own test"):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from deepcontrast_bmz.check.engines.environments import check_here, check_in_environment
+from deepcontrast_bmz.check.engines import environments
 from deepcontrast_bmz.check.engines.networks import RUNNABLE, is_foreign_code
 from deepcontrast_bmz.check.engines.process import shorten
 from deepcontrast_bmz.check.zoo.completeness import Completeness, measure_completeness
@@ -124,7 +124,10 @@ class Case:
         before = torch.are_deterministic_algorithms_enabled()
         try:
             return {
-                name: _judge(name, check_here(self.session.offline_copy, name, determinism="full"))
+                name: _judge(
+                    name,
+                    environments.check_here(self.session.offline_copy, name, determinism="full"),
+                )
                 for name in self.runnable
             }
         finally:
@@ -140,5 +143,7 @@ class Case:
         EngineError
             If it stops or takes too long.
         """
-        tested = check_in_environment(environment, self.session.offline_copy, self.runnable)
+        tested = environments.check_in_environment(
+            environment, self.session.offline_copy, self.runnable
+        )
         return {name: _judge(name, test) for name, test in tested.items()}
