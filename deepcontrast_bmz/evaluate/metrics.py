@@ -2,7 +2,7 @@ r"""Scores images: contrast, what it cost in detail, and whether the recording a
 
 Pure functions on arrays. Any contrast can be bought by gamma, by subtracting an offset or a
 background, so a gain is only worth the scores beside it: `contrast_recovery`,
-`band_correlation` or `split_half_detail`, and `forward_consistency`.
+`band_correlation` or `split_half_detail`, and `split_half_consistency`.
 
 Two notions recur. *Halves* are two images of one recording with independent noise, each on the
 scale of the recording (`physics.noise.split_gaussian`); products across halves cancel noise.
@@ -25,7 +25,6 @@ __all__ = [
     "contrast_gain",
     "contrast_recovery",
     "flagged_share",
-    "forward_consistency",
     "michelson_contrast",
     "michelson_masks",
     "psnr",
@@ -306,33 +305,6 @@ def split_half_detail(
 # -- agreement with the recording -----------------------------------------------------------
 
 
-def forward_consistency(
-    recorded: Array, predicted: Array, variance: Array | float | None = None
-) -> float:
-    r"""Return how well an image, degraded again, explains the recording: 1.00 for the truth.
-
-    .. math:: FC = \langle (y - m)^2 / \mathrm{var}(m) \rangle, \quad m = H_D x
-
-    This is the photon chi-square per pixel. Well above 1 the image contradicts the recording,
-    or lacks detail that it holds; well below 1 it repeats the recording's noise (0 for the raw
-    image itself, at dial 0).
-
-    Parameters
-    ----------
-    recorded : ndarray, any shape
-        The raw image y.
-    predicted : ndarray, same shape
-        The enhanced image seen through the tissue it is said to have lost.
-    variance : ndarray, float or None
-        Noise variance at the predicted level. None: both images are photons, the variance is the
-        prediction, at least 1.
-    """
-    _same_shape(recorded, predicted)
-    expected = _double(predicted)
-    spread = np.maximum(expected, 1.0) if variance is None else _double(np.asarray(variance))
-    return float(((_double(recorded) - expected) ** 2 / spread).mean())
-
-
 def split_half_consistency(
     first: Array,
     second: Array,
@@ -344,14 +316,14 @@ def split_half_consistency(
     smoothing: float = 0.0,
     used: NDArray[np.bool_] | None = None,
 ) -> float:
-    r"""Return the forward consistency with the noise taken out of the residual.
+    r"""Return how well an image, degraded again, explains the recording: 1.00 for the truth.
 
     .. math:: FC = 1 + \langle (y_1 - m_1) (y_2 - m_2) / \mathrm{var} \rangle
 
     The noise of the halves is independent, so what their residuals share is the systematic
     misfit alone, here in units of the noise variance of the whole recording. The truth scores
-    1.00 as in `forward_consistency`, and so does the untouched recording, which plain residuals
-    would call too good. A wrong variance scales only the excess over 1.
+    1.00 as by the mean squared residual over the variance, and so does the untouched recording,
+    which that would call too good. A wrong variance scales only the excess over 1.
 
     Parameters
     ----------
@@ -400,7 +372,7 @@ def residual_z(
     Parameters
     ----------
     recorded, predicted : ndarray, (Y, X)
-        See `forward_consistency`.
+        The raw image, and the enhanced one seen through the tissue it is said to have lost.
     variance : ndarray or float
         Noise variance at the predicted level.
     smoothing : float
