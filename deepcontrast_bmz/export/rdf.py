@@ -11,6 +11,7 @@ from __future__ import annotations
 __all__ = [
     "ATTACHED",
     "FORMAT_VERSION",
+    "KEYS",
     "FileEntry",
     "Purpose",
     "Role",
@@ -19,6 +20,7 @@ __all__ = [
     "declared_torch_version",
     "for_qupath",
     "for_zoo",
+    "order_keys",
     "publish",
     "to_yaml",
 ]
@@ -75,10 +77,11 @@ Role = Literal[
 ATTACHED: tuple[Role, ...] = ("recipe", "run", "fiji_script", "qupath_script")
 """Attachments, in the order of the description; those that a package does not have are left out."""
 
-_KEYS = (
+KEYS = (
     "format_version",
     "type",
     "id",
+    "id_emoji",
     "name",
     "version",
     "description",
@@ -86,11 +89,17 @@ _KEYS = (
     "documentation",
     "authors",
     "maintainers",
+    "packaged_by",
+    "uploader",
     "cite",
     "license",
     "git_repo",
+    "icon",
+    "links",
     "tags",
     "timestamp",
+    "parent",
+    "run_mode",
     "attachments",
     "training_data",
     "inputs",
@@ -98,7 +107,7 @@ _KEYS = (
     "weights",
     "config",
 )
-"""Keys of a description, in the order of published ones."""
+"""Keys of format 0.5.4, in the order in which they are written."""
 
 
 class FileEntry(Record):
@@ -414,8 +423,12 @@ def publish(rdf: Mapping[str, Any], publication: PublicationSettings) -> dict[st
         told.setdefault("authors", told["maintainers"])
     if "training_data" in told:
         told["training_data"] = {"id": told["training_data"]}
-    known = {**rdf, **told}
-    return {key: known[key] for key in _KEYS if key in known}
+    return order_keys({**rdf, **told})
+
+
+def order_keys(rdf: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a description with its keys in the order of published ones."""
+    return {key: rdf[key] for key in KEYS if key in rdf}
 
 
 def for_zoo(rdf: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["KEYS", "mend_description", "ordered"]
+__all__ = ["mend_description"]
 
 import math
 import re
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.export.rdf import FORMAT_VERSION
+from deepcontrast_bmz.export.rdf import FORMAT_VERSION, KEYS
 from deepcontrast_bmz.package.description import DEFAULT_IDS, as_list, as_map, integer, text
 from deepcontrast_bmz.port.draft import CONFIG_KEY
 from deepcontrast_bmz.port.processing import mend_processing
@@ -23,38 +23,6 @@ if TYPE_CHECKING:
 
     from deepcontrast_bmz.port.draft import Draft
 
-KEYS = (
-    "format_version",
-    "type",
-    "id",
-    "id_emoji",
-    "name",
-    "description",
-    "covers",
-    "documentation",
-    "authors",
-    "maintainers",
-    "packaged_by",
-    "uploader",
-    "cite",
-    "license",
-    "git_repo",
-    "icon",
-    "links",
-    "tags",
-    "version",
-    "timestamp",
-    "parent",
-    "run_mode",
-    "training_data",
-    "attachments",
-    "inputs",
-    "outputs",
-    "weights",
-    "config",
-)
-"""Keys of format 0.5.4, in the order in which they are written."""
-
 _AXIS_KEYS = {
     "batch": ("description", "size"),
     "channel": ("description", "channel_names"),
@@ -63,11 +31,6 @@ _AXIS_KEYS = {
     "index": ("description", "size"),
 }
 _TENSOR_KEYS = ("description", "optional", "output_of", "test_tensor", "sample_tensor")
-
-
-def ordered(rdf: dict[str, Any]) -> dict[str, Any]:
-    """Return a description with its keys in the order of published ones."""
-    return {key: rdf[key] for key in KEYS if key in rdf}
 
 
 def _slug(words: str) -> str:

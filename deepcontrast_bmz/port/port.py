@@ -24,13 +24,13 @@ from deepcontrast_bmz.check.processing import UnsupportedError
 from deepcontrast_bmz.check.tiling import NotPossibleError
 from deepcontrast_bmz.check.tolerances import TEST_TOLERANCE
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.export.rdf import absolute_tolerance, for_qupath, to_yaml
+from deepcontrast_bmz.export.rdf import absolute_tolerance, for_qupath, order_keys, to_yaml
 from deepcontrast_bmz.export.samples import cover_png, imagej_tiff
 from deepcontrast_bmz.image import replace_whole
 from deepcontrast_bmz.package.description import as_list, as_map, text
 from deepcontrast_bmz.package.description import number as as_number
 from deepcontrast_bmz.package.files import Package, open_package, stored_zip
-from deepcontrast_bmz.port.description import mend_description, ordered
+from deepcontrast_bmz.port.description import mend_description
 from deepcontrast_bmz.port.draft import CONFIG_KEY, Draft, draft_package, short
 from deepcontrast_bmz.port.halo import declare_halo
 from deepcontrast_bmz.port.weights import add_from_state_dict, mend_weights, order_for_fiji
@@ -355,7 +355,7 @@ def _rewrite(draft: Draft, run_code: bool) -> None:
     _validation(draft, differences)
     if draft.moved:
         draft.rdf["config"] = {**as_map(draft.rdf["config"]), CONFIG_KEY: draft.moved}
-    draft.rdf = ordered(draft.rdf)
+    draft.rdf = order_keys(draft.rdf)
 
 
 def port_package(path: Path, out: Path, *, run_code: bool = False) -> PortRecord:
