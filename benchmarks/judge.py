@@ -201,7 +201,7 @@ def score_rivals(recording: Recording, seed: int, *, micro: bool = False) -> dic
     photons, truth = recording.photons, recording.truth
     rng = np.random.default_rng([seed, 1])
     tissue = baselines.estimate_tissue(
-        photons, candidate_tissues(), rng, read_noise=recording.read_noise
+        photons, candidate_tissues(), rng, read_noise=recording.read_noise, iterations=25
     )
     candidates = sweep_backgrounds(photons) | deconvolve(photons, tissue, rng)
     found: dict[str, Score] = {}

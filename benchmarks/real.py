@@ -14,7 +14,8 @@ Images are public and no part of this project; `--data` names their folder. What
 said for each, as the run folder or the shipped record of the model tells it. MODEL is a run folder,
 a package or the name of a shipped model, so that two of them can be compared: ``--parts degraded``
 takes two minutes on one core. With ``--rivals`` other methods follow, each at its best setting by
-the truth, and all scores; theirs are kept in ``--work``.
+the truth, and all scores; theirs are kept in ``--work``. ``--pictures FOLDER`` draws, for your eyes
+only, every sharp plane as it comes and behind depth 2, before and after.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import fidelity
 import numpy as np
 from as_recorded import asis_table, focus_table, layers_table, pairs_table
+from gallery import Panel, Row, draw_rows
 from hazed import Recorder
-from judge import Judged, Score, judge, score_rivals
+from judge import Judged, Score, judge, score_rivals, take_auto
 from real_pairs import SHARP, USES, Sharp, sharp_plane, trained_on
 from records import Table, print_tables, save, write_json
 from rival_methods import NEAR_ONE, Store
@@ -51,6 +53,8 @@ PARTS = ("degraded", "nuclei", "pairs", "layers", "focus", "asis")
 DEPTHS = (0.0, 0.5, 1.0, 2.0, 3.0)
 FOLLOWED = (0.5, 1.0, 2.0)
 """Depths at which the dial is to follow; at 3 it may reach the last iteration."""
+COMPARED = (1.0, 2.0)
+"""Depths at which rivals, which take ten times as long, are asked."""
 FIRST_SEED = 71_000
 
 SHARP_PLANES = (
@@ -136,13 +140,13 @@ def degrade(
             seed = first_seed + int(10 * depth)
             recording = recorder.record(light, depth, seed)
             rivals: dict[str, Score] = {}
-            if store is not None:
+            if store is not None and depth in COMPARED:
                 rivals = store.get(
                     f"{name}/{depth:g}/{recorder.photons:g}/{seed}",
                     "rivals and MicroSSIM" if fidelity.has_micro_ssim() else "rivals",
                     lambda r=recording, s=seed: score_rivals(r, s, micro=True),
                 )
-            judged = judge(model, recording, micro=store is not None)
+            judged = judge(model, recording, micro=bool(rivals))
             found.append(Degraded(name, use, depth, judged, rivals))
         print(f"{number + 1} of {len(specimens)}", end="\r", file=sys.stderr, flush=True)
     return found
@@ -164,7 +168,7 @@ def follows(found: Sequence[Degraded]) -> list[tuple[Degraded, float]]:
 def degraded_tables(found: Sequence[Degraded]) -> list[Table]:
     """Return the means by depth and by what the model knew, and plane by plane."""
     tables = [_by_use(found), _following(found), _by_plane(found)]
-    if all(each.rivals for each in found):
+    if any(each.rivals for each in found):
         tables.insert(2, methods_table(found))
     return tables
 
@@ -292,10 +296,10 @@ def _mean(values: Sequence[float | None], digits: int) -> str:
 
 
 def methods_table(found: Sequence[Degraded]) -> Table:
-    """Return all scores of all methods, means over everything behind tissue."""
+    """Return all scores of all methods, means over what the rivals were given."""
     lines: list[tuple[str, ...]] = []
     for use, part in _groups(found):
-        hazy = [each for each in part if each.depth > 0]
+        hazy = [each for each in part if each.rivals]
         for method in hazy[0].scores:
             scores = [each.scores[method] for each in hazy]
             recovery = np.array([score.recovery for score in scores])
@@ -312,7 +316,8 @@ def methods_table(found: Sequence[Degraded]) -> Table:
                 )
             )
     return Table(
-        "The same behind tissue, all methods, means. Each rival is told the camera and gets its "
+        f"The same behind optical depth {' and '.join(f'{depth:g}' for depth in COMPARED)}, all "
+        "methods, means. Each rival is told the camera and gets its "
         "best setting by the truth (PSNR); the model is told nothing. Contrast recovery: 1 is "
         "right, in brackets the share of recordings where it is 0.9 to 1.1. Ring correlation: "
         "frequency up to which it is above 1/7 against the truth, in cycles per pixel, .5 is all.",
@@ -331,7 +336,8 @@ def methods_table(found: Sequence[Degraded]) -> Table:
 
 def nuclei_table(found: Sequence[Degraded]) -> Table:
     """Return the F1 score of nuclei by method and depth, procedural ones and real ones."""
-    depths = [depth for depth in DEPTHS if depth > 0]
+    asked = any(each.rivals for each in found)
+    depths = [depth for depth in DEPTHS if depth > 0 and (depth in COMPARED or not asked)]
     groups = {
         PROCEDURAL: [each for each in found if each.use == PROCEDURAL],
         "real": [each for each in found if each.use != PROCEDURAL and each.name in WITH_NUCLEI],
@@ -351,6 +357,30 @@ def nuclei_table(found: Sequence[Degraded]) -> Table:
         ("specimens", "method", *(f"{depth:g}" for depth in depths)),
         tuple(lines),
     )
+
+
+# ---- pictures, which stay on this machine
+
+
+PICTURED = 2.0
+"""Optical depth of the second row."""
+
+
+def draw_pictures(specimens: Sequence[Specimen], model: Model, to: Path) -> None:
+    """Draw every specimen as it comes and behind tissue, before and after `auto`, as PNG."""
+    to.mkdir(parents=True, exist_ok=True)
+    for name, use, light, seed in specimens:
+        recording = Recorder().record(light, PICTURED, seed)
+        rows: list[Row] = []
+        for what, plane, black in (
+            ("as it comes", light, 0.0),
+            (f"behind {PICTURED:g}", recording.counts.astype(np.float64), recording.offset),
+        ):
+            auto = take_auto(model, plane)
+            warned = ", warned" if auto.warning else ""
+            after = Panel(f"auto: dial {auto.dial:g}{warned}", auto.image, black)
+            rows.append(Row(f"{name} ({use})", (Panel(what, plane, black), after)))
+        draw_rows(rows, to / f"{name.replace(',', '').replace(' ', '_')}.png")
 
 
 # ---- the command
@@ -389,6 +419,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--work", type=Path, default=Path("runs/real"), help="where scores of rivals are kept"
     )
     parser.add_argument("--json", type=Path, help="also write every score to this file")
+    parser.add_argument("--pictures", type=Path, help="folder to draw before and after in")
     parser.add_argument("--record", action="store_true", help="save benchmarks/records")
     given = parser.parse_args(arguments)
     if not given.data.is_dir():
@@ -448,11 +479,15 @@ def _flatten(each: Degraded) -> dict[str, object]:
 def main(arguments: Sequence[str] | None = None) -> None:
     given = _parse(arguments)
     started = time.perf_counter()
-    tables, text = _make_tables(given, open_model(given.model))
+    model = open_model(given.model)
+    tables, text = _make_tables(given, model)
     if not tables:
         raise SystemExit(f"{given.data} holds none of the images that this benchmark knows")
     print_tables(tables)
     print(f"\n{text}")
+    if given.pictures is not None:
+        specimens = list(sharp_specimens(given.data, given.model))
+        draw_pictures(specimens, model, given.pictures)
     if given.record:
         command = _write_command(given)
         _ = save("real", tables, title="On real images", command=command, order=11, text=text)

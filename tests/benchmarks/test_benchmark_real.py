@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 from benchmark_scripts import load, recorded
 from scipy import ndimage
+from skimage.io import imread
 
 from deepcontrast_bmz.image import write_image
 from deepcontrast_bmz.physics.phantoms import phantom
@@ -100,9 +101,13 @@ def test_every_part_is_run_and_kept(
     record = recorded(monkeypatch, tmp_path)
     scores = tmp_path / "scores.json"
     given = ["--model", str(tiny_run), "--data", str(data), "--planes", "1"]
-    real.main([*given, "--json", str(scores), "--record"])
+    real.main([*given, "--json", str(scores), "--pictures", str(tmp_path / "seen"), "--record"])
     printed = capsys.readouterr().out
     assert record("real") in printed
+    assert [path.name for path in sorted((tmp_path / "seen").iterdir())] == [
+        "membranes.png",
+        "nuclei.png",
+    ]
     found = json.loads(scores.read_text(encoding="utf-8"))
     assert [(each["name"], each["use"], each["depth"]) for each in found] == [
         ("membranes", "not seen in training", 0.0),
@@ -122,6 +127,40 @@ def test_every_part_is_run_and_kept(
     # A layer against one that is the same: nothing is better than the raw one.
     assert "| 1 | 1.000 / 1.000 / 1.00 |" in printed
     assert "| drosophila_caax_depth_layers | not seen in training | 1 |" in printed
+
+
+def test_the_gallery_is_drawn_from_black_to_bright(real: Any, tmp_path: Path) -> None:
+    del real
+    gallery = sys.modules["gallery"]
+    ramp = np.linspace(100, 300, 50)[None].repeat(50, axis=0)
+    panels = (gallery.Panel("before", ramp, 100.0), gallery.Panel("after", ramp, 200.0))
+    gallery.draw_rows([gallery.Row("ramp", panels)], tmp_path / "ramp.png")
+    drawn = imread(tmp_path / "ramp.png")[..., :3].mean(axis=2)
+    middle = drawn[drawn.shape[0] // 2]
+    left, right = np.array_split(middle[: middle.size], 2)
+    # Half of the ramp is below the black of the second picture.
+    assert (right < 3).sum() > 5 * max((left < 3).sum(), 1)
+    assert left.max() == right.max() == 255
+
+
+def test_light_without_structure_is_in_the_gallery(
+    real: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del real
+    gallery, judge, hazed = (sys.modules[name] for name in ("gallery", "judge", "hazed"))
+
+    def take(_: Any, plane: Any) -> Any:
+        return judge.Taken(plane, 1.25, "because", "unlike" if plane.std() > 30 else None)
+
+    monkeypatch.setattr(gallery, "take_auto", take)
+    rows = gallery.make_rows(None, hazed.Recorder(), side=96)
+    assert [row.title for row in rows][-1] == "no structure, optical depth 2"
+    assert len(rows) == 4
+    for row in rows:
+        recorded, auto, specimen = row.panels
+        assert auto.caption.startswith("auto: dial 1.25")
+        assert recorded.black == auto.black == hazed.Recorder().offset
+        assert specimen.image.std() / specimen.image.mean() > 0.1
 
 
 def test_rivals_are_scored_once_and_beside_the_model(
