@@ -28,9 +28,11 @@ from deepcontrast_bmz.image import read_image
 from deepcontrast_bmz.physics.camera import estimate_camera, to_photons
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from rival_methods import Store
 
     from deepcontrast_bmz.model.model import Model
 
@@ -39,6 +41,10 @@ if TYPE_CHECKING:
 
 SCATTERED = ("confocal, widefield: DNA", "SIM, widefield: F-actin")
 """Pairs that are asked of the rivals, too: the blur of the others is defocus alone."""
+SPREADS_PX = (1.0, 1.5, 2.0, 3.0)
+"""Widths of the point spread functions that deconvolution tries on them."""
+WITHOUT_KERNEL = ["Dark sectioning", "WBNS"]
+"""Rivals that are asked of whole layers, on which a search for the kernel takes minutes."""
 
 # ---- one field seen twice
 
@@ -50,6 +56,10 @@ class Likeness(NamedTuple):
     """Correlation."""
     band: float
     """The same in the 1-4 px band."""
+
+
+Compared = dict[str, Likeness]
+"""By method, and by what its best setting was chosen."""
 
 
 def compare(image: Double, reference: Double, valid: Mask | None = None) -> Likeness:
@@ -66,42 +76,57 @@ def _say(like: Likeness) -> str:
     return f"{like.all:.3f} / {like.band:.3f}"
 
 
-Swept = dict[float, Likeness]
-"""By dial, or by the number of a candidate."""
+IN_ALL, IN_BAND = "in all", "in the band"
+"""By what the best setting of a method is chosen."""
 
 
-def _sweep_rivals(
-    plane: Double,
-    reference: Double,
-    valid: Mask | None = None,
-    *,
-    spread_px: tuple[float, ...] = (),
-) -> dict[str, list[Likeness]]:
-    """Return how like the reference every candidate of every rival is.
-
-    Parameters
-    ----------
-    spread_px : tuple of float
-        Widths of Gaussian point spread functions that deconvolution also tries, beside the tissue
-        that explains the recording best.
-    """
-    photons = to_photons(torch.from_numpy(plane), estimate_camera(torch.from_numpy(plane).float()))
-    light = photons.double().numpy()
-    rng = np.random.default_rng(0)
-    tissues = [baselines.estimate_tissue(light, candidate_tissues(), rng)]
-    # So many scatterings by so little are a Gaussian.
-    tissues += [Tissue(25.0, (width / 5,), (1.0,)) for width in spread_px]
-    found: dict[str, list[Likeness]] = {name: [] for name in RIVALS}
-    for tissue in tissues:
-        for name, images in deconvolve(light, tissue, rng).items():
-            found[name] += [compare(image, reference, valid) for _, image in images]
+def _score_rivals(plane: Double, reference: Double, valid: Mask | None = None) -> Compared:
+    """Return the best of Dark sectioning and WBNS, by both measures."""
+    found: Compared = {}
     for name, images in sweep_backgrounds(plane).items():
-        found[name] += [compare(image, reference, valid) for _, image in images]
+        found |= _choose_best(name, [compare(image, reference, valid) for _, image in images])
     return found
 
 
-def pairs_table(folder: Path, name: str, model: Model, *, rivals: bool = False) -> Table | None:
-    """Return what becomes of pairs of two microscopes; None where there are none."""
+def _score_deconvolution(plane: Double, reference: Double) -> Compared:
+    """Return the best of both deconvolutions, by both measures.
+
+    They try the tissue that explains noise it has not seen best, and Gaussian point spread
+    functions of four widths.
+    """
+    counts = torch.from_numpy(plane).float()
+    photons = to_photons(counts, estimate_camera(counts)).double().numpy()
+    rng = np.random.default_rng(0)
+    tissues = [baselines.estimate_tissue(photons, candidate_tissues(), rng, iterations=25)]
+    # So many scatterings by so little are a Gaussian.
+    tissues += [Tissue(25.0, (width / 5,), (1.0,)) for width in SPREADS_PX]
+    likenesses: dict[str, list[Likeness]] = {}
+    for tissue in tissues:
+        for name, images in deconvolve(photons, tissue, rng).items():
+            likenesses.setdefault(name, []).extend(compare(each, reference) for _, each in images)
+    found: Compared = {}
+    for name, each in likenesses.items():
+        found |= _choose_best(name, each)
+    return found
+
+
+def _choose_best(name: str, found: Sequence[Likeness]) -> Compared:
+    return {
+        f"{name} {IN_ALL}": max(found, key=lambda each: each.all),
+        f"{name} {IN_BAND}": max(found, key=lambda each: each.band),
+    }
+
+
+def pairs_table(
+    folder: Path, name: str, model: Model, rivals: Store[Likeness] | None = None
+) -> Table | None:
+    """Return what becomes of pairs of two microscopes; None where there are none.
+
+    Parameters
+    ----------
+    rivals : Store, optional
+        Keeps what other methods reach; without it they are not asked.
+    """
     uses = trained_on(name)
     lines: list[tuple[str, ...]] = []
     for pair in pairs_of(folder):
@@ -122,11 +147,17 @@ def pairs_table(folder: Path, name: str, model: Model, *, rivals: bool = False) 
                 "",
             ),
         ]
-        if not rivals or pair.name not in SCATTERED:
+        if rivals is None or pair.name not in SCATTERED:
             continue
-        others = _sweep_rivals(pair.blurred, pair.reference, spread_px=(1.0, 1.5, 2.0, 3.0))
-        for method, found in others.items():
-            best = (max(found, key=lambda each: each.all), max(found, key=lambda each: each.band))
+        others = rivals.get(
+            pair.name,
+            "rivals",
+            lambda blurred=pair.blurred, reference=pair.reference: (
+                _score_deconvolution(blurred, reference) | _score_rivals(blurred, reference)
+            ),
+        )
+        for method in RIVALS:
+            best = (others[f"{method} {by}"] for by in (IN_ALL, IN_BAND))
             lines.append(("", method, *map(_say, best), ""))
     if not lines:
         return None
@@ -142,15 +173,23 @@ def pairs_table(folder: Path, name: str, model: Model, *, rivals: bool = False) 
 # ---- layers of one embryo
 
 
-def layers_table(folder: Path, name: str, model: Model, *, rivals: bool = False) -> Table | None:
-    """Return every layer against the one above it; None where there are none."""
+def layers_table(
+    folder: Path, name: str, model: Model, rivals: Store[Likeness] | None = None
+) -> Table | None:
+    """Return every layer against the one above it; None where there are none.
+
+    Parameters
+    ----------
+    rivals : Store, optional
+        Keeps what other methods reach; without it they are not asked.
+    """
     if not (folder / LAYERS).is_file():
         return None
     layers = stack_of(folder, LAYERS)
     valid = map_of(layers)
     use = USES[trained_on(name).get(LAYERS, "")]
     columns = ["layer", "raw", "`auto`", "best dial", "warned"]
-    columns += list(RIVALS) if rivals else []
+    columns += WITHOUT_KERNEL if rivals else []
     lines: list[tuple[str, ...]] = []
     for number in range(1, len(layers)):
         layer, above = layers[number], layers[number - 1]
@@ -159,7 +198,13 @@ def layers_table(folder: Path, name: str, model: Model, *, rivals: bool = False)
         best = max(sweep, key=lambda dial: sweep[dial].band)
         images = (layer, auto.image, made.at(best))
         factors = [local_contrast_factor(image, above, valid=valid) for image in images]
-        found = _sweep_rivals(layer, above, valid) if rivals else {}
+        found: Compared = {}
+        if rivals is not None:
+            found = rivals.get(
+                f"layer {number}",
+                "without a kernel",
+                lambda layer=layer, above=above: _score_rivals(layer, above, valid),
+            )
         lines.append(
             (
                 str(number),
@@ -167,7 +212,7 @@ def layers_table(folder: Path, name: str, model: Model, *, rivals: bool = False)
                 f"{_say(compare(auto.image, above, valid))} / {factors[1]:.2f} ({auto.dial:g})",
                 f"{_say(sweep[best])} / {factors[2]:.2f} ({best:g})",
                 "yes" if auto.warning else "no",
-                *(_say(max(each, key=lambda like: like.band)) for each in found.values()),
+                *(_say(found[f"{name} {IN_BAND}"]) for name in WITHOUT_KERNEL if found),
             )
         )
     return Table(

@@ -12,6 +12,7 @@ from __future__ import annotations
 __all__ = ["Panel", "Row", "draw_rows", "make_rows"]
 
 import argparse
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -36,6 +37,7 @@ SIDE = 200
 FIRST_SEED = 81_000
 SPECIMENS: tuple[tuple[Kind, float], ...] = (("membranes", 1.0), ("tubes", 2.0), ("nuclei", 3.0))
 HAZE_DEPTH = 2.0
+GREYS = 96
 PAGE = Path(__file__).parent.parent / "docs" / "gallery.png"
 
 
@@ -93,20 +95,25 @@ def draw_rows(rows: Sequence[Row], path: Path) -> None:
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from PIL import Image
 
     width = max(len(row.panels) for row in rows)
     # One size whatever the settings of the user.
     with mpl.rc_context({"savefig.bbox": None, "savefig.dpi": "figure", "font.size": 8}):
-        figure = Figure(figsize=(2.3 * width, 2.55 * len(rows)), dpi=100, layout="constrained")
+        figure = Figure(figsize=(2.3 * width, 2.65 * len(rows)), dpi=100, layout="constrained")
         for i, row in enumerate(rows):
             for j, panel in enumerate(row.panels):
                 axes = figure.add_subplot(len(rows), width, i * width + j + 1)
                 bright = max(float(np.quantile(panel.image, 0.997)), panel.black + 1e-9)
                 _ = axes.imshow(panel.image, cmap="gray", vmin=panel.black, vmax=bright)
-                _ = axes.set_title(panel.caption if j else f"{row.title}: {panel.caption}")
+                _ = axes.set_title(f"{'' if j else row.title}\n{panel.caption}")
                 axes.set_axis_off()
-        with replace_whole(path) as temporary:
-            figure.savefig(temporary, format="png", metadata={"Software": None})
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", metadata={"Software": None})
+    # So many greys are told apart on paper, and the file is a third.
+    greys = Image.open(drawn).convert("L").quantize(GREYS)
+    with replace_whole(path) as temporary:
+        greys.save(temporary, format="png", optimize=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

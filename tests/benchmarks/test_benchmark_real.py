@@ -179,9 +179,11 @@ def test_rivals_are_scored_once_and_beside_the_model(
 
     monkeypatch.setattr(real, "judge", judged)
     light = 100 * phantom("nuclei", (72, 72), np.random.default_rng(8)).astype(np.float64)
-    specimen = real.Specimen("nuclei", "trained on", light, 7)
+    specimen = real.Specimen("nuclei", "held out in training", light, 7)
     store = methods.Store(tmp_path / "scores.jsonl", judge.Score)
-    (found,) = real.degrade([specimen], None, real.Recorder(), store)
+    known = specimen._replace(name="pollen", use="trained on")
+    found, spared = real.degrade([specimen, known], None, real.Recorder(), store)
+    assert not spared.rivals
     assert [*found.rivals] == list(judge.RIVALS)
     for name in ("Richardson-Lucy, blind", "RLGC, blind", "Dark sectioning"):
         assert found.rivals[name].psnr > found.judged.raw.psnr + 0.5
@@ -193,10 +195,10 @@ def test_rivals_are_scored_once_and_beside_the_model(
     monkeypatch.setattr(real, "score_rivals", never)
     again = methods.Store(tmp_path / "scores.jsonl", judge.Score)
     assert real.degrade([specimen], None, real.Recorder(), again) == [found]
-    table = real.methods_table([found])
+    table = real.methods_table([found, spared])
     assert [row[1] for row in table.rows[:3]] == ["raw", *judge.RIVALS[:2]]
-    assert table.rows[0][0] == "trained on (1)"
-    nuclei = real.nuclei_table([found])
+    assert table.rows[0][0] == "held out in training (1)"
+    nuclei = real.nuclei_table([found, spared])
     assert nuclei.rows[0][:2] == ("real", "raw")
     assert float(nuclei.rows[0][2]) == pytest.approx(found.judged.raw.nuclei, abs=0.005)
 
@@ -243,3 +245,28 @@ def test_what_cannot_be_run_is_refused(
         real.main(["--data", str(tmp_path), *given])
     assert stop.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_deconvolution_is_given_point_spreads_on_pairs(
+    real: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del real
+    pairs, judge, methods = (sys.modules[n] for n in ("as_recorded", "judge", "rival_methods"))
+    monkeypatch.setattr(methods, "BLIND_DEPTHS", (1.0,))
+    monkeypatch.setattr(methods, "BLIND_WIDTHS", (1.0,))
+    monkeypatch.setattr(judge, "LUCY_ITERATIONS", 15)
+    monkeypatch.setattr(judge, "RLGC_ITERATIONS", 15)
+    rng = np.random.default_rng(6)
+    sharp = 400 * phantom("tubes", (80, 88), rng).astype(np.float64)
+    blurred = rng.poisson(ndimage.gaussian_filter(sharp, 2.0)).astype(np.float64)
+    before = pairs.compare(blurred, sharp)
+    wrong, right = {}, {}
+    for widths, found in (((), wrong), ((2.0,), right)):
+        monkeypatch.setattr(pairs, "SPREADS_PX", widths)
+        found |= pairs._score_deconvolution(blurred, sharp)
+    plain = f"{judge.RIVALS[0]} {pairs.IN_ALL}"
+    assert right[plain].all > max(before.all, wrong[plain].all) + 0.02
+    for name in judge.RIVALS[:2]:
+        by_all, by_band = (right[f"{name} {by}"] for by in (pairs.IN_ALL, pairs.IN_BAND))
+        assert by_all.all >= by_band.all
+        assert by_band.band >= by_all.band
