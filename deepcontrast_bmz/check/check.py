@@ -22,9 +22,13 @@ from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.check.engines.engine import Engine
 from deepcontrast_bmz.check.findings import Finding, Measured, Report, Row, Verdict
+from deepcontrast_bmz.check.measure import attempt
 from deepcontrast_bmz.check.program import build_row, refused_row
 from deepcontrast_bmz.check.programs import bioengine, core, fiji, ilastik, qupath
 from deepcontrast_bmz.check.rule import apply_rules
+from deepcontrast_bmz.check.session import Session
+from deepcontrast_bmz.check.zoo.case import as_published
+from deepcontrast_bmz.check.zoo.foretell import foretell, require_test_tensors
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.package.files import open_package
 
@@ -33,7 +37,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from deepcontrast_bmz.check.program import Program
-    from deepcontrast_bmz.package.files import Package
 
 PROGRAMS = (core.PROGRAM, bioengine.PROGRAM, fiji.PROGRAM, qupath.PROGRAM, ilastik.PROGRAM)
 ENGINES: dict[str, Engine] = {e.name: e for program in PROGRAMS for e in program.engines}
@@ -57,35 +60,27 @@ def _chosen(run: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _measure(
-    programs: Sequence[Program], package: Package, engines: Sequence[str], run_code: bool
+    programs: Sequence[Program], session: Session, engines: Sequence[str]
 ) -> dict[str, Measured]:
     """Run what was chosen; the results by program."""
     found = {program.name: Measured() for program in programs}
-    if not engines:
-        return found
-    from deepcontrast_bmz.check.measure import attempt
-    from deepcontrast_bmz.check.session import Session
-
-    session = Session(package, run_code)
-    try:
-        for program in programs:
-            for engine in program.engines:
-                if engine.name in engines:
-                    with attempt(found[program.name], engine.columns, engine.name):
-                        program.measure(session, engine, found[program.name])
-    finally:
-        session.close()
+    for program in programs:
+        for engine in program.engines:
+            if engine.name in engines:
+                with attempt(found[program.name], engine.columns, engine.name):
+                    program.measure(session, engine, found[program.name])
     return found
 
 
-def _check(package: Package, engines: Sequence[str], run_code: bool) -> tuple[Row, ...]:
+def _check(session: Session, engines: Sequence[str]) -> tuple[Row, ...]:
     """Return one row per program."""
+    package = session.package
     refused = {
         program.name: program.refuses(package) if program.refuses is not None else ""
         for program in PROGRAMS
     }
     taking = [program for program in PROGRAMS if not refused[program.name]]
-    measured = _measure(taking, package, engines, run_code)
+    measured = _measure(taking, session, engines)
     rows: list[Row] = []
     for program in PROGRAMS:
         if refused[program.name]:
@@ -139,14 +134,9 @@ def check_package(
     """
     engines = _chosen(run)
     with open_package(path) as package:
-        if not zoo:
-            return Report(
-                package=path.name, engines=engines, rows=_check(package, engines, run_code)
-            )
-        from deepcontrast_bmz.check.zoo.case import as_published
-        from deepcontrast_bmz.check.zoo.foretell import foretell, require_test_tensors
-
-        require_test_tensors(package)
-        rows = _check(as_published(package), engines, run_code)
-        verdict = foretell(package, rows, engines, run_code=run_code, by_spec=by_spec)
+        if zoo:
+            require_test_tensors(package)
+        with Session(as_published(package) if zoo else package, run_code) as session:
+            rows = _check(session, engines)
+            verdict = foretell(package, session, rows, engines, by_spec=by_spec) if zoo else None
         return Report(package=path.name, engines=engines, rows=rows, zoo=verdict)

@@ -14,20 +14,27 @@ from typing import TYPE_CHECKING
 import yaml
 
 from deepcontrast_bmz.check.compare import Bench
+from deepcontrast_bmz.check.engines import environments
 from deepcontrast_bmz.package.files import offline_description
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from deepcontrast_bmz.check.engines.environments import CoreTest
     from deepcontrast_bmz.package.files import Package
 
 
 @dataclass
 class Session:
-    """One package while it is run, and what its engines share."""
+    """One package while it is run; what was copied is removed when its block ends."""
 
     package: Package
     run_code: bool
     _temporary: list[tempfile.TemporaryDirectory[str]] = field(
         default_factory=list[tempfile.TemporaryDirectory[str]]
+    )
+    _tested: dict[str, dict[str, CoreTest]] = field(
+        default_factory=dict[str, "dict[str, CoreTest]"]
     )
 
     @cached_property
@@ -53,7 +60,18 @@ class Session:
         )
         return description
 
-    def close(self) -> None:
-        """Remove the copy."""
+    def test_in(self, environment: str, formats: Sequence[str]) -> dict[str, CoreTest]:
+        """Return the test of another bioimageio.core, a ``core-...``; each format is run once."""
+        known = self._tested.setdefault(environment, {})
+        missing = [name for name in formats if name not in known]
+        if missing:
+            copied = self.offline_copy
+            known.update(environments.check_in_environment(environment, copied, missing))
+        return {name: known[name] for name in formats}
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for temporary in self._temporary:
             temporary.cleanup()

@@ -13,6 +13,8 @@ from PIL import Image
 
 from deepcontrast_bmz.check.check import check_package
 from deepcontrast_bmz.check.engines.quiet import quiet
+from deepcontrast_bmz.check.session import Session
+from deepcontrast_bmz.check.zoo.case import as_published
 from deepcontrast_bmz.check.zoo.completeness import measure_completeness
 from deepcontrast_bmz.check.zoo.foretell import foretell
 from deepcontrast_bmz.check.zoo.upload import list_upload
@@ -60,8 +62,8 @@ def told(c: Copy, *engines: str, by_spec: bool = False, run_code: bool = False) 
     """The zoo's verdict alone."""
     (c.folder / "rdf.yaml").write_text(yaml.safe_dump(c.rdf, sort_keys=False))
     (c.folder / "model.yaml").unlink(missing_ok=True)
-    with open_package(c.folder) as package:
-        return foretell(package, (), engines, by_spec=by_spec, run_code=run_code)
+    with open_package(c.folder) as package, Session(as_published(package), run_code) as session:
+        return foretell(package, session, (), engines, by_spec=by_spec)
 
 
 # ---- the verdict as a whole
@@ -387,8 +389,8 @@ def test_description_of_another_name_is_no_upload(ready: Copy) -> None:
     save_descriptions(ready.folder, ready.rdf)
     (ready.folder / "rdf.yaml").rename(ready.folder / "mine.rdf.yaml")
     (ready.folder / "model.yaml").unlink()
-    with open_package(ready.folder) as package:
-        row = foretell(package, (), ()).row("upload")
+    with open_package(ready.folder) as package, Session(package, run_code=False) as session:
+        row = foretell(package, session, (), ()).row("upload")
     assert {r.rule for r in row.remarks if r.severity == "error"} == {"upload.description-name"}
 
 
@@ -488,6 +490,7 @@ def test_package_without_outputs_is_refused(spoilt: Copy) -> None:
 # ---- the real engines
 
 
+@pytest.mark.slow
 @pytest.mark.engines
 def test_real_engines_pass_a_package_made_for_the_zoo(ready: Copy, require: Require) -> None:
     from deepcontrast_bmz.check.engines.environments import environment_missing

@@ -166,8 +166,7 @@ def run_old_core(
     """Run the test of a core that has an environment of its own, on these weights formats."""
     with attempt(measured, engine.columns, engine.name):
         wanted = _testable(session, measured, f"{engine.name}: ", formats)
-        tested = environments.check_in_environment(engine.name, session.offline_copy, wanted)
-        for name, test in tested.items():
+        for name, test in session.test_in(engine.name, wanted).items():
             who = f"{engine.name} ({name})"
             for remark in _note_test(measured, test, who, who, "ran its own test"):
                 if remark.error:

@@ -61,14 +61,17 @@ class Case:
 
     given: Package
     """As it is now."""
-    package: Package
-    """As it will be in the zoo: with an id."""
     session: Session
-    """Runs `package`."""
+    """Runs it as it will be in the zoo: with an id."""
     engines: Sequence[str]
     """What may be run."""
     rows: Mapping[str, Row]
     """What the programs themselves make of it, by program."""
+
+    @property
+    def package(self) -> Package:
+        """As it will be in the zoo."""
+        return self.session.package
 
     @cached_property
     def completeness(self) -> Completeness:
@@ -143,7 +146,5 @@ class Case:
         EngineError
             If it stops or takes too long.
         """
-        tested = environments.check_in_environment(
-            environment, self.session.offline_copy, self.runnable
-        )
+        tested = self.session.test_in(environment, self.runnable)
         return {name: _judge(name, test) for name, test in tested.items()}

@@ -6,8 +6,7 @@ __all__ = ["ONLY_THE_ZOO", "foretell", "require_test_tensors"]
 
 from typing import TYPE_CHECKING
 
-from deepcontrast_bmz.check.session import Session
-from deepcontrast_bmz.check.zoo.case import Case, as_published
+from deepcontrast_bmz.check.zoo.case import Case
 from deepcontrast_bmz.check.zoo.deepimagej import judge_deepimagej
 from deepcontrast_bmz.check.zoo.judges import (
     judge_biapy,
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from deepcontrast_bmz.check.findings import Row
+    from deepcontrast_bmz.check.session import Session
     from deepcontrast_bmz.check.zoo.records import ZooRow
     from deepcontrast_bmz.package.files import Package
 
@@ -152,33 +152,29 @@ def _rank(case: Case, row: ZooRow) -> tuple[float, float]:
 
 def foretell(
     package: Package,
+    session: Session,
     rows: Sequence[Row],
     engines: Sequence[str],
     *,
-    run_code: bool = False,
     by_spec: bool = False,
 ) -> ZooVerdict:
-    """Return what the zoo will say of a package.
+    """Return what the zoo will say of a package with test tensors.
 
     Parameters
     ----------
     package : Package
         As it is now.
+    session : Session
+        Of the package as it will be in the zoo.
     rows : sequence of Row
-        What the programs make of it, as it will be in the zoo.
+        What the programs make of it there.
     engines : sequence of str
         What may be run.
-    run_code, by_spec : bool
+    by_spec : bool
         As for `check_package`.
     """
-    require_test_tensors(package)
-    published = as_published(package)
-    session = Session(published, run_code)
-    case = Case(package, published, session, engines, {row.program: row for row in rows})
-    try:
-        judged = _judge(case, by_spec)
-    finally:
-        session.close()
+    case = Case(package, session, engines, {row.program: row for row in rows})
+    judged = _judge(case, by_spec)
     named = {row.name: row for row in judged}
     return ZooVerdict(
         rows=judged,
