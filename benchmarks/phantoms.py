@@ -23,6 +23,7 @@ import torch
 from records import Table, print_tables, save, write_json
 
 from deepcontrast_bmz.dial.automatic import choose_dial
+from deepcontrast_bmz.dial.mirrored import iterate_mirrored
 from deepcontrast_bmz.evaluate.metrics import band_correlation, psnr_after_fit, rms_contrast
 from deepcontrast_bmz.model.loop import blend, extend
 from deepcontrast_bmz.model.open import open_model
@@ -171,7 +172,7 @@ def learned(model: Model, case: Case) -> dict[str, Score]:
     fine = best([at(GRID * i) for i in range(int(most * step / GRID + 1e-9) + 1)])
     # The model's own kernel, not the true one: the automatic dial is told nothing either.
     widths = model.description.scatter.widths
-    choice = choose_dial(case.counts, iterations, model.description, widths_px=widths)
+    choice = choose_dial(case.counts, iterate_mirrored(model), model.description, widths_px=widths)
     return {
         "model, best k": whole._replace(setting=round(whole.setting / step)),
         "model, best dial": fine,

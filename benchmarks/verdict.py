@@ -26,6 +26,7 @@ from phantoms import KINDS, OPTICAL_DEPTHS, PHOTONS, WIDTHS_PX, Case, draw_case
 from records import Table, print_tables, save, write_json
 
 from deepcontrast_bmz.dial.automatic import choose_dial
+from deepcontrast_bmz.dial.mirrored import iterate_mirrored
 from deepcontrast_bmz.evaluate.sweep import evaluate
 from deepcontrast_bmz.model.loop import blend, extend
 from deepcontrast_bmz.model.open import open_model
@@ -84,7 +85,7 @@ def claiming(model: Model, function: Function) -> Model:
         description=description,
         radius=RADIUS,
         multiple=1,
-        max_iterations=None,
+        max_iterations=description.iterations,
         runner=Claim(function),
     )
 
@@ -135,11 +136,9 @@ def model_at(model: Model, dial: float) -> Function:
 
 
 def automatic(model: Model, case: Case) -> float:
-    count = model.description.iterations
-    extended = extend(case.counts[None, None], [count * model.radius] * 2)
     widths = model.description.scatter.widths
-    kept = model.iterate(extended, count)[0]
-    return choose_dial(case.counts, kept, model.description, widths_px=widths).dial
+    run = iterate_mirrored(model)
+    return choose_dial(case.counts, run, model.description, widths_px=widths).dial
 
 
 def verdicts(model: Model, case: Case, function: Function) -> tuple[bool, str]:

@@ -52,6 +52,11 @@ class DepthEstimator(Record):
     without them, where their noise could be measured."""
     within_without_noise: Fraction
     """The same where it could not: resampled, denoised, or black cut off."""
+    half_width: NonNegative | None = None
+    """How far from the reading the depth of four in five lies, specimens and degraded real images
+    left out of the fit, the worse of the two, in optical depth; None: told by `within`."""
+    half_width_without_noise: NonNegative | None = None
+    """The same where noise could not be measured."""
     numbers: str
     """The fit: base64 of half-precision numbers, see `depth`."""
 

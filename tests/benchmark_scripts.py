@@ -60,7 +60,13 @@ class Sharpener:
     name: str = "sharpener"
     radius: int = 2
     max_iterations: int | None = None
+    dims: int = 2
+    multiple: int = 1
     sha256: str = "0123456789abcdef"
+
+    @property
+    def radii(self) -> tuple[int, int]:
+        return self.radius, self.radius
 
     def iterate(self, extended: Tensor, iterations: int) -> Tensor:
         m = iterations * self.radius

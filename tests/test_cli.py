@@ -160,7 +160,7 @@ def test_evaluate_writes_table_plot_and_report_and_tells_the_verdict_by_its_exit
         return Finding(verdict, "of a test")
 
     # What seven steps of training gave would really be refused.
-    monkeypatch.setattr(scorer, "judge", judge)
+    monkeypatch.setattr(scorer, "judge_evidence", judge)
     assert run("evaluate", tiny_run, stack_path, "-o", tmp_path / "scores") == code
     # A refused image is written, too: one wants to see why.
     assert {path.name for path in (tmp_path / "scores").iterdir()} == {

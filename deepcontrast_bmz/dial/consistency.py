@@ -10,12 +10,12 @@ __all__ = [
     "COARSE",
     "CUT_OFF",
     "MODEL_ERROR",
-    "coarse_misfit",
     "find_comparable",
     "forward_residual",
     "kernel_border",
     "measure_noise_and_black",
     "model_error",
+    "shared_misfit",
     "tissue_kernels",
 ]
 
@@ -26,6 +26,7 @@ import scipy  # its rooms load when they are used: reading this module must stay
 import torch
 import torch.nn.functional as F
 
+from deepcontrast_bmz.dial.usable import usable_pixels
 from deepcontrast_bmz.physics.scatter import scatter
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ _MASK_CELL = 4
 """Side of a cell that counts as masked if all of it is black, in pixels."""
 
 
-def measure_noise_and_black(raw: Tensor, noise: NoiseModel) -> tuple[bool, float]:
+def measure_noise_and_black(
+    raw: Tensor, noise: NoiseModel, recorded: Tensor | None = None
+) -> tuple[bool, float]:
     """Return whether the noise of a plane can be measured, and the share of cut-off black.
 
     Parameters
@@ -69,10 +72,13 @@ def measure_noise_and_black(raw: Tensor, noise: NoiseModel) -> tuple[bool, float
     raw : Tensor, (Y, X)
     noise : NoiseModel
         Of the raw image.
+    recorded : Tensor of bool, (Y, X), optional
+        Pixels that were not laid there afterwards; all of them if left out.
     """
-    spread = float(raw.max() - raw.min())
-    typical = math.sqrt(float(noise.variance(raw.median())))
-    return typical >= _NOISE_FREE * spread, float((raw <= raw.min()).float().mean())
+    values = raw.flatten() if recorded is None or not bool(recorded.any()) else raw[recorded]
+    spread = float(values.max() - values.min())
+    typical = math.sqrt(float(noise.variance(values.median())))
+    return typical >= _NOISE_FREE * spread, float((values <= values.min()).float().mean())
 
 
 def _standardise(raw: Tensor, predicted: Tensor, noise: NoiseModel) -> Tensor:
@@ -133,9 +139,9 @@ def forward_residual(
     return float(values.double().mean())
 
 
-def coarse_misfit(
-    raw: Tensor,
-    enhanced: Tensor,
+def shared_misfit(
+    halves: tuple[Tensor, Tensor],
+    enhanced: tuple[Tensor, Tensor],
     dial: float,
     *,
     widths_px: Sequence[float],
@@ -143,28 +149,35 @@ def coarse_misfit(
     noise: NoiseModel,
     used: Tensor,
 ) -> float:
-    """Return how much of the forward residual is coarser than noise explains, in noise variances.
+    """Return how much of the recording an image misses, in noise variances: 0 for the truth.
 
-    The residual is smoothed, its largest permille left out before, and what is left of the noise
-    after that is taken off, as if the enhanced image had kept none of it. From split halves it
-    would be exact (`metrics.split_half_consistency`); this needs one image.
+    Both halves are scattered again. Their residuals have independent noise, so that what they
+    share is misfit alone. They are smoothed before, the largest permille left out: what is finer
+    than scattering is no wrong contrast, and a hot pixel is in both halves.
 
     Parameters
     ----------
-    raw, enhanced, dial, widths_px, weights, noise
+    halves, enhanced : pair of Tensor, (Y, X)
+        Images of independent noise, as recorded and enhanced, in counts.
+    dial, widths_px, weights, noise
         As for `forward_residual`.
     used : Tensor of bool, (Y, X)
         Pixels that count; one at least.
     """
-    predicted = scatter(enhanced, dial, widths_px, weights)
-    residual = _standardise(raw, predicted, noise)
+    seen = [scatter(half, dial, widths_px, weights) for half in enhanced]
+    deviation = noise.variance((seen[0] + seen[1]) / 2).sqrt()
+    residuals = [(raw - back) / deviation for raw, back in zip(halves, seen, strict=True)]
     left_out = int(_OUTLIERS * int(used.sum()))
     if left_out:
         # Before they are smeared over their surroundings.
-        largest = residual[used].abs().sort().values[-left_out - 1]
-        residual = torch.where(residual.abs() <= largest, residual, 0)
-    smooth = torch.from_numpy(scipy.ndimage.gaussian_filter(residual.double().numpy(), COARSE))
-    return float((smooth[used] ** 2).mean()) - 1 / (4 * math.pi * COARSE**2)
+        size = (residuals[0] * residuals[1]).abs()
+        largest = size[used].sort().values[-left_out - 1]
+        residuals = [torch.where(size <= largest, residual, 0) for residual in residuals]
+    one, two = (
+        torch.from_numpy(scipy.ndimage.gaussian_filter(residual.double().numpy(), COARSE))
+        for residual in residuals
+    )
+    return float((one * two)[used].mean())
 
 
 def kernel_border(raw: Tensor, widths_px: Sequence[float]) -> int:
@@ -216,15 +229,15 @@ def model_error(raw: Tensor, noise: NoiseModel, used: Tensor) -> float:
     return MODEL_ERROR**2 * signal / variance
 
 
-def _find_explained(raw: Tensor, widths_px: Sequence[float]) -> Tensor:
+def _find_explained(usable: Tensor, widths_px: Sequence[float]) -> Tensor:
     """Return which pixels the tissue model can be held to.
 
-    Not those at the smallest value, where black may be cut off, and none as near as the kernel
-    reaches to cells of 4 x 4 that are black throughout: what was masked was not scattered.
+    Not those that are not usable, and none as near as the kernel reaches to cells of 4 x 4 without
+    a usable pixel: what was masked was not scattered.
 
     Parameters
     ----------
-    raw : Tensor, (Y, X)
+    usable : Tensor of bool, (Y, X)
     widths_px : sequence of float
         Of the scattering kernel, in pixels.
 
@@ -232,17 +245,19 @@ def _find_explained(raw: Tensor, widths_px: Sequence[float]) -> Tensor:
     -------
     Tensor of bool, (Y, X)
     """
-    black = raw <= raw.min()
-    cells = F.avg_pool2d(black[None, None].float(), _MASK_CELL, ceil_mode=True) >= 1
+    black = (~usable)[None, None].float()
+    cells = F.avg_pool2d(black, _MASK_CELL, ceil_mode=True) >= 1
     side = 2 * math.ceil(2 * max(widths_px) / _MASK_CELL) + 1
     # Along y, then along x: a kernel in micrometres can be hundreds of pixels wide.
     near = F.max_pool2d(cells.float(), (side, 1), stride=1, padding=(side // 2, 0))
     near = F.max_pool2d(near, (1, side), stride=1, padding=(0, side // 2))
     wide = near.repeat_interleave(_MASK_CELL, 2).repeat_interleave(_MASK_CELL, 3)
-    return ~black & (wide[0, 0, : raw.shape[0], : raw.shape[1]] == 0)
+    return usable & (wide[0, 0, : usable.shape[0], : usable.shape[1]] == 0)
 
 
-def find_comparable(raw: Tensor, widths_px: Sequence[float]) -> Tensor | None:
+def find_comparable(
+    raw: Tensor, widths_px: Sequence[float], usable: Tensor | None = None
+) -> Tensor | None:
     """Return which pixels an image can be held to: `_find_explained`, and off the border.
 
     Parameters
@@ -250,6 +265,8 @@ def find_comparable(raw: Tensor, widths_px: Sequence[float]) -> Tensor | None:
     raw : Tensor, (Y, X)
     widths_px : sequence of float
         Of the middle kernel, in pixels.
+    usable : Tensor of bool, (Y, X), optional
+        From `usable_pixels`; found here if left out.
 
     Returns
     -------
@@ -259,6 +276,9 @@ def find_comparable(raw: Tensor, widths_px: Sequence[float]) -> Tensor | None:
     border = kernel_border(raw, widths_px)
     inner = (slice(border, -border or None),) * 2
     used = torch.zeros_like(raw, dtype=torch.bool)
-    used[inner] = _find_explained(raw, widths_px)[inner]
+    # Where black may be cut off nothing is explained, either.
+    black = raw <= raw.min()
+    known = (usable_pixels(raw) if usable is None else usable) & ~black
+    used[inner] = _find_explained(known, widths_px)[inner]
     enough = int(used.sum()) >= max(2, _FEWEST * raw.numel())
     return used if enough else None

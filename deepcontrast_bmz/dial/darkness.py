@@ -1,8 +1,8 @@
 """How dark is too dark: there is no negative light.
 
 Where noise and camera offset are known, the dark parts must not sink below the offset
-(`measure_darkness`). Where they are not, no offset lies below zero counts (`limit_to_light`). Both
-may be off by the same share of the brightness.
+(`measure_darkness`). Where they are not, no offset lies below zero counts
+(`measure_below_zero`). Both may be off by the same share of the brightness.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ __all__ = [
     "DARKNESS_SD",
     "DARKNESS_SHARE",
     "is_too_dark",
-    "limit_to_light",
+    "measure_below_zero",
     "measure_darkness",
 ]
 
@@ -22,9 +22,6 @@ import numpy as np
 import scipy  # its rooms load when they are used: reading this module must stay quick
 import torch
 import torch.nn.functional as F
-
-from deepcontrast_bmz.dial.search import find_largest_dial
-from deepcontrast_bmz.model.loop import blend
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,11 +37,16 @@ DARKNESS_SHARE = 0.05
 _CELL = 4
 """Side of the cells over which means are taken, in which noise counts little, in pixels."""
 
+_MOST_UNUSABLE = 0.5
+"""Share of the pixels of a cell from which on black was cut off there."""
+
 _FEW_CELLS = 0.05
 """Share of the image, off masked parts, below which that cannot be said."""
 
 
-def measure_darkness(image: Array, offset: float, noise: NoiseModel) -> tuple[float, float]:
+def measure_darkness(
+    image: Array, offset: float, noise: NoiseModel, usable: Tensor | None = None
+) -> tuple[float, float]:
     """Return how far the darkest percent lies below the camera offset: there is no negative light.
 
     The image is smoothed first, so that single noisy pixels do not count.
@@ -57,6 +59,8 @@ def measure_darkness(image: Array, offset: float, noise: NoiseModel) -> tuple[fl
         Counts in the dark.
     noise : NoiseModel
         Of the recording.
+    usable : Tensor of bool, (Y, X), optional
+        Pixels that count; all of them if left out.
 
     Returns
     -------
@@ -65,7 +69,8 @@ def measure_darkness(image: Array, offset: float, noise: NoiseModel) -> tuple[fl
         where all is lighter than the offset.
     """
     smooth = scipy.ndimage.gaussian_filter(np.asarray(image, dtype=np.float64), 2.0)
-    low, high = (float(v) for v in np.quantile(smooth, (0.01, 0.99)))
+    counted = smooth if usable is None or not bool(usable.any()) else smooth[usable.numpy()]
+    low, high = (float(v) for v in np.quantile(counted, (0.01, 0.99)))
     deviation = math.sqrt(float(noise.variance(torch.tensor(offset))))
     return (offset - low) / deviation, (offset - low) / max(high - offset, 1e-30)
 
@@ -82,38 +87,37 @@ def is_too_dark(below_offset: tuple[float, float]) -> bool:
     return deviations > DARKNESS_SD and share > DARKNESS_SHARE
 
 
-def limit_to_light(raw: Tensor, iterations: Tensor, dial: float, step: float) -> float:
-    """Return the largest dial up to `dial` at which the dark parts stay above zero counts.
+def measure_below_zero(raw: Tensor, image: Tensor, usable: Tensor) -> float | None:
+    """Return how far the darkest percent lies below zero counts, in shares of the brightness.
 
     No camera offset lies below zero counts, or below the smallest value where some are negative:
-    whatever the noise, the rest of the dark parts must lie above.
+    whatever the noise, the dark parts must not sink below.
 
     Parameters
     ----------
     raw : Tensor, (Y, X)
         Counts.
-    iterations : Tensor, (K, Y, X)
-    dial : float
-        Optical depth to begin with.
-    step : float
-        Optical depth of one iteration.
+    image : Tensor, (Y, X)
+        The same, enhanced.
+    usable : Tensor of bool, (Y, X)
+        Pixels that count.
+
+    Returns
+    -------
+    float or None
+        Negative where all is lighter; None where too little is left to say.
     """
     if min(raw.shape) < _CELL:
-        return dial
+        return None
     least = min(float(raw.min()), 0.0)
-    # Where black was cut off or masked, and a little around it, the image was already there.
-    cut = _means((raw <= raw.min()).float()) > 0
+    # Where black was cut off, and a little around it, the image was already there.
+    cut = _means((~usable).float()) > _MOST_UNUSABLE
     cut = F.max_pool2d(cut[None, None].float(), 5, stride=1, padding=2)[0, 0] > 0
-    used = ~cut
-    if float(used.float().mean()) < _FEW_CELLS:
-        return dial
-
-    def below(tried: float) -> float:
-        cells = _means(blend(raw, iterations, tried, step))[used].sort().values
-        low, high = float(cells[cells.numel() // 100]), float(cells[-1 - cells.numel() // 100])
-        return (least - low) / max(high - least, 1e-30)
-
-    return find_largest_dial(dial, lambda tried: below(tried) <= DARKNESS_SHARE)
+    if float((~cut).float().mean()) < _FEW_CELLS:
+        return None
+    cells = _means(image)[~cut].sort().values
+    low, high = float(cells[cells.numel() // 100]), float(cells[-1 - cells.numel() // 100])
+    return (least - low) / max(high - least, 1e-30)
 
 
 def _means(image: Tensor) -> Tensor:

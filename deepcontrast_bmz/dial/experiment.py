@@ -21,7 +21,7 @@ from deepcontrast_bmz.dial.smooth_z import smooth_along_z
 from deepcontrast_bmz.dial.table import DialCurve, DialTable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -184,16 +184,28 @@ def _curve_along_z(members: Sequence[_Member]) -> DialCurve:
         for place in line:
             if place < member.depth:
                 nearest = int(own[np.abs(own - place).argmin()])
-                placed += [
-                    one._replace(z=place)
-                    for one in member.seen
-                    if one.z == nearest and not one.choice.empty
-                ]
-    return _curve_along(placed, list(line), "z")
+                placed += [one._replace(z=place) for one in member.seen if one.z == nearest]
+    filled = [one for one in placed if not one.choice.empty]
+    return _curve_along(filled, list(line), "z", _limits_along(placed))
 
 
-def _curve_along(seen: Sequence[_Seen], line: Sequence[int], axis: Literal["t", "z"]) -> DialCurve:
+def _limits_along(seen: Sequence[_Seen]) -> dict[int, float]:
+    """Return the largest dial at each place along z: the median of what the evidence allows."""
+    at: dict[int, list[float]] = defaultdict(list)
+    for one in seen:
+        if one.choice.most is not None:
+            at[one.z].append(one.choice.most)
+    return {place: float(np.median(limits)) for place, limits in at.items()}
+
+
+def _curve_along(
+    seen: Sequence[_Seen],
+    line: Sequence[int],
+    axis: Literal["t", "z"],
+    most: Mapping[int, float] | None = None,
+) -> DialCurve:
     """Return a smooth curve through the medians at places along an axis."""
+    most = most or {}
     at: dict[int, list[_Seen]] = defaultdict(list)
     for one in seen:
         at[one.t if axis == "t" else one.z].append(one)
@@ -203,7 +215,9 @@ def _curve_along(seen: Sequence[_Seen], line: Sequence[int], axis: Literal["t", 
     # Planes without content get what lies between their neighbours, and next to no weight.
     sure = [pooled[place][1] if place in pooled else 0.0 for place in line]
     smooth = smooth_along_z(list(dials), sure) if len(line) > 2 else list(dials)
-    curve = [(place, round(float(d), _DIGITS)) for place, d in zip(line, smooth, strict=True)]
+    # No further than the evidence of a plane allows; where it has no structure, not at all.
+    held = [min(dial, most.get(place, dial)) for place, dial in zip(line, smooth, strict=True)]
+    curve = [(place, round(float(d), _DIGITS)) for place, d in zip(line, held, strict=True)]
     kept = _simplify(curve)
     return DialCurve(((0, kept[0][1]),)) if len(kept) == 1 else DialCurve(tuple(kept), axis)
 

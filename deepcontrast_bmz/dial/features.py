@@ -63,6 +63,7 @@ def image_features(
     weights: Sequence[float],
     step: float,
     noise: NoiseModel | None = None,
+    offset: float | None = None,
 ) -> FeatureVector:
     """Describe a plane and what the loop makes of it.
 
@@ -78,6 +79,8 @@ def image_features(
         Optical depth of one step.
     noise : NoiseModel, optional
         Noise of the raw image; estimated from it if left out.
+    offset : float, optional
+        Counts in the dark; estimated from the raw image if left out.
 
     Returns
     -------
@@ -88,7 +91,7 @@ def image_features(
     factor = 2.0 ** -math.frexp(float(raw.max() - raw.min()))[1]
     raw, iterations = raw * factor, iterations * factor
     noise = estimate_noise(raw.float()) if noise is None else noise.in_unit(factor)
-    offset = estimate_camera(raw.float()).offset
+    offset = estimate_camera(raw.float()).offset if offset is None else offset * factor
     images = [raw.double().numpy(), *(image.double().numpy() for image in iterations)]
     found = {
         **_Spectra(images, noise, widths_px, weights, step).features(),

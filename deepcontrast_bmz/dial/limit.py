@@ -6,20 +6,22 @@ __all__ = ["Limit", "limit_dial"]
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from deepcontrast_bmz.dial.consistency import (
-    coarse_misfit,
-    find_comparable,
-    model_error,
-    tissue_kernels,
-)
-from deepcontrast_bmz.dial.darkness import is_too_dark, limit_to_light, measure_darkness
-from deepcontrast_bmz.dial.search import find_largest_dial
-from deepcontrast_bmz.dial.verdict import LIMITS
-from deepcontrast_bmz.model.loop import blend
+from deepcontrast_bmz.dial.evidence import judge_evidence, weigh_dial
+from deepcontrast_bmz.dial.search import ROUND, find_largest_dial
+from deepcontrast_bmz.dial.verdict import is_refused
 
 if TYPE_CHECKING:
     from deepcontrast_bmz.dial.look import Look
+    from deepcontrast_bmz.dial.verdict import Finding, Objection
     from deepcontrast_bmz.records import LoopDescription
+
+_WORDS: dict[Objection, str] = {
+    "contrast": "the reference",
+    "misfit": "the recording, which more would not explain",
+    "offset": "dark parts, which would fall below the camera offset",
+    "zero": "dark parts, which would fall below zero",
+    "noise": "noise, which would grow more than the contrast",
+}
 
 
 class Limit(NamedTuple):
@@ -31,7 +33,7 @@ class Limit(NamedTuple):
 
 
 def limit_dial(look: Look, dial: float, description: LoopDescription) -> Limit:
-    """Return the largest dial up to `dial` that the recording allows.
+    """Return the largest dial up to `dial` that the verdict does not refuse.
 
     Parameters
     ----------
@@ -41,55 +43,19 @@ def limit_dial(look: Look, dial: float, description: LoopDescription) -> Limit:
     description : LoopDescription
         Step, kernel and trained range.
     """
-    limit = Limit(dial, None)
-    step = description.step_optical_depth
-    light = limit_to_light(look.raw, look.iterations, limit.dial, step)
-    if light < limit.dial:
-        limit = Limit(light, "dark parts, which would fall below zero")
-    if look.knows_offset:
-        offset = _limit_to_offset(look, limit.dial, step)
-        if offset < limit.dial:
-            limit = Limit(offset, "dark parts, which would fall below the camera offset")
-    if look.noisy:
-        consistent = _limit_to_recording(look, limit.dial, description)
-        if consistent < limit.dial:
-            limit = Limit(consistent, "the recording, which more would not explain")
-    return limit
+    refused: dict[float, Finding] = {}
 
+    def is_kept(tried: float) -> bool:
+        finding = judge_evidence(weigh_dial(look, tried, description))
+        if is_refused(finding.verdict):
+            refused[tried] = finding
+        return tried not in refused
 
-def _limit_to_offset(look: Look, dial: float, step: float) -> float:
-    """Return the largest dial up to `dial` at which dark parts keep above the camera offset."""
-
-    def light_enough(tried: float) -> bool:
-        image = blend(look.raw, look.iterations, tried, step).numpy()
-        return not is_too_dark(measure_darkness(image, look.offset, look.noise))
-
-    return find_largest_dial(dial, light_enough)
-
-
-def _limit_to_recording(look: Look, dial: float, description: LoopDescription) -> float:
-    """Return the largest dial up to `dial` that some tissue of the trained range explains."""
-    used = find_comparable(look.raw, look.widths_px)
-    if used is None:
-        return dial
-    kernels = tissue_kernels(look.widths_px, description.training_ranges.width_factor)
-    limit = LIMITS.misfit + model_error(look.raw, look.noise, used)
-
-    def explains(tried: float) -> bool:
-        image = blend(look.raw, look.iterations, tried, description.step_optical_depth)
-        weights = description.scatter.weights
-        return any(
-            coarse_misfit(
-                look.raw,
-                image,
-                tried,
-                widths_px=kernel,
-                weights=weights,
-                noise=look.noise,
-                used=used,
-            )
-            <= limit
-            for _, kernel in kernels
-        )
-
-    return find_largest_dial(dial, explains)
+    found = round(find_largest_dial(dial, is_kept), 6)
+    # Evidence need not fall in step with the dial: what is returned was looked at itself.
+    while found > 0 and found != dial and not is_kept(found):
+        found = round(max(found - ROUND, 0.0), 6)
+    if not refused:
+        return Limit(found, None)
+    first = refused[min(refused)]
+    return Limit(found, None if first.objection is None else _WORDS[first.objection])

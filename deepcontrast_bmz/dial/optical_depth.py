@@ -8,7 +8,7 @@ right is measured on specimens left out of the fit.
 
 from __future__ import annotations
 
-__all__ = ["TOLERANCE", "DepthEstimate", "Example", "estimate_depth", "fit_depth"]
+__all__ = ["COVERAGE", "TOLERANCE", "DepthEstimate", "Example", "estimate_depth", "fit_depth"]
 
 from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from deepcontrast_bmz.dial.features import FeatureVector
 
 Double = NDArray[np.float64]
+
+COVERAGE = 0.8
+"""Share of the depths that an interval is to hold."""
 
 TOLERANCE = 0.25
 """In steps: an estimate this near to the truth counts as right."""
@@ -58,8 +61,8 @@ class DepthEstimate(NamedTuple):
 
     optical_depth: float
     """Between 0 and the deepest specimen."""
-    error: float
-    """Its standard error, in optical depth."""
+    interval: tuple[float, float]
+    """What holds the depth of four in five of those left out of the fit."""
     confidence: float
     """Share of the specimens of its kind that such an estimate met within the tolerance."""
 
@@ -95,17 +98,55 @@ def fit_depth(
         kept = [e for e, own in zip(specimens, fold, strict=True) if own != k]
         left_out = [e for e, own in zip(specimens, fold, strict=True) if own == k]
         read[fold == k] = _fitted([*kept, *real], step)(_features(left_out))
-    right = np.abs(np.clip(read, 0, deepest) - depths) <= TOLERANCE * step
+    off = np.abs(np.clip(read, 0, deepest) - depths)
+    right = off <= TOLERANCE * step
     within = depths <= deepest
     noisy, noiseless = within & noisy, within & ~noisy
+    off_real, noisy_real = _leave_images_out(specimens, real, step, deepest)
     return DepthEstimator(
         iterations=iterations,
         deepest=deepest,
         recordings=len(examples),
         within=float(right[noisy].mean()) if noisy.any() else 0.0,
         within_without_noise=float(right[noiseless].mean()) if noiseless.any() else 0.0,
+        half_width=_cover([off[noisy], off_real[noisy_real]]),
+        half_width_without_noise=_cover([off[noiseless], off_real[~noisy_real]]),
         numbers=pack(_fitted([*specimens, *real], step)),
     )
+
+
+def _leave_images_out(
+    specimens: Sequence[Example], real: Sequence[Example], step: float, deepest: float
+) -> tuple[Double, NDArray[np.bool_]]:
+    """Return how far fits without an image are off on it, and where its noise can be measured.
+
+    What depth an image had before nobody knows: what all readings of it have in common is taken
+    for that, if it is not less than none.
+    """
+    images = sorted({e.image for e in real if e.image is not None})
+    off: list[Double] = []
+    noisy: list[bool] = []
+    for k in range(_FOLDS if len(images) >= _FOLDS else 0):
+        left_out = set(images[k::_FOLDS])
+        form = _fitted([*specimens, *(e for e in real if e.image not in left_out)], step)
+        for image in sorted(left_out):
+            own = [e for e in real if e.image == image]
+            added = np.array([e.optical_depth for e in own])
+            read = np.clip(form(_features(own)), 0, deepest)
+            before = max(float(np.median(read - added)), 0.0)
+            off.append(np.abs(read - np.clip(added + before, 0, deepest)))
+            noisy += [e.noisy for e in own]
+    return np.concatenate([*off, np.zeros(0)]), np.array(noisy, dtype=bool)
+
+
+def _cover(parts: Sequence[Double]) -> float | None:
+    """Return what covers four in five, of every part, however few it holds; None of nothing."""
+    found = [
+        float(np.quantile(part, min(1.0, COVERAGE * (1 + 1 / part.size))))
+        for part in parts
+        if part.size
+    ]
+    return max(found) if found else None
 
 
 def _features(examples: Sequence[Example]) -> Double:
@@ -156,9 +197,12 @@ def estimate_depth(
     form = read_form(estimator.numbers, len(names), estimator.recordings)
     found = float(form(features.select(names)[None])[0])
     within = estimator.within if noisy else estimator.within_without_noise
-    return DepthEstimate(
-        min(max(found, 0.0), estimator.deepest), _standard_error(within) * step, within
-    )
+    width = estimator.half_width if noisy else estimator.half_width_without_noise
+    if width is None:
+        width = NormalDist().inv_cdf((1 + COVERAGE) / 2) * _standard_error(within) * step
+    depth = min(max(found, 0.0), estimator.deepest)
+    interval = (max(depth - width, 0.0), min(depth + width, estimator.deepest))
+    return DepthEstimate(depth, interval, within)
 
 
 def _standard_error(within: float) -> float:

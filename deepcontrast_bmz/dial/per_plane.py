@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = [
     "choose_per_plane",
+    "decide_plane",
     "warn_if_unusual",
 ]
 
@@ -19,13 +20,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from deepcontrast_bmz.dial.automatic import choose_dial
+from deepcontrast_bmz.dial.automatic import decide_dial
 from deepcontrast_bmz.dial.experiment import PlaneChoices
+from deepcontrast_bmz.dial.mirrored import iterate_mirrored
 from deepcontrast_bmz.dial.unusual import find_unusual
-from deepcontrast_bmz.dial.window import WINDOW, content_window
-from deepcontrast_bmz.image.blocks import Box
+from deepcontrast_bmz.dial.window import WINDOW
 from deepcontrast_bmz.model.devices import memory_ran_out
-from deepcontrast_bmz.physics.noise import estimate_noise
 from deepcontrast_bmz.physics.scatter import widths_in_pixels
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from deepcontrast_bmz.dial.automatic import DialChoice
+    from deepcontrast_bmz.dial.automatic import Decision, DialChoice
     from deepcontrast_bmz.model.model import Model
     from deepcontrast_bmz.model.units import Source
 
@@ -89,7 +89,8 @@ def choose_per_plane(
     while True:
         for plane in itertools.product(*lines):
             if plane not in found:
-                found[plane] = _choose(model, source, plane, widths)
+                decision = decide_plane(model, source, plane, widths)
+                found[plane] = decision.choice, _measure_light(decision)
                 logger.info("plane %s: %s", plane, found[plane][0].reason)
         more = _pick_more_frames(dims, source.planes, lines, found)
         if not more:
@@ -145,9 +146,10 @@ def warn_if_unusual(model: Model, source: Source) -> str | None:
         slice(max(0, (length - _LOOK) // 2), min(length, (length + _LOOK) // 2))
         for length in source.shape[-2:]
     ]
-    pixels = source.filled(place[: len(source.leading)], tuple(lines))
+    at = place[: len(source.leading)], tuple(lines)
+    pixels, used = torch.from_numpy(source.read(*at)), source.used(*at)
     try:
-        found = find_unusual(model, torch.from_numpy(pixels.reshape(pixels.shape[-2:])))
+        found = find_unusual(model, pixels, None if used is None else torch.from_numpy(used))
     except (MemoryError, RuntimeError) as error:
         if not memory_ran_out(error):
             raise
@@ -174,44 +176,75 @@ def _pick_places(dim: str, length: int) -> list[int]:
     return [int(place) for place in np.rint(np.linspace(0, length - 1, most))]
 
 
-def _choose(
-    model: Model, source: Source, plane: tuple[int, ...], widths: tuple[float, ...]
-) -> tuple[DialChoice, float]:
-    """Choose the dial on the part of a plane with the most content; return its light, too."""
-    place, depth = plane[: len(source.leading)], plane[len(source.leading) :]
+def _measure_light(decision: Decision) -> float:
+    """Return the light of a plane, in counts above its dark parts."""
+    look = decision.look
+    if look is None or not bool(look.usable.any()):
+        return 0.0
+    seen = look.raw[look.usable].numpy()
+    return float(seen.mean()) - float(np.percentile(seen, 1))
 
-    def read(rows: slice, columns: slice) -> Tensor:
-        above = tuple(slice(z, z + 1) for z in depth)
-        pixels = source.filled(place, (*above, rows, columns))
+
+def decide_plane(
+    model: Model,
+    source: Source,
+    plane: tuple[int, ...],
+    widths_px: tuple[float, ...],
+    *,
+    offset: float | None = None,
+) -> Decision:
+    """Decide the dial of one plane: the one decision of `predict`, `evaluate` and all others.
+
+    Parameters
+    ----------
+    model : Model
+    source : Source
+    plane : tuple of int
+        Its place along all axes but y and x.
+    widths_px : tuple of float
+        Widths of the scattering kernel, in pixels.
+    offset : float, optional
+        Counts in the dark; estimated if left out.
+    """
+    place, depth = plane[: len(source.leading)], plane[len(source.leading) :]
+    # A model of stacks is shown the planes that it sees, mirrored at the ends of the stack.
+    reach = model.description.iterations * model.radii[0] if depth else 0
+    planes: list[int | None] = [None]
+    if depth:
+        planes = [_mirror(depth[0] + i, source.shape[0]) for i in range(-reach, reach + 1)]
+
+    def lines(z: int | None, rows: slice, columns: slice) -> tuple[slice, ...]:
+        return (*(() if z is None else (slice(z, z + 1),)), rows, columns)
+
+    def read_filled(rows: slice, columns: slice) -> Tensor:
+        pixels = source.filled(place, lines(planes[reach], rows, columns))
         return torch.from_numpy(pixels.reshape(pixels.shape[-2:]))
 
     height, width = source.shape[-2:]
+    rows, columns = slice(0, height), slice(0, width)
     if height * width > _LARGE_PLANE:
-        seen, (rows, columns) = _sample(read, height, width)
-    else:
-        seen = read(slice(0, height), slice(0, width))
-        rows, columns = content_window(seen)
-    grid = model.multiple
-    top, left = rows.start // grid * grid, columns.start // grid * grid
-    box = Box((*depth, top, left), (*(z + 1 for z in depth), rows.stop, columns.stop))
-    count = model.description.iterations
-    window = source.window(place, box, [count * radius for radius in model.radii])
-    kept = model.iterate(torch.from_numpy(window)[None, None], count)[0]
-    choice = choose_dial(
-        read(*box.slices[-2:]),
-        kept.reshape((count, *kept.shape[-2:])),
+        rows, columns = _sample(read_filled, height, width)
+    parts = [source.read(place, lines(z, rows, columns)) for z in planes]
+    seen = torch.stack([torch.from_numpy(part.reshape(part.shape[-2:])) for part in parts])
+    used = source.used(place, lines(planes[reach], rows, columns))
+    return decide_dial(
+        seen if depth else seen[0],
+        iterate_mirrored(model),
         model.description,
-        widths_px=widths,
-        noise=estimate_noise(seen),
+        widths_px=widths_px,
+        offset=offset,
+        mask=None if used is None else torch.from_numpy(used.reshape(used.shape[-2:])),
     )
-    level = float(seen.mean()) - float(np.percentile(seen[::4, ::4].numpy(), 1))
-    return choice, level
 
 
-def _sample(
-    read: Callable[[slice, slice], Tensor], height: int, width: int
-) -> tuple[Tensor, tuple[slice, slice]]:
-    """Return windows from all over a plane, side by side, and where that with most content lies."""
+def _mirror(place: int, length: int) -> int:
+    """Return a place within an axis that is mirrored at its ends."""
+    place %= 2 * length
+    return min(place, 2 * length - 1 - place)
+
+
+def _sample(read: Callable[[slice, slice], Tensor], height: int, width: int) -> tuple[slice, slice]:
+    """Return that of some windows from all over a plane which has the most content."""
     side = WINDOW
     rng = np.random.default_rng((height, width))
     windows: list[tuple[Tensor, tuple[slice, slice]]] = []
@@ -227,12 +260,7 @@ def _sample(
     ]
     middle = torch.cat([m.flatten() for m in means]).median()
     content = [float((m - middle).abs().mean()) for m in means]
-    best = windows[int(np.argmax(content))][1]
-    lines = [
-        torch.cat([w for w, _ in windows[i : i + _SAMPLES]], dim=1)
-        for i in range(0, len(windows), _SAMPLES)
-    ]
-    return torch.cat(lines), best
+    return windows[int(np.argmax(content))][1]
 
 
 def _within_field(number: int, length: int, side: int, rng: np.random.Generator) -> int:

@@ -6,14 +6,21 @@ __all__ = ["say_dial", "say_reading", "say_shared"]
 
 
 def say_reading(
-    optical_depth: float, error: float, *, noisy: bool, black: float, cut_off: float
+    optical_depth: float,
+    interval: tuple[float, float],
+    *,
+    noisy: bool,
+    black: float,
+    cut_off: float,
 ) -> str:
     """Return what was read off an image.
 
     Parameters
     ----------
-    optical_depth, error : float
-        The reading and its standard error.
+    optical_depth : float
+        The reading.
+    interval : (float, float)
+        What holds the depth of four in five.
     noisy : bool
         Its noise can be measured.
     black, cut_off : float
@@ -21,12 +28,13 @@ def say_reading(
 
     Examples
     --------
-    >>> say_reading(1.78, 0.31, noisy=True, black=0.0, cut_off=0.01)
-    'optical depth 1.8 +- 0.3'
-    >>> say_reading(1.78, 0.4, noisy=True, black=0.2, cut_off=0.01)
-    'optical depth 1.8 +- 0.4, black cut off in 20%'
+    >>> say_reading(1.78, (1.51, 2.12), noisy=True, black=0.0, cut_off=0.01)
+    'optical depth 1.8, 80% within 1.5 to 2.1'
+    >>> say_reading(1.78, (1.4, 2.2), noisy=True, black=0.2, cut_off=0.01)
+    'optical depth 1.8, 80% within 1.4 to 2.2, black cut off in 20%'
     """
-    words = f"optical depth {optical_depth:.1f} +- {error:.1f}"
+    low, high = interval
+    words = f"optical depth {optical_depth:.1f}, 80% within {low:.1f} to {high:.1f}"
     if not noisy:
         return f"{words}, no noise to measure"
     return f"{words}, black cut off in {black:.0%}" if black > cut_off else words
@@ -46,8 +54,8 @@ def say_dial(dial: float, basis: str, limited_by: str | None = None) -> str:
 
     Examples
     --------
-    >>> say_dial(1.75, "optical depth 1.8 +- 0.3")
-    'dial 1.75 (optical depth 1.8 +- 0.3)'
+    >>> say_dial(1.75, "optical depth 1.8, 80% within 1.5 to 2.1")
+    'dial 1.75 (optical depth 1.8, 80% within 1.5 to 2.1)'
     """
     words = f"dial {dial:g} ({basis})"
     return words if limited_by is None else f"{words}, limited by {limited_by}"

@@ -6,13 +6,16 @@ __all__ = ["SMALLEST", "find_unusual", "score_window"]
 
 from typing import TYPE_CHECKING
 
+from deepcontrast_bmz.dial.look import look_at_plane
+from deepcontrast_bmz.dial.mirrored import iterate_mirrored
 from deepcontrast_bmz.dial.ood import measure, unusual
+from deepcontrast_bmz.dial.structure import shows_structure
 from deepcontrast_bmz.dial.window import content_window
-from deepcontrast_bmz.model.loop import extend
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from deepcontrast_bmz.dial.look import Look
     from deepcontrast_bmz.dial.ood import OodScore
     from deepcontrast_bmz.model.model import Model
     from deepcontrast_bmz.records import LoopDescription
@@ -24,52 +27,55 @@ _SIDE = 256
 """Side of the window that the out-of-distribution score is taken from, in pixels."""
 
 
-def score_window(raw: Tensor, iterations: Tensor, description: LoopDescription) -> OodScore | None:
+def score_window(look: Look, description: LoopDescription) -> OodScore | None:
     """Return how unusual the part of a plane with the most content is, where that can be said.
 
     Parameters
     ----------
-    raw : Tensor, (Y, X)
-        Counts.
-    iterations : Tensor, (K, Y, X)
+    look : Look
     description : LoopDescription
     """
     known = description.ood
-    if known is None or known.iterations > iterations.shape[0] or min(raw.shape) < SMALLEST:
+    if known is None or known.iterations > description.iterations:
         return None
-    rows, columns = content_window(raw, _SIDE)
-    part = raw[rows, columns]
+    if min(look.raw.shape) < SMALLEST:
+        return None
+    rows, columns = content_window(look.raw, _SIDE)
+    part = look.raw[rows, columns]
     if float(part.max() - part.min()) == 0:
         return None
-    return unusual(measure(part, iterations[: known.iterations, rows, columns], description), known)
+    kept = look.iterate(known.iterations)[: known.iterations, rows, columns]
+    return unusual(measure(part, kept, description), known)
 
 
-def find_unusual(model: Model, raw: Tensor, iterations: Tensor | None = None) -> OodScore | None:
+def find_unusual(model: Model, raw: Tensor, mask: Tensor | None = None) -> OodScore | None:
     """Return how unusual a plane is for a model, from its window with the most content.
 
     Parameters
     ----------
     model : Model
     raw : Tensor, (Y, X)
-        Counts.
-    iterations : Tensor, (K, Y, X), optional
-        Iterations 1 to K, where they are at hand; else the window is run.
+        Counts, NaN allowed.
+    mask : Tensor of bool, (Y, X), optional
+        Pixels that may count.
 
     Returns
     -------
     OodScore or None
         None where nothing can be said: the model has no statistics or works on stacks, or the
-        plane is constant or smaller than they can tell.
+        plane is constant, without structure, or smaller than they can tell.
     """
     known = model.description.ood
-    if iterations is not None:
-        return score_window(raw.float(), iterations, model.description)
     enough = (
         model.max_iterations is None or known is None or known.iterations <= model.max_iterations
     )
+    finite = raw[raw.isfinite()]
     if known is None or model.dims != 2 or not enough or min(raw.shape) < SMALLEST:
         return None
-    part = raw[content_window(raw, _SIDE)].float()
-    count = known.iterations
-    kept = model.iterate(extend(part[None, None], [count * model.radius] * 2), count)[0]
-    return score_window(part, kept, model.description)
+    if not finite.numel() or float(finite.max() - finite.min()) == 0:
+        return None
+    widths = model.description.scatter.widths
+    look = look_at_plane(raw.float(), iterate_mirrored(model), widths, mask=mask)
+    if look.noisy and not shows_structure(look.structure):
+        return None
+    return score_window(look, model.description)

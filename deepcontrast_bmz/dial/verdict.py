@@ -13,15 +13,20 @@ __all__ = [
     "HIGHEST_RECOVERY",
     "LIMITS",
     "Finding",
+    "Objection",
     "Verdict",
+    "is_refused",
     "judge",
 ]
 
 from typing import Literal, NamedTuple
 
-from deepcontrast_bmz.dial.darkness import is_too_dark
+from deepcontrast_bmz.dial.darkness import DARKNESS_SHARE, is_too_dark
 
 Verdict = Literal["ok", "over-enhanced", "inconsistent", "unmeasurable"]
+
+Objection = Literal["contrast", "misfit", "offset", "zero", "noise"]
+"""What speaks against an image."""
 
 HIGHEST_RECOVERY = 1.15
 """Contrast beyond this share of the reference's is over-enhanced."""
@@ -47,6 +52,13 @@ class Finding(NamedTuple):
     verdict: Verdict
     why: str
     """What speaks against it, or what could not be measured, in plain words."""
+    objection: Objection | None = None
+    """What speaks against it, in a word; None where nothing does."""
+
+
+def is_refused(verdict: Verdict) -> bool:
+    """Return whether an image of that verdict is refused."""
+    return verdict in ("over-enhanced", "inconsistent")
 
 
 def judge(
@@ -54,6 +66,7 @@ def judge(
     misfit: float | None,
     *,
     below_offset: tuple[float, float] | None = None,
+    below_zero: float | None = None,
     noise_gain: float | None = None,
     contrast_gain: float | None = None,
     model_error: float = 0.0,
@@ -68,6 +81,8 @@ def judge(
         Systematic misfit; None where the recording has no measurable noise off masks.
     below_offset : (float, float) or None
         From `measure_darkness`; None where the offset cannot be known.
+    below_zero : float or None
+        From `measure_below_zero`.
     noise_gain, contrast_gain : float or None
         How many times the deviation of the noise, and the contrast, are the recording's.
     model_error : float
@@ -77,21 +92,31 @@ def judge(
     -------
     Finding
         *Over-enhanced* above a recovery of 1.15, with dark parts more than 4 deviations and 5 %
-        below the offset, or where noise grew 1.25 times as much as contrast and at all;
-        *inconsistent* above a misfit of 0.2, widened by the error of the tissue model;
-        *unmeasurable* if neither recovery nor misfit is known.
+        below the offset or 5 % below zero counts, or where noise grew 1.25 times as much as
+        contrast and at all; *inconsistent* above a misfit of 0.2, widened by the error of the
+        tissue model; *unmeasurable* if neither recovery nor misfit is known.
     """
     if recovery is not None and recovery > HIGHEST_RECOVERY:
-        return Finding("over-enhanced", f"its contrast is {recovery:.2f} times the reference's")
+        return Finding(
+            "over-enhanced", f"its contrast is {recovery:.2f} times the reference's", "contrast"
+        )
     if misfit is not None and misfit > LIMITS.misfit + model_error:
         return Finding(
             "inconsistent",
             f"degraded again it misses the recording by a systematic {misfit:.2f} of its noise",
+            "misfit",
         )
     if below_offset is not None and is_too_dark(below_offset):
         return Finding(
             "over-enhanced",
             f"its dark parts lie {below_offset[1]:.0%} of the brightness below no light at all",
+            "offset",
+        )
+    if below_zero is not None and below_zero > DARKNESS_SHARE:
+        return Finding(
+            "over-enhanced",
+            f"its dark parts lie {below_zero:.0%} of the brightness below zero counts",
+            "zero",
         )
     if noise_gain is not None and contrast_gain is not None:
         growth = max(contrast_gain, 1.0)
@@ -99,6 +124,7 @@ def judge(
             return Finding(
                 "over-enhanced",
                 f"its noise grew {noise_gain:.1f} times, its contrast {contrast_gain:.1f} times",
+                "noise",
             )
     if recovery is None and misfit is None:
         return Finding(

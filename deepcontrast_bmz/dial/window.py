@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WINDOW = 768
+WINDOW = 512
 """Side of the part of a plane that the dial is chosen on, in pixels."""
 
 _CELL = 32

@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from deepcontrast_bmz import __version__
-from deepcontrast_bmz.dial.automatic import choose_dial
-from deepcontrast_bmz.dial.consistency import tissue_kernels
-from deepcontrast_bmz.dial.unusual import find_unusual
+from deepcontrast_bmz.dial.look import SPLIT_SEED
+from deepcontrast_bmz.dial.per_plane import decide_plane
+from deepcontrast_bmz.dial.verdict import LIMITS
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.evaluate import metrics
 from deepcontrast_bmz.evaluate.planes import select_judged, select_reference
@@ -55,8 +55,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from torch import Tensor
 
-    from deepcontrast_bmz.dial.automatic import DialChoice
-    from deepcontrast_bmz.dial.ood import OodScore
+    from deepcontrast_bmz.dial.automatic import Decision
     from deepcontrast_bmz.evaluate.planes import Judged
     from deepcontrast_bmz.model.model import Model
     from deepcontrast_bmz.physics.noise import NoiseModel
@@ -66,8 +65,6 @@ Float64 = NDArray[np.float64]
 
 DIAL_GRID = 0.25
 """Optical depth between the dials of a sweep."""
-SPLIT_SEED = 0
-"""Of the noise that splits the image into halves."""
 
 _log = logging.getLogger(__name__)
 
@@ -163,22 +160,32 @@ def evaluate(
     tell = _stay_quiet if progress is None else progress
 
     parts = _iterate_halves(model, subject, tell)
-    choice = choose_dial(*parts[0], description, widths_px=widths, noise=noise, offset=offset)
-    automatic = round(choice.dial, 9)
+    decision = _decide(model, subject, widths, None if estimated else offset)
+    automatic = round(decision.choice.dial, 9)
     scorer = Scorer(
         raw=judged.raw,
         halves=(parts[1].raw.numpy(), parts[2].raw.numpy()),
         noise=noise,
         offset=offset,
-        kernels=tissue_kernels(widths, description.training_ranges.width_factor),
+        widths_px=widths,
         weights=description.scatter.weights,
         truth=truth,
         truth_offset=truth_offset,
     )
     swept = _list_dials(dials, step, description.iterations, automatic)
-    sweep = _score_dials(scorer, parts, swept, automatic, step, tell)
-    found = find_unusual(model, *parts[0])
-    return _summarise(model, subject, scorer, sweep, choice, found)
+    sweep = _score_dials(scorer, parts, swept, decision, step, tell)
+    return _summarise(model, subject, scorer, sweep, decision)
+
+
+def _decide(
+    model: Model, subject: _Subject, widths: tuple[float, ...], offset: float | None
+) -> Decision:
+    """Decide the dial of the judged plane, as it is decided for `predict`."""
+    whole = subject.image.squeeze("c", drop=True) if "c" in subject.image.dims else subject.image
+    dims = [str(dim) for dim in whole.dims]
+    source = Source(whole.data, dims, model, str(whole.name or "image"))
+    plane = tuple(subject.judged.index[dim] for dim in dims[:-2])
+    return decide_plane(model, source, plane, widths, offset=offset)
 
 
 def _stay_quiet(share: float) -> None:
@@ -207,11 +214,12 @@ def _score_dials(
     scorer: Scorer,
     parts: Sequence[_Iterated],
     dials: Sequence[float],
-    automatic: float,
+    decision: Decision,
     step: float,
     tell: Callable[[float], None],
 ) -> _Sweep:
     """Score every dial, and keep a picture of each between one black and one white."""
+    automatic = round(decision.choice.dial, 9)
     shown = parts[0].at(automatic, step)
     black, white = (float(v) for v in np.quantile(shown, (0.003, 0.998)))
     rows: list[DialScores] = []
@@ -219,7 +227,7 @@ def _score_dials(
     residual: Preview | None = None
     for number, dial in enumerate(dials):
         candidate = Candidate(dial, *(part.at(dial, step) for part in parts))
-        row, z = scorer.score(candidate)
+        row, z = scorer.score(candidate, decision.weigh(dial))
         rows.append(row)
         previews.append(shrink(candidate.whole, black, white))
         if dial == automatic:
@@ -237,10 +245,11 @@ def _summarise(
     subject: _Subject,
     scorer: Scorer,
     sweep: _Sweep,
-    choice: DialChoice,
-    found: OodScore | None,
+    decision: Decision,
 ) -> Evaluation:
     """Return all that was found as one record."""
+    choice = decision.choice
+    evidence = decision.weigh(0.0)
     image, judged, reference = subject.image, subject.judged, subject.reference
     return Evaluation(
         version=__version__,
@@ -254,7 +263,7 @@ def _summarise(
         window=judged.window,
         plane_shape=(image.sizes["y"], image.sizes["x"]),
         pixel_size_um=pixel_size_um(image),
-        misfit_limit=scorer.misfit_limit,
+        misfit_limit=None if evidence.misfit is None else LIMITS.misfit + evidence.model_error,
         offset=subject.offset,
         offset_estimated=subject.offset_estimated,
         reference=None if reference is None else str(reference.name or "reference"),
@@ -265,8 +274,8 @@ def _summarise(
         chosen_dial=round(choice.dial, 9),
         chosen_reason=choice.reason,
         chosen_confidence=choice.confidence,
-        ood_score=None if found is None else found.score,
-        warning=None if found is None else found.warning,
+        ood_score=choice.ood_score,
+        warning=choice.warning,
         **sweep._asdict(),
     )
 

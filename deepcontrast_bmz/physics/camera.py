@@ -98,7 +98,7 @@ def to_photons(counts: Tensor, camera: Camera) -> Tensor:
     return (counts - camera.offset) * camera.gain
 
 
-def estimate_camera(image: Tensor) -> Camera:
+def estimate_camera(image: Tensor, *, used: Tensor | None = None) -> Camera:
     """Estimate gain, offset and read noise from one image.
 
     Gain is one over the slope of the noise variance. Offset and read noise cannot be told apart
@@ -110,12 +110,15 @@ def estimate_camera(image: Tensor) -> Camera:
     ----------
     image : Tensor, (Y, X)
         Raw counts.
+    used : Tensor of bool, (Y, X), optional
+        Pixels that count; all of them if left out.
 
     Returns
     -------
     Camera
     """
-    noise = estimate_noise(image)
+    noise = estimate_noise(image, used=used)
+    image = image if used is None or not bool(used.any()) else image[used]
     if noise.slope <= 0:
         return Camera(
             offset=float(torch.quantile(_sample(image), 0.001)),

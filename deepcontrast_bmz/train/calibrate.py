@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from deepcontrast_bmz.dial.features import FeatureVector, image_features
+from deepcontrast_bmz.dial.look import look_at_plane
 from deepcontrast_bmz.dial.ood import fit_ood
 from deepcontrast_bmz.dial.optical_depth import Example, fit_depth
 from deepcontrast_bmz.model.devices import fast_loop
@@ -205,16 +206,25 @@ def _fit_ood(
 
 
 def _features(loop: Loop, recipe: Recipe, raw: Tensor, count: int) -> FeatureVector:
-    """Return the features of a recording, of stacks those of its middle plane."""
+    """Return the features of a recording, of stacks those of its middle plane.
+
+    It is looked at as an image is whose dial is chosen: the same pixels count.
+    """
     iterate = _iterate_stack if recipe.network.dims == 3 else _iterate_plane
-    with torch.inference_mode():
-        iterations = iterate(loop, raw, count)
+
+    def run(image: Tensor, count: int) -> Tensor:
+        with torch.inference_mode():
+            return iterate(loop, image, count)
+
+    look = look_at_plane(raw, run, recipe.physics.scatter.widths)
     return image_features(
-        raw if raw.ndim == 2 else raw[len(raw) // 2],
-        iterations,
-        widths_px=recipe.physics.scatter.widths,
+        look.raw,
+        look.iterate(count),
+        widths_px=look.widths_px,
         weights=recipe.physics.scatter.weights,
         step=recipe.physics.step_optical_depth,
+        noise=look.noise,
+        offset=look.offset,
     )
 
 

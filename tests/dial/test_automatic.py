@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,10 +12,12 @@ from torch import Tensor
 
 from deepcontrast_bmz.dial.automatic import choose_dial
 from deepcontrast_bmz.dial.consistency import forward_residual
+from deepcontrast_bmz.dial.darkness import is_too_dark
+from deepcontrast_bmz.dial.evidence import weigh_dial
 from deepcontrast_bmz.dial.features import FeatureVector, image_features
+from deepcontrast_bmz.dial.look import look_at_plane
 from deepcontrast_bmz.dial.ood import fit_ood
 from deepcontrast_bmz.dial.optical_depth import Example, fit_depth
-from deepcontrast_bmz.dial.unusual import find_unusual
 from deepcontrast_bmz.physics.camera import Camera, expose
 from deepcontrast_bmz.physics.noise import NoiseModel, estimate_noise
 from deepcontrast_bmz.physics.phantoms import Kind, phantom
@@ -24,6 +25,7 @@ from deepcontrast_bmz.physics.scatter import scatter
 from deepcontrast_bmz.settings import Scatter
 
 if TYPE_CHECKING:
+    from deepcontrast_bmz.dial.look import Run
     from deepcontrast_bmz.records import LoopDescription, OodStatistics
 
 WIDTHS = (4.0, 12.0)
@@ -71,6 +73,17 @@ def recorded(sharp: Tensor, depth: float, photons: float, offset: float = 100.0)
     return expose(seen, camera, torch.Generator().manual_seed(0))
 
 
+def giving(raw: Tensor, kept: Tensor) -> Run:
+    """Return what makes these iterations of a recording, and passes the noise of others on."""
+
+    def run(image: Tensor, count: int) -> Tensor:
+        height, width = image.shape
+        cut = (..., slice(raw.shape[0] - height, None), slice(raw.shape[1] - width, None))
+        return kept[:count][cut] + (image - raw[cut])
+
+    return run
+
+
 def test_masked_pixels_do_not_count_in_the_residual() -> None:
     sharp = truth("nuclei", 256)
     raw = recorded(sharp, 1.0, 500.0)
@@ -96,7 +109,7 @@ def test_masked_pixels_do_not_count_in_the_residual() -> None:
 
 def test_a_constant_image_has_nothing_to_gain() -> None:
     raw = torch.full((40, 50), 7.0)
-    choice = choose_dial(raw, raw.expand(4, -1, -1), description(), widths_px=WIDTHS)
+    choice = choose_dial(raw, giving(raw, raw.expand(4, -1, -1)), description(), widths_px=WIDTHS)
     assert choice.dial == 0
     assert "constant" in choice.reason
 
@@ -104,7 +117,7 @@ def test_a_constant_image_has_nothing_to_gain() -> None:
 @pytest.mark.parametrize("shape", [(1, 2), (2, 1), (5, 7), (30, 3)])
 def test_tiny_images_get_a_dial(shape: tuple[int, int]) -> None:
     raw = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 50
-    choice = choose_dial(raw, raw.expand(4, -1, -1), description(), widths_px=WIDTHS)
+    choice = choose_dial(raw, giving(raw, raw.expand(4, -1, -1)), description(), widths_px=WIDTHS)
     assert 0 <= choice.dial <= 4
 
 
@@ -161,26 +174,33 @@ def with_estimator(reading: float, **changes: object) -> LoopDescription:
 @pytest.mark.parametrize("reading", [0.0, 0.62, 1.4])
 def test_the_estimator_decides_where_there_is_one(reading: float) -> None:
     raw, kept = learned(2.0)
-    choice = choose_dial(raw, kept, with_estimator(reading), widths_px=WIDTHS)
+    choice = choose_dial(raw, giving(raw, kept), with_estimator(reading), widths_px=WIDTHS)
     assert choice.dial == pytest.approx(reading, abs=0.03)
-    # All specimens left out were met within 0.25: the error of a Gaussian with 98 % within.
-    assert choice.reason == f"dial {choice.dial:g} (optical depth {reading:.1f} +- 0.1)"
+    # All specimens left out were met: the interval is as good as closed.
+    around = f"80% within {reading:.1f} to {reading:.1f}"
+    assert choice.reason == f"dial {choice.dial:g} (optical depth {reading:.1f}, {around})"
     assert choice.confidence == 1
 
 
 def test_it_goes_no_further_than_it_was_calibrated() -> None:
     raw, kept = learned(3.0)
-    choice = choose_dial(raw, kept, with_estimator(9.0), widths_px=WIDTHS)
+    choice = choose_dial(raw, giving(raw, kept), with_estimator(9.0), widths_px=WIDTHS)
     assert choice.dial >= 3.0
-    assert "(optical depth 4.0 +- " in choice.reason
+    assert "(optical depth 4.0, 80% within" in choice.reason
 
 
 def test_dark_parts_keep_above_the_camera_offset() -> None:
     """As the verdict asks: a dial it would refuse is not taken."""
     raw, kept = learned(1.0)
-    choice = choose_dial(raw, kept, with_estimator(3.5), widths_px=WIDTHS)
+    choice = choose_dial(raw, giving(raw, kept), with_estimator(3.5), widths_px=WIDTHS)
     assert 1.0 <= choice.dial < 3.5
-    assert "limited by dark parts, which would fall below the camera offset" in choice.reason
+    assert "limited by " in choice.reason
+    assert choice.most == choice.dial
+    look = look_at_plane(raw, giving(raw, kept), WIDTHS)
+    for dial, dark in ((choice.dial, False), (3.5, True)):
+        below = weigh_dial(look, dial, description()).below_offset
+        assert below is not None
+        assert is_too_dark(below) is dark
 
 
 @pytest.mark.parametrize(
@@ -192,7 +212,8 @@ def test_where_no_depth_can_be_read_one_iteration_is_a_beginning(
 ) -> None:
     raw, iterations = learned(2.0)
     model = with_estimator(1.3) if known else description()
-    choice = choose_dial(raw, iterations[:kept], model, widths_px=WIDTHS)
+    model = model.model_copy(update={"iterations": kept})
+    choice = choose_dial(raw, giving(raw, iterations[:kept]), model, widths_px=WIDTHS)
     assert choice.dial == 1.0
     assert choice.confidence == 0
     assert choice.reason == f"dial 1 (no optical depth read: {why})"
@@ -201,7 +222,7 @@ def test_where_no_depth_can_be_read_one_iteration_is_a_beginning(
 def test_the_beginning_is_limited_by_the_recording_too() -> None:
     raw, kept = learned(1.0)
     wild = raw + 6 * (kept - raw)
-    choice = choose_dial(raw, wild, description(), widths_px=WIDTHS)
+    choice = choose_dial(raw, giving(raw, wild), description(), widths_px=WIDTHS)
     assert choice.dial < 0.8
     assert "limited by" in choice.reason
 
@@ -209,19 +230,24 @@ def test_the_beginning_is_limited_by_the_recording_too() -> None:
 def test_the_dial_does_not_depend_on_the_unit_of_grey_values() -> None:
     raw, kept = learned(2.0)
     model = with_estimator(3.5)
-    once = choose_dial(raw, kept, model, widths_px=WIDTHS)
-    assert choose_dial(16 * raw, 16 * kept, model, widths_px=WIDTHS).dial == once.dial
+    once = choose_dial(raw, giving(raw, kept), model, widths_px=WIDTHS)
+    assert (
+        choose_dial(16 * raw, giving(16 * raw, 16 * kept), model, widths_px=WIDTHS).dial
+        == once.dial
+    )
 
 
 def test_a_tiny_plane_says_why_it_is_not_read() -> None:
     raw, kept = learned(1.0)
-    choice = choose_dial(raw[:20], kept[:, :20], with_estimator(1.3), widths_px=WIDTHS)
+    choice = choose_dial(
+        raw[:20], giving(raw[:20], kept[:, :20]), with_estimator(1.3), widths_px=WIDTHS
+    )
     assert "the plane is smaller than 48 pixels" in choice.reason
 
 
 def test_dark_parts_never_shine_less_than_not_at_all() -> None:
     raw, kept = learned(1.0, cut=125.0)
-    choice = choose_dial(raw, kept, with_estimator(3.5), widths_px=WIDTHS)
+    choice = choose_dial(raw, giving(raw, kept), with_estimator(3.5), widths_px=WIDTHS)
     assert 0.5 <= choice.dial <= 2.0
     assert "limited by dark parts, which would fall below zero" in choice.reason
 
@@ -229,14 +255,14 @@ def test_dark_parts_never_shine_less_than_not_at_all() -> None:
 def test_the_reason_says_why_it_is_less_certain() -> None:
     raw, kept = learned(1.0)
     black = raw.clamp_min(float(raw.quantile(0.2)))
-    choice = choose_dial(black, kept, with_estimator(1.0), widths_px=WIDTHS)
+    choice = choose_dial(black, giving(black, kept), with_estimator(1.0), widths_px=WIDTHS)
     assert ", black cut off in 20%)" in choice.reason
 
 
 def test_masked_parts_say_nothing_of_the_dark() -> None:
     raw, kept = learned(1.0)
     raw[:, :20], kept[:, :, :20] = 0, -500
-    choice = choose_dial(raw, kept, with_estimator(1.0), widths_px=WIDTHS)
+    choice = choose_dial(raw, giving(raw, kept), with_estimator(1.0), widths_px=WIDTHS)
     assert choice.dial == pytest.approx(1.0, abs=0.03)
 
 
@@ -248,32 +274,24 @@ def unusual_to(raw: Tensor, kept: Tensor) -> OodStatistics:
     return fit_ood(vectors[:40], vectors[40:], iterations=1)
 
 
-def test_an_unusual_image_gets_one_iteration_and_a_warning() -> None:
+def test_an_unusual_image_gets_a_warning_and_the_same_dial() -> None:
     raw, kept = learned(3.0)
+    plain = choose_dial(raw, giving(raw, kept), with_estimator(2.6), widths_px=WIDTHS)
     changed = with_estimator(2.6, ood=unusual_to(raw, kept))
-    choice = choose_dial(raw, kept, changed, widths_px=WIDTHS)
-    assert choice.dial == 1.0
+    choice = choose_dial(raw, giving(raw, kept), changed, widths_px=WIDTHS)
+    assert choice.dial == plain.dial == pytest.approx(2.6, abs=0.03)
+    assert plain.warning is None
     assert choice.warning is not None
+    assert (choice.ood_score or 0) > 1
     assert choice.confidence == 0.5
-    assert choice.reason.endswith("limited by how unusual the image is, to one iteration")
-
-
-def test_a_constant_window_gets_no_score() -> None:
-    raw, kept = learned(1.0)
-    model = SimpleNamespace(description=with_estimator(1.0, ood=unusual_to(raw, kept)))
-    assert find_unusual(model, torch.ones(64, 64), torch.ones(4, 64, 64)) is None  # pyright: ignore[reportArgumentType]
-    assert find_unusual(model, raw[:20], kept[:, :20]) is None  # pyright: ignore[reportArgumentType]
-    found = find_unusual(model, raw, kept)  # pyright: ignore[reportArgumentType]
-    assert found is not None
-    assert found.score > 1
 
 
 def test_no_dial_beyond_what_explains_the_recording() -> None:
     """However deep the haze looks: what contradicts the recording is not taken."""
     raw, kept = learned(1.0)
-    free = choose_dial(raw, kept, with_estimator(1.0), widths_px=WIDTHS)
+    free = choose_dial(raw, giving(raw, kept), with_estimator(1.0), widths_px=WIDTHS)
     wild = raw + 6 * (kept - raw)
-    held = choose_dial(raw, wild, with_estimator(1.0), widths_px=WIDTHS)
+    held = choose_dial(raw, giving(raw, wild), with_estimator(1.0), widths_px=WIDTHS)
     assert held.dial < free.dial - 0.2
     assert "limited by the recording, which more would not explain" in held.reason
     assert "explain" not in free.reason

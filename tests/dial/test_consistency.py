@@ -8,9 +8,9 @@ import torch
 
 from deepcontrast_bmz.dial.consistency import (
     MODEL_ERROR,
-    coarse_misfit,
     find_comparable,
     model_error,
+    shared_misfit,
     tissue_kernels,
 )
 from deepcontrast_bmz.physics.noise import NoiseModel
@@ -71,8 +71,21 @@ def truth_and_recording() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def misfit(raw: torch.Tensor, image: torch.Tensor, used: torch.Tensor) -> float:
+    """As from two recordings of the same light."""
     widths, weights = TISSUE
-    return coarse_misfit(raw, image, 1.0, widths_px=widths, weights=weights, noise=NOISE, used=used)
+    again = torch.poisson(
+        scatter(truth_and_recording()[0], 1.0, *TISSUE), generator=torch.Generator().manual_seed(7)
+    )
+    hot = (raw - raw.clamp_max(2000)).float()
+    return shared_misfit(
+        (raw, again + hot),
+        (image, image),
+        1.0,
+        widths_px=widths,
+        weights=weights,
+        noise=NOISE,
+        used=used,
+    )
 
 
 def test_the_truth_leaves_no_coarse_misfit_and_wrong_contrast_does() -> None:

@@ -50,12 +50,23 @@ def test_it_is_surer_where_it_was_right_more_often() -> None:
     assert fitted(0.02).within > estimator.within
 
 
-def test_its_error_is_that_of_a_gaussian_with_as_many_within() -> None:
-    # 68.27 % of a Gaussian lie within one deviation.
-    estimator = fitted(0.02).model_copy(update={"within": 0.6827})
-    seen = example(1.0, np.random.default_rng(0), 0.1).features
-    found = estimate_depth(seen, estimator, step=0.5, noisy=True)
-    assert found.error == pytest.approx(0.25 * 0.5, rel=1e-3)
+def test_its_interval_covers_four_in_five_of_those_left_out() -> None:
+    estimator = fitted(0.3, 600)
+    rng = np.random.default_rng(5)
+    inside = 0
+    for _ in range(200):
+        depth = float(rng.uniform(0.5, 3.5))
+        seen = example(depth, rng, 0.3).features
+        low, high = estimate_depth(seen, estimator, step=1.0, noisy=True).interval
+        inside += low <= depth <= high
+    assert 0.72 <= inside / 200 <= 0.9
+    width = estimator.half_width
+    assert width is not None
+    # Whoever wrote no width wrote how many lay within a quarter: 68.27 % within one deviation.
+    old = estimator.model_copy(update={"within": 0.6827, "half_width": None})
+    seen = example(2.0, rng, 0.1).features
+    low, high = estimate_depth(seen, old, step=0.5, noisy=True).interval
+    assert high - low == pytest.approx(2 * 1.2816 * 0.25 * 0.5, rel=1e-3)
 
 
 def test_it_stays_within_the_depths_it_knows() -> None:

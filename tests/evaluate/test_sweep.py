@@ -12,7 +12,7 @@ import torch
 from descriptions import described
 from function_models import TISSUE, Double, image_of, model_of
 
-from deepcontrast_bmz.dial.automatic import choose_dial
+from deepcontrast_bmz.dial.automatic import decide_dial
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.evaluate import metrics, planes, previews, sweep
 from deepcontrast_bmz.evaluate.records import DialScores, Evaluation
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from deepcontrast_bmz.dial.automatic import DialChoice
+    from deepcontrast_bmz.dial.automatic import Decision
 
 
 def undo(image: Double, iteration: int) -> Double:
@@ -167,13 +167,13 @@ def test_cheap_contrast_is_called_inconsistent(trick: str, raw: Double) -> None:
 def test_a_given_offset_holds_the_dial_back_too(inverse: Model, raw: Double) -> None:
     """What the verdict is told, the automatic dial is told."""
     told: list[float | None] = []
-    real = choose_dial
+    real = decide_dial
 
-    def remembered(*given: object, **options: Any) -> DialChoice:
+    def remembered(*given: object, **options: Any) -> Decision:
         told.append(options["offset"])
         return real(*given, **options)  # pyright: ignore[reportArgumentType]
 
-    with patch("deepcontrast_bmz.evaluate.sweep.choose_dial", remembered):
+    with patch("deepcontrast_bmz.dial.per_plane.decide_dial", remembered):
         found = evaluate(inverse, image_of(raw), dials=[1], offset=93)
     assert told == [93]
     assert found.misfit_limit is not None
@@ -231,7 +231,11 @@ def test_a_huge_plane_is_judged_on_a_window(
         dials=[0],
         offset=100,
     )
-    assert again.scores == result.scores
+    # The decision is on the whole plane, as for `predict`; the scores are those of the window.
+    for one, other in zip(again.scores, result.scores, strict=True):
+        assert one.psnr == other.psnr
+        assert one.detail_fine == other.detail_fine
+        assert one.contrast_recovery == other.contrast_recovery
 
 
 def test_previews_share_one_black_and_white_and_stay_small(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import xarray as xr
+from decisions import deciding
 
 from deepcontrast_bmz.dial.automatic import DialChoice
 from deepcontrast_bmz.dial.usable import find_padding
@@ -107,10 +108,10 @@ def test_how_the_image_is_cut_makes_no_difference(model: Model, all_iterations: 
 
 
 def test_a_mask_hides_whatever_lies_under_it(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    def choose(raw: Tensor, *_: object, **__: object) -> DialChoice:
-        return DialChoice(dial=round(float(raw.mean()) / 300, 2), reason="x", confidence=1)
+    def choose(raw: Tensor, _: object, *, mask: Tensor, **__: object) -> DialChoice:
+        return DialChoice(dial=round(float(raw[mask].mean()) / 300, 2), reason="x", confidence=1)
 
-    monkeypatch.setattr("deepcontrast_bmz.dial.per_plane.choose_dial", choose)
+    monkeypatch.setattr("deepcontrast_bmz.dial.per_plane.decide_dial", deciding(choose))
     mask = xr.DataArray(np.ones((90, 100), np.uint8), dims=DIMS)
     mask[20:50, 30:70] = 0
     found: list[np.ndarray] = []
@@ -177,10 +178,12 @@ def test_a_frame_of_nothing_comes_out_as_it_went_in(model: Model) -> None:
     film = xr.DataArray(np.full((3, 90, 100), np.nan, np.float32), dims=("t", *DIMS))
     with pytest.raises(InputError, match="no pixel that is a finite number"):
         enhance(model, film, dial=1)
-    film[1] = picture()
+    y, x = np.mgrid[:90, :100]
+    something = picture() + 300 * ((y // 9 + x // 9) % 2)
+    film[1] = something
     out = enhance(model, film, dial="auto")
     assert np.array_equal(np.isnan(out.image), np.isnan(film))
-    assert out.dial == enhance(model, picture(), dial="auto").dial
+    assert out.dial == enhance(model, something, dial="auto").dial
     assert "2 of them empty" in out.reason
 
 

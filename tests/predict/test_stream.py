@@ -21,6 +21,7 @@ import torch
 import xarray as xr
 import zarr
 from conftest import run_record, untrained_loop
+from decisions import deciding
 
 from deepcontrast_bmz.dial.automatic import DialChoice
 from deepcontrast_bmz.errors import InputError, Unfinished
@@ -204,7 +205,7 @@ def test_the_automatic_dial_does_not_depend_on_the_cut(
         # As good as any figure of the window that it is shown.
         return DialChoice(dial=float(raw.sum()) % 1.0, reason="of a test", confidence=1)
 
-    monkeypatch.setattr("deepcontrast_bmz.dial.per_plane.choose_dial", choose)
+    monkeypatch.setattr("deepcontrast_bmz.dial.per_plane.decide_dial", deciding(choose))
     image = image_of("zyx")
     write_image(image, tmp_path / "raw.tif")
     dials: set[tuple[float, ...]] = {enhance(model, image, dial="auto").dials}
@@ -233,7 +234,7 @@ def test_of_a_large_plane_and_a_long_stack_a_sample_is_looked_at(
         seen.append(raw.numpy())
         return DialChoice(dial=0.5, reason="of a test", confidence=1)
 
-    monkeypatch.setattr(room, "choose_dial", choose)
+    monkeypatch.setattr(room, "decide_dial", deciding(choose))
     image = image_of("zyx", z=100, y=120, x=120)
     image[:, 60:76, 80:96] *= 9
     out = enhance(model, image, dial="auto")
@@ -327,7 +328,7 @@ def test_planes_of_a_stack_have_dials_of_their_own(monkeypatch: pytest.MonkeyPat
     def choose(*_: object, **__: object) -> DialChoice:
         return DialChoice(dial=next(wanted), reason="of a test", confidence=1)
 
-    monkeypatch.setattr("deepcontrast_bmz.dial.per_plane.choose_dial", choose)
+    monkeypatch.setattr("deepcontrast_bmz.dial.per_plane.decide_dial", deciding(choose))
     model = stack_model()
     image = image_of("zyx", z=5, y=20, x=24)
     out = enhance(model, image, dial="auto", block=12)
