@@ -18,7 +18,7 @@ PREVIEW_SIDE = 1024
 """Largest side of a preview, in pixels."""
 
 
-def shrink(plane: Array, black: float, white: float, largest: int = PREVIEW_SIDE) -> Preview:
+def shrink(plane: Array, black: float, white: float, largest: int | None = None) -> Preview:
     """Return a plane, averaged down to a small size, between two grey values.
 
     Parameters
@@ -26,10 +26,10 @@ def shrink(plane: Array, black: float, white: float, largest: int = PREVIEW_SIDE
     plane : ndarray, (Y, X)
     black, white : float
         Grey values that become 0 and 255.
-    largest : int
-        Largest side of the picture, in pixels.
+    largest : int, optional
+        Largest side of the picture, in pixels; `PREVIEW_SIDE` if left out.
     """
-    factor = math.ceil(max(plane.shape) / largest)
+    factor = math.ceil(max(plane.shape) / (largest or PREVIEW_SIDE))
     if factor > 1:
         height, width = (side // factor * factor for side in plane.shape)
         small = plane[:height, :width].reshape(height // factor, factor, width // factor, factor)
