@@ -30,7 +30,7 @@ MOST_PLANES = 7
 SIDE = 512
 """Largest side of their pictures, in pixels: there are many of them."""
 _SHOWN_RANGE = (0.003, 0.998)
-"""Quantiles, at the automatic dial, that are shown black and white."""
+"""Quantiles, halfway between raw and the last iteration, that are shown black and white."""
 
 
 def add_stack(
@@ -74,8 +74,10 @@ def _picture(
     """Return the pictures of one plane, all between the same black and white."""
     found = _iterate(model, image, index, evaluation.window)
     raw, iterations = torch.from_numpy(found[0]), torch.from_numpy(found[1:])
-    automatic = blend(raw, iterations, evaluation.chosen_dial, evaluation.step_optical_depth)
-    black, white = (float(v) for v in np.quantile(automatic.numpy(), _SHOWN_RANGE))
+    step = evaluation.step_optical_depth
+    # Deeper planes need more than the judged one: half of the range shows them all.
+    dial = max(evaluation.chosen_dial, 0.5 * evaluation.iterations * step)
+    black, white = (float(v) for v in np.quantile(blend(raw, iterations, dial, step), _SHOWN_RANGE))
     return PlanePictures(
         number=number, pictures=tuple(shrink(plane, black, white, SIDE) for plane in found)
     )

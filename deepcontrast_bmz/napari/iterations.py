@@ -17,15 +17,14 @@ import numpy as np
 import psutil
 import torch
 
-from deepcontrast_bmz.dial.per_plane import warn_if_unusual
-from deepcontrast_bmz.dial.request import parse_dial_request
+from deepcontrast_bmz.dial.experiment import share_dials
+from deepcontrast_bmz.dial.per_plane import choose_per_plane
 from deepcontrast_bmz.image import channel_names, check_pixels, pixel_size_um
 from deepcontrast_bmz.image.blocks import Box, cut
 from deepcontrast_bmz.model.loop import blend
 from deepcontrast_bmz.model.units import Source
 from deepcontrast_bmz.predict.blocks import block_grids, block_sides, run_box
 from deepcontrast_bmz.predict.enhance import check_grey
-from deepcontrast_bmz.predict.plan import plan_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from deepcontrast_bmz.dial.automatic import DialChoice
+    from deepcontrast_bmz.dial.experiment import PlaneChoices
     from deepcontrast_bmz.model.model import Model
 
 _SHARE = 0.4
@@ -121,7 +122,7 @@ class Iterations:
         self.largest_dial = self.count * self.step
         self.dials: NDArray[np.float64] | None = None
         self.reason = ""
-        self.warning: str | None = None
+        self._chosen: PlaneChoices | None = None
         self._memory = _SHARE * psutil.virtual_memory().available if memory is None else memory
         self._kept: OrderedDict[tuple[int, ...], NDArray[np.float32]] = OrderedDict()
         self._lock = threading.Lock()
@@ -237,17 +238,37 @@ class Iterations:
             The same one made cancellable.
         """
         model = model or self.model
-        plan = plan_image(
-            self.source,
-            model,
-            parse_dial_request(model, "auto"),
-            block_sides(model),
-            pixel_size_um(self.image),
-            names=channel_names(self.image),
-        )
-        self.reason = plan.reason
-        self.warning = warn_if_unusual(model, self.source)
-        self.dials = np.clip(np.reshape(plan.dials, self.planes), 0, self.largest_dial)
+        names, size = channel_names(self.image), pixel_size_um(self.image)
+        self._chosen = choose_per_plane(model, self.source, size, names)
+        ((table, self.reason),) = share_dials([self._chosen])
+        dials = table.spread(self._chosen.dims, self.planes, self.source.name)
+        self.dials = np.clip(np.reshape(dials, self.planes), 0, self.largest_dial)
+
+    def choice_at(self, plane: tuple[int, ...]) -> DialChoice | None:
+        """Return what was chosen for the nearest plane that was looked at; None before `choose`.
+
+        Parameters
+        ----------
+        plane : tuple of int
+        """
+        if self._chosen is None:
+            return None
+        lines = self._chosen.lines
+        near = [
+            int(np.abs(np.array(line) - at).argmin()) for line, at in zip(lines, plane, strict=True)
+        ]
+        shape = tuple(len(line) for line in lines)
+        return self._chosen.choices[int(np.ravel_multi_index(near, shape)) if near else 0]
+
+    @property
+    def warning(self) -> str | None:
+        """What to say where planes are unlike those the model was trained for."""
+        choices = () if self._chosen is None else self._chosen.choices
+        warned = [choice.warning for choice in choices if choice.warning is not None]
+        if not warned:
+            return None
+        planes = f"{len(warned)} of {len(choices)} planes: " if len(choices) > 1 else ""
+        return f"{planes}{warned[0]}"
 
     def dial_at(self, plane: tuple[int, ...], dial: float | None) -> float:
         """Return a dial: the given one, or the automatic one of a plane for None."""

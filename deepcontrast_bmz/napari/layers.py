@@ -139,13 +139,16 @@ def _pixel_sizes(attributes: Mapping[str, Any], letters: str) -> tuple[dict[str,
         if dim in "zyx" and (factor := unit_um(unit)) is not None
     }
     if sizes:
-        return sizes, " x ".join(f"{dim} {sizes[dim]:.4g}" for dim in "zyx" if dim in sizes) + " µm"
+        return sizes, _say_sizes(sizes)
     if stated["y"][0] == 1.0 and stated["x"][0] == 1.0:
         return {}, "unknown"
     # Most readers set the scale in micrometres, and no unit.
     sizes = {dim: stated[dim][0] for dim in "zyx" if dim in stated}
-    words = " x ".join(f"{dim} {size:.4g}" for dim, size in sizes.items())
-    return sizes, f"{words}, no unit stated, taken as µm"
+    return sizes, f"{_say_sizes(sizes)} (no unit stated: taken as µm)"
+
+
+def _say_sizes(sizes: Mapping[str, float]) -> str:
+    return ", ".join(f"{dim} {sizes[dim]:.4g}" for dim in "zyx" if dim in sizes) + " µm"
 
 
 def _frame_interval(attributes: Mapping[str, Any], letters: str) -> dict[str, Any]:

@@ -283,7 +283,6 @@ class EnhanceWidget(QWidget):
         self.dialled = Dialled(iterations, None, self._fetch)
         self.automatic.setChecked(True)
         self.dial.set_range(iterations.largest_dial)
-        self.reason.setText(iterations.reason)
         self.warning.setText(iterations.warning or "")
         ready = next(p for p in np.ndindex(*iterations.planes) if iterations.has(p))
         shown = iterations.look(ready, None)
@@ -313,8 +312,15 @@ class EnhanceWidget(QWidget):
         """Mark the automatic dial of the plane that is shown."""
         if self.iterations is None or self.iterations.dials is None or self.result is None:
             return
-        automatic = float(self.iterations.dials[self._shown_plane()])
-        self.dial.mark(automatic)
+        plane = self._shown_plane()
+        automatic = float(self.iterations.dials[plane])
+        choice = self.iterations.choice_at(plane)
+        self.dial.mark(automatic, None if choice is None else getattr(choice, "interval", None))
+        whole = self.iterations.reason
+        if choice is None or self.iterations.dials.size == 1:
+            self.reason.setText(whole)
+        else:
+            self.reason.setText(f"This plane: {choice.reason}.\nThe stack: {whole}.")
         if self.automatic.isChecked():
             self.dial.show_dial(automatic)
 

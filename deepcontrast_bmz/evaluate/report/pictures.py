@@ -73,16 +73,18 @@ def is_small(picture: Preview) -> bool:
     return max(picture.height, picture.width) <= SMALL_SIDE
 
 
-def data_uri(picture: Preview) -> str:
+def data_uri(picture: Preview, *, light: bool = False) -> str:
     """Return a picture as a data URI: PNG when small, else JPEG.
 
     Parameters
     ----------
     picture : Preview
         8-bit grey values.
+    light : bool
+        JPEG in any case: one of many.
     """
     pixels = np.frombuffer(picture.pixels, np.uint8).reshape(picture.height, picture.width)
-    small = is_small(picture)
+    small = is_small(picture) and not light
     buffer = io.BytesIO()
     options: dict[str, Any] = {} if small else {"pil_kwargs": _JPEG}
     # Three equal channels: a grey colour map would round the levels.
@@ -157,7 +159,9 @@ def list_planes(evaluation: Evaluation) -> list[StackPlane]:
     judged = evaluation.plane[axis]
     found = {
         plane.number: StackPlane(
-            f"{axis} = {plane.number}", False, tuple(data_uri(one) for one in plane.pictures)
+            f"{axis} = {plane.number}",
+            False,
+            tuple(data_uri(one, light=True) for one in plane.pictures),
         )
         for plane in evaluation.stack
     }

@@ -91,7 +91,15 @@
     /* Where it went is read aloud there. */
     dial.focus();
   });
-  if (plane) { plane.addEventListener("input", show); }
+  if (plane) {
+    plane.addEventListener("input", show);
+    /* The raw image of a plane stands in the page once. */
+    all("[data-raw]").forEach(function (raw) {
+      all("[data-iteration='0']").forEach(function (picture) {
+        if (picture.dataset.plane === raw.dataset.raw) { picture.src = raw.src; }
+      });
+    });
+  }
   if (command) { document.getElementById("copy").addEventListener("click", copy); }
   remember();
   show();
