@@ -315,7 +315,7 @@ class EnhanceWidget(QWidget):
         plane = self._shown_plane()
         automatic = float(self.iterations.dials[plane])
         choice = self.iterations.choice_at(plane)
-        self.dial.mark(automatic, None if choice is None else getattr(choice, "interval", None))
+        self.dial.mark(automatic, None if choice is None else choice.interval)
         whole = self.iterations.reason
         if choice is None or self.iterations.dials.size == 1:
             self.reason.setText(whole)

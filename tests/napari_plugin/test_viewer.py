@@ -123,6 +123,7 @@ def test_the_slider_moves_the_picture_without_a_new_run(
     viewer.dims.set_current_step(0, 1)
     assert widget.dial.dial == pytest.approx(automatic.dials[1], abs=0.005)
     assert widget.dial.marks.automatic == automatic.dials[1]
+    assert widget.dial.marks.interval == widget.iterations.choice_at((1,)).interval
     widget.dial.slider.setValue(150)
     assert not widget.automatic.isChecked()
     expected = enhance(model, image, dial=1.5).image.values
@@ -254,8 +255,8 @@ def test_cancel_in_the_middle_leaves_nothing_running(
     assert said == []
     assert [layer.name for layer in viewer.layers] == ["stack"]
     # The thread itself ends a moment after its last word.
-    wait(lambda: QThreadPool.globalInstance().activeThreadCount() == 0)
-    wait(lambda: not GeneratorWorker._worker_set)
+    assert QThreadPool.globalInstance().waitForDone(SECONDS)
+    wait(lambda: len(GeneratorWorker._worker_set) == 0)
     assert slow.calls == 1
     # It can be begun again.
     assert enhanced(widget, wait) is not None
