@@ -48,7 +48,7 @@ class _Declared:
     file_name: str
 
 
-def _declared(package: Package) -> _Declared | None:
+def _read_declared(package: Package) -> _Declared | None:
     entry = package.view.weights.get("pytorch_state_dict")
     if entry is None:
         return None
@@ -67,7 +67,7 @@ def _declared(package: Package) -> _Declared | None:
 
 def unknown_callable(package: Package) -> Iterator[str]:
     """Yield a callable that the architecture file does not define."""
-    declared = _declared(package)
+    declared = _read_declared(package)
     if declared is None or declared.file is None:
         return
     if declared.file.problem:
@@ -78,7 +78,7 @@ def unknown_callable(package: Package) -> Iterator[str]:
 
 def unfit_arguments(package: Package) -> Iterator[str]:
     """Yield arguments that the callable does not take, and those that it needs and does not get."""
-    declared = _declared(package)
+    declared = _read_declared(package)
     signature = (
         declared.file.find_signature(declared.callable) if declared and declared.file else None
     )
@@ -94,7 +94,7 @@ def unfit_arguments(package: Package) -> Iterator[str]:
 def unfit_tensors(package: Package) -> Iterator[str]:
     """Yield where the tensors of the state dict are not those of the declared network."""
     path = package.weights_file("pytorch_state_dict")
-    declared = _declared(package)
+    declared = _read_declared(package)
     if path is None or declared is None or declared.file is None:
         return
     tensors = read_tensors(path)
@@ -108,9 +108,9 @@ def unfit_tensors(package: Package) -> Iterator[str]:
             yield f"tensors of {', '.join(strange)}, which {declared.callable} does not have"
     own = read_own_network(package)
     if own is not None:
-        yield from _contradictions(own.kind, tensors.shapes, declared.kwargs, "kwargs")
-        described = _described_network(package)
-        yield from _contradictions(own.kind, tensors.shapes, described, "config.dcbmz.network")
+        yield from _find_contradictions(own.kind, tensors.shapes, declared.kwargs, "kwargs")
+        described = _read_described_network(package)
+        yield from _find_contradictions(own.kind, tensors.shapes, described, "config.dcbmz.network")
         for name in sorted(described.keys() & declared.kwargs.keys()):
             if described[name] != declared.kwargs[name]:
                 yield (
@@ -145,7 +145,7 @@ class OwnNetwork:
 
 def read_own_network(package: Package) -> OwnNetwork | None:
     """Return what a package declares of a network of this project; None for all other networks."""
-    declared = _declared(package)
+    declared = _read_declared(package)
     if declared is None or declared.file is None or declared.callable != CALLABLE:
         return None
     used = declared.file.find_used(CALLABLE)
@@ -153,7 +153,7 @@ def read_own_network(package: Package) -> OwnNetwork | None:
     return OwnNetwork(kinds[0], declared.kwargs) if len(kinds) == 1 else None
 
 
-def _described_network(package: Package) -> dict[str, Any]:
+def _read_described_network(package: Package) -> dict[str, Any]:
     config = as_map(as_map(package.rdf.get("config")).get("dcbmz"))
     return as_map(config.get("network"))
 
@@ -176,7 +176,7 @@ def _read_off(kind: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
     return found
 
 
-def _contradictions(
+def _find_contradictions(
     kind: str, shapes: dict[str, tuple[int, ...]], given: dict[str, Any], where: str
 ) -> Iterator[str]:
     found = _read_off(kind, shapes)

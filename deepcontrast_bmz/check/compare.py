@@ -169,11 +169,11 @@ class Bench:
         """Return what runs these weights in place of the package's code; empty if nothing does."""
         return describe_stand_in(self.package, weights_format, run_code=self.run_code)
 
-    def prepared(self, x: Array) -> Array:
+    def preprocess(self, x: Array) -> Array:
         """Return an array after the declared preprocessing."""
         return apply_operations(self.input.operations, x, self.in_names)
 
-    def finished(self, out: Array) -> Array:
+    def postprocess(self, out: Array) -> Array:
         """Return the network's result after the declared postprocessing."""
         return apply_operations(self.output.operations, out, self.out_names)
 
@@ -183,7 +183,7 @@ class Bench:
 
         def run(arrays: Sequence[Array]) -> list[Array]:
             with quiet():
-                return [self.finished(graph(self.prepared(x))) for x in arrays]
+                return [self.postprocess(graph(self.preprocess(x))) for x in arrays]
 
         return run
 
@@ -191,7 +191,7 @@ class Bench:
         """Return a network that runs elsewhere, with pre- and postprocessing done here."""
 
         def whole(arrays: Sequence[Array]) -> list[Array]:
-            return [self.finished(out) for out in run([self.prepared(x) for x in arrays])]
+            return [self.postprocess(out) for out in run([self.preprocess(x) for x in arrays])]
 
         return whole
 
@@ -405,7 +405,7 @@ class Bench:
         reference, *others = formats
         found: list[tuple[str, Difference]] = []
         for sizes in self.sizes():
-            x = self.prepared(self.image(sizes))
+            x = self.preprocess(self.image(sizes))
             with quiet():
                 expected = self.graph(reference)(x)
                 for name in others:

@@ -77,7 +77,7 @@ def measure_reach(bench: Bench, weights_format: str, axis: Axis, tolerance: floa
         sizes[axis.name] = part + 2 * start
         if np.prod(list(sizes.values())) > LARGEST_SCENE:
             return None
-        scene = bench.prepared(bench.scene(sizes))
+        scene = bench.preprocess(bench.scene(sizes))
         try:
             with quiet():
                 reach = reach_along(graph, scene, index, (start, start + part), tolerance)

@@ -24,7 +24,7 @@ class UnsupportedError(ValueError):
     """An operation is not emulated; the message names it."""
 
 
-def _reduced(kwargs: dict[str, Any], axes: Sequence[str]) -> tuple[int, ...]:
+def _find_axes(kwargs: dict[str, Any], axes: Sequence[str]) -> tuple[int, ...]:
     """Return the positions over which statistics run: those asked for, else all."""
     given = kwargs.get("axes")
     if isinstance(given, str):
@@ -35,7 +35,7 @@ def _reduced(kwargs: dict[str, Any], axes: Sequence[str]) -> tuple[int, ...]:
     return found or tuple(range(len(axes)))
 
 
-def _per_channel(value: Any, axes: Sequence[str], axis: Any) -> Any:
+def _shape_per_channel(value: Any, axes: Sequence[str], axis: Any) -> Any:
     """Shape a list of numbers so that it runs along its axis."""
     if not isinstance(value, list):
         return value
@@ -50,29 +50,29 @@ def _per_channel(value: Any, axes: Sequence[str], axis: Any) -> Any:
     return numbers.reshape(shape)
 
 
-def _normalised(
+def _normalise(
     x: NDArray[Any], kwargs: dict[str, Any], axes: Sequence[str], *, fixed: bool
 ) -> NDArray[Any]:
     if fixed or kwargs.get("mode") == "fixed":
-        mean = _per_channel(kwargs.get("mean", 0.0), axes, kwargs.get("axis"))
-        deviation = _per_channel(kwargs.get("std", 1.0), axes, kwargs.get("axis"))
+        mean = _shape_per_channel(kwargs.get("mean", 0.0), axes, kwargs.get("axis"))
+        deviation = _shape_per_channel(kwargs.get("std", 1.0), axes, kwargs.get("axis"))
         return (x - mean) / deviation
-    over = _reduced(kwargs, axes)
+    over = _find_axes(kwargs, axes)
     deviation = x.std(axis=over, keepdims=True) + float(kwargs.get("eps", EPS))
     return (x - x.mean(axis=over, keepdims=True)) / deviation
 
 
-def _scaled_range(x: NDArray[Any], kwargs: dict[str, Any], axes: Sequence[str]) -> NDArray[Any]:
+def _scale_range(x: NDArray[Any], kwargs: dict[str, Any], axes: Sequence[str]) -> NDArray[Any]:
     if kwargs.get("reference_tensor"):
         raise UnsupportedError("scale_range with a reference tensor")
-    over = _reduced(kwargs, axes)
+    over = _find_axes(kwargs, axes)
     limits = [float(kwargs.get("min_percentile", 0.0)), float(kwargs.get("max_percentile", 100.0))]
     low, high = np.percentile(x, limits, axis=over, keepdims=True)
     return (x - low) / (high - low + float(kwargs.get("eps", EPS)))
 
 
-def _binarised(x: NDArray[Any], kwargs: dict[str, Any], axes: Sequence[str]) -> NDArray[Any]:
-    return x > _per_channel(kwargs.get("threshold", 0.5), axes, kwargs.get("axis"))
+def _binarise(x: NDArray[Any], kwargs: dict[str, Any], axes: Sequence[str]) -> NDArray[Any]:
+    return x > _shape_per_channel(kwargs.get("threshold", 0.5), axes, kwargs.get("axis"))
 
 
 def apply_operations(
@@ -91,18 +91,18 @@ def apply_operations(
         if operation.name == "ensure_dtype":
             x = x.astype(str(kwargs.get("dtype", "float32")))
         elif operation.name == "scale_linear":
-            gain = _per_channel(kwargs.get("gain", 1.0), axes, kwargs.get("axis"))
-            x = x * gain + _per_channel(kwargs.get("offset", 0.0), axes, kwargs.get("axis"))
+            gain = _shape_per_channel(kwargs.get("gain", 1.0), axes, kwargs.get("axis"))
+            x = x * gain + _shape_per_channel(kwargs.get("offset", 0.0), axes, kwargs.get("axis"))
         elif operation.name == "clip" and "min_percentile" not in kwargs:
             x = np.clip(x, kwargs.get("min"), kwargs.get("max"))
         elif operation.name == "scale_range":
-            x = _scaled_range(x, kwargs, axes)
+            x = _scale_range(x, kwargs, axes)
         elif operation.name in ("zero_mean_unit_variance", "fixed_zero_mean_unit_variance"):
-            x = _normalised(x, kwargs, axes, fixed=operation.name.startswith("fixed"))
+            x = _normalise(x, kwargs, axes, fixed=operation.name.startswith("fixed"))
         elif operation.name == "sigmoid":
             x = 1 / (1 + np.exp(-x))
         elif operation.name == "binarize":
-            x = _binarised(x, kwargs, axes)
+            x = _binarise(x, kwargs, axes)
         else:
             raise UnsupportedError(operation.name)
     return np.asarray(x, dtype=np.float32)

@@ -96,7 +96,7 @@ class _Definition(NamedTuple):
     """Of a class, in order; their text is not in that of the class."""
 
 
-def _definition(node: ast.stmt, lines: Sequence[str]) -> _Definition:
+def _read_definition(node: ast.stmt, lines: Sequence[str]) -> _Definition:
     """Return a statement as a definition; its decorators belong to it."""
     body = node.body if isinstance(node, ast.ClassDef) else []
     methods = [inner for inner in body if isinstance(inner, ast.FunctionDef)]
@@ -105,7 +105,7 @@ def _definition(node: ast.stmt, lines: Sequence[str]) -> _Definition:
     return _Definition(
         "\n".join(lines[_first_line(node) - 1 : end]).rstrip(),
         set[str]().union(*map(_used_in, rest)),
-        {method.name: _definition(method, lines) for method in methods},
+        {method.name: _read_definition(method, lines) for method in methods},
     )
 
 
@@ -118,15 +118,15 @@ def _used_in(node: ast.AST) -> set[str]:
     return names | {inner.attr for inner in ast.walk(node) if isinstance(inner, ast.Attribute)}
 
 
-def _definitions(source: str) -> dict[str, _Definition]:
+def _read_definitions(source: str) -> dict[str, _Definition]:
     """Return every function, class and constant of a module by its name."""
     lines = source.splitlines()
     found: dict[str, _Definition] = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found[node.name] = _definition(node, lines)
+            found[node.name] = _read_definition(node, lines)
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            found[node.targets[0].id] = _definition(node, lines)
+            found[node.targets[0].id] = _read_definition(node, lines)
     return found
 
 
@@ -159,7 +159,7 @@ def _text(name: str, definition: _Definition, reached: set[str]) -> str:
     return "\n\n".join([definition.text, *methods])
 
 
-def _imports(source: str) -> dict[str, str]:
+def _read_imports(source: str) -> dict[str, str]:
     """Return the import statement of every name that a module takes from outside the package."""
     found: dict[str, str] = {}
     for node in ast.parse(source).body:
@@ -176,7 +176,7 @@ def _imports(source: str) -> dict[str, str]:
     return found
 
 
-def _merged_imports(statements: set[str]) -> list[str]:
+def _merge_imports(statements: set[str]) -> list[str]:
     """Merge ``from a import b`` lines and order them as import sorters do."""
     plain = [s for s in statements if s.startswith("import ")]
     members: dict[str, list[str]] = {}
@@ -205,8 +205,8 @@ def architecture_source(network: NetworkSettings) -> str:
     imports: dict[str, str] = {}
     for module in (layers, inspect.getmodule(kind) or layers, loop_module):
         source = inspect.getsource(module)
-        definitions |= _definitions(source)
-        imports |= _imports(source)
+        definitions |= _read_definitions(source)
+        imports |= _read_imports(source)
     reached, used = _reach(definitions, {kind.__name__, Loop.__name__})
     statements = {imports[name] for name in used & imports.keys()}
     parts = [
@@ -225,5 +225,5 @@ def architecture_source(network: NetworkSettings) -> str:
     )
     head = '"""The exported loop in one file: torch is all it needs."""\n\n'
     head += "from __future__ import annotations\n\n"
-    head += "\n".join(_merged_imports(statements)) + "\n\n\n"
+    head += "\n".join(_merge_imports(statements)) + "\n\n\n"
     return head + "\n\n\n".join(parts) + "\n" + last

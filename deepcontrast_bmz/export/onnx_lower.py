@@ -350,7 +350,7 @@ def _schema(op_type: str, opset: int) -> Any | None:
         return None
 
 
-def _without_effect(attribute: onnx.AttributeProto, schema: Any) -> bool:
+def _has_no_effect(attribute: onnx.AttributeProto, schema: Any) -> bool:
     """Return whether a new attribute does nothing: it has its default, or dilates by one."""
     value = helper.get_attribute_value(attribute)
     if attribute.name == "dilations":
@@ -359,10 +359,10 @@ def _without_effect(attribute: onnx.AttributeProto, schema: Any) -> bool:
     return default.name == attribute.name and helper.get_attribute_value(default) == value
 
 
-def _as_before(node: onnx.NodeProto, new: Any, old: Any) -> onnx.NodeProto:
+def _restore_attributes(node: onnx.NodeProto, new: Any, old: Any) -> onnx.NodeProto:
     """Leave away what the old operator does not have, where it does nothing."""
     for attribute in node.attribute:
-        if attribute.name not in old.attributes and not _without_effect(attribute, new):
+        if attribute.name not in old.attributes and not _has_no_effect(attribute, new):
             value = helper.get_attribute_value(attribute)
             raise _refuse(node, f"its attribute {attribute.name} is {value}")
     _take_attributes(node, *(a.name for a in node.attribute if a.name not in old.attributes))
@@ -389,9 +389,9 @@ def _lower_node(node: onnx.NodeProto, scope: _Scope, opset: int) -> list[onnx.No
         return [node]
     since, rule = _RULES.get(node.op_type, (0, None))
     if rule is None or opset < since:
-        return [_as_before(node, new, old)]
+        return [_restore_attributes(node, new, old)]
     return [
-        _as_before(made, new, old) if made.op_type == node.op_type else made
+        _restore_attributes(made, new, old) if made.op_type == node.op_type else made
         for made in rule(node, scope)
     ]
 
@@ -451,7 +451,7 @@ def _check_types(model: onnx.ModelProto) -> None:
             )
 
 
-def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy without functions of its own and without new operators others define."""
     lowered = onnx.ModelProto()
     lowered.CopyFrom(model)
@@ -497,7 +497,7 @@ def lower_onnx(model: onnx.ModelProto) -> onnx.ModelProto:
         )
     _check_types(model)
     if opset > OPSET_VERSION:
-        lowered = _inlined(model)
+        lowered = _inline(model)
         lowered = onnx.shape_inference.infer_shapes(lowered, data_prop=True)
         scope = _Scope(taken=set(_names(lowered.graph)))
         _lower_graph(lowered.graph, scope, opset)

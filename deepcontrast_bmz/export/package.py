@@ -190,7 +190,7 @@ def _measure(trained: _Trained, image: NDArray[np.float32]) -> LoopDescription:
     )
 
 
-def _test_image(
+def _cut_test_image(
     trained: _Trained, image: NDArray[np.float32], halo: tuple[int, ...], sample: Path | None
 ) -> NDArray[np.float32]:
     """Return the part of an image, or of a larger one, on which the model is tested."""
@@ -208,7 +208,7 @@ def _test_image(
     return samples.crop_middle(image, tuple(map(min, image.shape, wanted)))
 
 
-def _tensor_files(
+def _make_tensor_files(
     tensors: samples.Tensors, description: LoopDescription, *, simulated: bool
 ) -> dict[Role, bytes]:
     """Return test tensors, sample images and cover."""
@@ -225,7 +225,7 @@ def _tensor_files(
     }
 
 
-def _attached_files(trained: _Trained) -> dict[Role, bytes]:
+def _collect_attached(trained: _Trained) -> dict[Role, bytes]:
     """Return what turns the package into a run again, and the scripts."""
     files: dict[Role, bytes] = {
         "recipe": recipe_to_toml(trained.recipe).encode(),
@@ -250,8 +250,8 @@ def _assemble(folder: Path, place: Callable[[Role, str], str], options: ExportOp
         image = samples.read_sample(sample, trained.recipe)
     description = _measure(trained, image)
     logger.info("running the loop on the test image")
-    raw = _test_image(trained, image, description.halo, sample)
-    files = _tensor_files(
+    raw = _cut_test_image(trained, image, description.halo, sample)
+    files = _make_tensor_files(
         samples.scale_to_one(raw, trained.loop), description, simulated=sample is None
     )
     logger.info("writing and comparing the weights")
@@ -260,7 +260,7 @@ def _assemble(folder: Path, place: Callable[[Role, str], str], options: ExportOp
         for weights_format, file in exported.weights.items():
             files[weights_format] = (Path(scratch) / file).read_bytes()
         files["architecture"] = (Path(scratch) / exported.architecture).read_bytes()
-    files |= _attached_files(trained)
+    files |= _collect_attached(trained)
     facts = ModelFacts(
         name=name,
         recipe=trained.recipe,
@@ -282,7 +282,7 @@ def _assemble(folder: Path, place: Callable[[Role, str], str], options: ExportOp
 # ------------------------------------------------------------------------------- to files
 
 
-def _zip_bytes(contents: _Contents, purpose: Purpose) -> bytes:
+def _make_zip(contents: _Contents, purpose: Purpose) -> bytes:
     """Return the flat package; stored, since compression differs between machines."""
     rdf, files = contents
     if purpose == "zoo":
@@ -291,7 +291,7 @@ def _zip_bytes(contents: _Contents, purpose: Purpose) -> bytes:
     # QuPath, for which the second description is, takes planes only.
     if purpose == "files" and rdf["config"]["dcbmz"].get("dims", 2) == 2:
         members["model.yaml"] = to_yaml(for_qupath(rdf)).encode()
-    named = {role for role, *_ in _places(rdf)}
+    named = {role for role, *_ in _list_places(rdf)}
     members |= {name: files[role] for role, name in _FLAT.items() if role in named}
     return stored_zip(members)
 
@@ -336,7 +336,7 @@ def export_run(
     # Around all of the work: what cannot be written in the end is refused before it.
     with replace_whole(out) as temporary:
         contents = _assemble(run, lambda role, _: _FLAT[role], options)
-        temporary.write_bytes(_zip_bytes(contents, purpose))
+        temporary.write_bytes(_make_zip(contents, purpose))
     return out
 
 
@@ -366,7 +366,7 @@ def write_repository_model(run: Path, root: Path, **options: Unpack[ExportOption
 # ------------------------------------------------------------------------------- from files
 
 
-def _places(rdf: Mapping[str, Any]) -> Iterator[tuple[Role, Any, str | int]]:
+def _list_places(rdf: Mapping[str, Any]) -> Iterator[tuple[Role, Any, str | int]]:
     """Yield role, holder and key of every path in a description that `build_rdf` made."""
     yield "documentation", rdf, "documentation"
     yield "cover", rdf["covers"], 0
@@ -393,7 +393,7 @@ def _read_described(rdf_path: Path) -> _Contents:
     files: dict[Role, bytes] = {}
     try:
         rdf: dict[str, Any] = yaml.safe_load(rdf_path.read_text(encoding="utf-8"))
-        for role, holder, key in list(_places(rdf)):
+        for role, holder, key in list(_list_places(rdf)):
             files[role] = (rdf_path.parent / holder[key]).read_bytes()
             said = holder.get("sha256") if key == "source" else None
             if said not in (None, hashlib.sha256(files[role]).hexdigest()):
@@ -434,7 +434,7 @@ def package_from_rdf(
     rdf, files = _read_described(rdf_path)
     if publication is not None:
         rdf = publish(rdf, publication)
-    _write(out, _zip_bytes(_Contents(rdf, files), purpose))
+    _write(out, _make_zip(_Contents(rdf, files), purpose))
     return out
 
 

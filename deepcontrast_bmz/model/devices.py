@@ -67,9 +67,9 @@ def choose_device(device: str) -> str:
         )
     chosen = "cpu"
     if device == "auto":
-        chosen = next((name for name in _present() if _works(name)), "cpu")
+        chosen = next((name for name in _list_gpus() if _check_gpu(name)), "cpu")
     elif device != "cpu":
-        if device not in _present():
+        if device not in _list_gpus():
             raise InputError(
                 f"the device {device} needs {_NEEDS[device]}, and there is none: "
                 "use --device cpu or auto"
@@ -81,21 +81,21 @@ def choose_device(device: str) -> str:
                 f"({reason}): use --device cpu, or update its driver and torch"
             )
         chosen = device
-    logger.info("device %s%s (asked for: %s)", chosen, _model_of(chosen), device)
+    logger.info("device %s%s (asked for: %s)", chosen, _describe_gpu(chosen), device)
     return chosen
 
 
-def _present() -> list[str]:
+def _list_gpus() -> list[str]:
     """Return the GPUs that torch sees."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     return [name for name, present in there.items() if present]
 
 
-def _model_of(device: str) -> str:
+def _describe_gpu(device: str) -> str:
     return f" ({torch.cuda.get_device_name()})" if device == "cuda" else ""
 
 
-def _works(device: str) -> bool:
+def _check_gpu(device: str) -> bool:
     reason = why_not(device)
     if reason is not None:
         logger.warning("device %s is there but cannot be used: %s", device, reason)

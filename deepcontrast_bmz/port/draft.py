@@ -89,18 +89,18 @@ class Draft:
         return [cast("dict[str, Any]", e) for e in entries if isinstance(e, dict)]
 
 
-def _plain(value: Any) -> Any:
+def _copy_plain(value: Any) -> Any:
     """Return a copy of plain values with text keys."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in cast("dict[Any, Any]", value).items()}
+        return {str(k): _copy_plain(v) for k, v in cast("dict[Any, Any]", value).items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in cast("list[Any]", value)]
+        return [_copy_plain(v) for v in cast("list[Any]", value)]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
-def _upgraded(package: Package) -> dict[str, Any]:
+def _upgrade(package: Package) -> dict[str, Any]:
     """Return a 0.4 description as the reference library writes it in 0.5."""
     with quiet():
         from bioimageio.spec import InvalidDescr, ValidationContext, build_description
@@ -122,11 +122,11 @@ def _upgraded(package: Package) -> dict[str, Any]:
                 f"a 0.4 description must be a valid one to be rewritten, but {package.rdf_name} is "
                 f"not ({words}): correct it first"
             )
-        upgraded = _plain(dump(built, exclude_unset=False))
+        upgraded = _copy_plain(dump(built, exclude_unset=False))
     # These were left out so that nothing is looked up on the internet.
     for key in ("authors", "maintainers", "cite", "git_repo"):
         if package.rdf.get(key):
-            upgraded[key] = _plain(package.rdf[key])
+            upgraded[key] = _copy_plain(package.rdf[key])
     for cite in as_list(upgraded.get("cite")):
         # 0.4 wrote some DOIs as addresses.
         entry = as_map(cite)
@@ -135,7 +135,7 @@ def _upgraded(package: Package) -> dict[str, Any]:
     return upgraded
 
 
-def _without_nulls(value: Any, where: str, found: list[str]) -> Any:
+def _drop_nulls(value: Any, where: str, found: list[str]) -> Any:
     if isinstance(value, dict):
         kept: dict[str, Any] = {}
         for key, entry in cast("dict[str, Any]", value).items():
@@ -143,12 +143,12 @@ def _without_nulls(value: Any, where: str, found: list[str]) -> Any:
             if entry is None:
                 found.append(place)
             else:
-                kept[key] = _without_nulls(entry, place, found)
+                kept[key] = _drop_nulls(entry, place, found)
         return kept
     if isinstance(value, list):
         entries = cast("list[Any]", value)
         found += [f"{where}[{i}]" for i, entry in enumerate(entries) if entry is None]
-        return [_without_nulls(e, f"{where}[]", found) for e in entries if e is not None]
+        return [_drop_nulls(e, f"{where}[]", found) for e in entries if e is not None]
     return value
 
 
@@ -227,7 +227,7 @@ def _check_portable(package: Package) -> None:
         raise InputError(f"a package to port has weights, but {package.rdf_name} names none")
 
 
-def _named(value: Any) -> tuple[str, str | None]:
+def _read_source(value: Any) -> tuple[str, str | None]:
     """Return source and sha256 of a file that is named alone or in a map."""
     entry = as_map(value)
     source = value if isinstance(value, str) else text(entry.get("source"))
@@ -238,7 +238,7 @@ def _take_texts(draft: Draft, files: _Files) -> None:
     """Copy documentation and icon, and name them alone."""
     for key in _FILE_KEYS:
         value = draft.rdf.get(key)
-        source, sha256 = _named(value)
+        source, sha256 = _read_source(value)
         if not source or (key == "icon" and draft.package.file(source) is None):
             continue
         name = files.take(key, source, sha256)
@@ -254,7 +254,7 @@ def _take_covers(draft: Draft, files: _Files) -> None:
     """Copy the covers, and name them alone."""
     covers: list[str] = []
     for index, cover in enumerate(as_list(draft.rdf.pop("covers", None))):
-        name = files.take(f"covers[{index}]", *_named(cover))
+        name = files.take(f"covers[{index}]", *_read_source(cover))
         covers += [] if name is None else [name]
         if isinstance(cover, dict):
             draft.change("covers are file names, not maps.")
@@ -271,13 +271,13 @@ def draft_package(package: Package, folder: Path) -> Draft:
         If weights or test tensors are missing or remote, or a 0.4 description is invalid.
     """
     _check_portable(package)
-    rdf: dict[str, Any] = _upgraded(package) if package.view.is_04 else _plain(package.rdf)
+    rdf: dict[str, Any] = _upgrade(package) if package.view.is_04 else _copy_plain(package.rdf)
     draft = Draft(rdf, folder, package)
     if package.rdf_name != "rdf.yaml":
         draft.change(f"The description is called rdf.yaml, not {package.rdf_name}.")
     nulls: list[str] = []
     config = as_map(rdf.pop("config", None))
-    rdf = as_map(_without_nulls(rdf, "", nulls))
+    rdf = as_map(_drop_nulls(rdf, "", nulls))
     if package.view.is_04:
         draft.change(f"The description is of format 0.5.4, not {package.view.version}.")
     elif nulls:

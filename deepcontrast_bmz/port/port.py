@@ -73,35 +73,35 @@ def _check_places(path: Path, out: Path) -> None:
         )
 
 
-def _opened(draft: Draft) -> Package:
+def _open_draft(draft: Draft) -> Package:
     """Return the draft as a package, as far as it is."""
     (draft.folder / "rdf.yaml").write_text(to_yaml(draft.rdf), encoding="utf-8", newline="\n")
     return Package(draft.folder, draft.folder, "rdf.yaml", draft.rdf, None)
 
 
-def _bench(draft: Draft, run_code: bool) -> Bench | None:
+def _make_bench(draft: Draft, run_code: bool) -> Bench | None:
     try:
-        return Bench(_opened(draft), run_code)
+        return Bench(_open_draft(draft), run_code)
     except NotPossibleError as error:
         draft.skip(f"Values were not compared: {short(error)}.")
         return None
 
 
-def _examples(bench: Bench | None) -> list[Tensor]:
+def _make_examples(bench: Bench | None) -> list[Tensor]:
     """Return what the network is given for the test image, and where it can be for another size."""
     if bench is None:
         return []
     images = [bench.test_input]
     larger = {a.name: a.legal((a.smallest or 1) + 19) for a in bench.input.spatial}
-    if any(larger[a.name] != n for a, n in _with_sizes(bench)):
+    if any(larger[a.name] != n for a, n in _pair_sizes(bench)):
         images.append(bench.image(larger))
     try:
-        return [torch.from_numpy(np.ascontiguousarray(bench.prepared(x))) for x in images]
+        return [torch.from_numpy(np.ascontiguousarray(bench.preprocess(x))) for x in images]
     except UnsupportedError:
         return []
 
 
-def _with_sizes(bench: Bench) -> list[tuple[Any, int]]:
+def _pair_sizes(bench: Bench) -> list[tuple[Any, int]]:
     pairs = zip(bench.input.axes, bench.test_input.shape, strict=True)
     return [(axis, size) for axis, size in pairs if axis.kind == "space"]
 
@@ -139,7 +139,7 @@ def _add_weights(draft: Draft, bench: Bench, examples: list[Tensor], run_code: b
     add_from_state_dict(draft, module, examples, free)
 
 
-def _declared(draft: Draft, weights_format: str) -> tuple[float, float]:
+def _read_tolerance(draft: Draft, weights_format: str) -> tuple[float, float]:
     """Return the absolute and relative tolerance a package asks for, within the zoo's limits."""
     zoo = as_map(as_map(draft.rdf["config"]).get("bioimageio"))
     entries = [as_map(e) for e in as_list(zoo.get("reproducibility_tolerance"))]
@@ -151,7 +151,7 @@ def _declared(draft: Draft, weights_format: str) -> tuple[float, float]:
     return absolute, min(relative, LARGEST_RELATIVE)
 
 
-def _results(draft: Draft, bench: Bench) -> dict[str, NDArray[Any]]:
+def _run_formats(draft: Draft, bench: Bench) -> dict[str, NDArray[Any]]:
     """Return what each weights format gives for the test input."""
     found: dict[str, NDArray[Any]] = {}
     for name in (n for n in RUNNABLE if n in draft.rdf["weights"]):
@@ -171,10 +171,10 @@ def _compare(draft: Draft, run_code: bool) -> dict[str, float]:
     A test output within the tolerance of the package, but not within ours, is computed anew.
     Refused if all that could be run give something else.
     """
-    bench = _bench(draft, run_code)
+    bench = _make_bench(draft, run_code)
     if bench is None:
         return {}
-    results = _results(draft, bench)
+    results = _run_formats(draft, bench)
     expected = bench.test_output
 
     def apart(result: NDArray[Any]) -> float:
@@ -187,7 +187,7 @@ def _compare(draft: Draft, run_code: bool) -> dict[str, float]:
     found = {name: apart(result) for name, result in results.items()}
     if found and min(found.values()) > TEST_TOLERANCE:
         best = min(found, key=lambda name: found[name])
-        absolute, relative = _declared(draft, best)
+        absolute, relative = _read_tolerance(draft, best)
         close = results[best].shape == expected.shape and np.allclose(
             results[best], expected, rtol=relative, atol=absolute
         )
@@ -216,7 +216,7 @@ def _compare(draft: Draft, run_code: bool) -> dict[str, float]:
     return {name: d for name, d in found.items() if d <= TEST_TOLERANCE}
 
 
-def _tolerances(draft: Draft, differences: dict[str, float]) -> None:
+def _declare_tolerances(draft: Draft, differences: dict[str, float]) -> None:
     """Declare tolerances that fit the scale of the output, one for each format that needs it."""
     config = as_map(draft.rdf["config"])
     zoo = as_map(config.get("bioimageio"))
@@ -291,7 +291,7 @@ def _add_pictures(draft: Draft) -> None:
         draft.change("A cover was made of the test tensors.")
 
 
-def _validation(draft: Draft, differences: dict[str, float]) -> None:
+def _describe_validation(draft: Draft, differences: dict[str, float]) -> None:
     """Say in the documentation what was compared, where it has no section on validation."""
     path = draft.folder / text(draft.rdf["documentation"])
     if not differences or not path.is_file():
@@ -315,7 +315,7 @@ def _validation(draft: Draft, differences: dict[str, float]) -> None:
 # ------------------------------------------------------------------------------ the whole
 
 
-def _members(draft: Draft) -> dict[str, bytes]:
+def _collect_members(draft: Draft) -> dict[str, bytes]:
     """Return all files by name: descriptions first, then in the order of their names."""
     texts = {"rdf.yaml": to_yaml(draft.rdf).encode()}
     if not any(a["id"] == "z" for t in draft.rdf["inputs"] for a in t["axes"]):
@@ -324,7 +324,7 @@ def _members(draft: Draft) -> dict[str, bytes]:
     return {**texts, **{p.name: p.read_bytes() for p in files}}
 
 
-def _remaining(draft: Draft, path: Path) -> None:
+def _say_objections(draft: Draft, path: Path) -> None:
     """Say what the rules of the programs still object to."""
     report = check_package(path, run=["none"])
     objections: dict[tuple[str, str], list[str]] = {}
@@ -339,20 +339,20 @@ def _remaining(draft: Draft, path: Path) -> None:
 
 def _rewrite(draft: Draft, run_code: bool) -> None:
     mend_description(draft)
-    bench = _bench(draft, run_code)
-    examples = _examples(bench)
+    bench = _make_bench(draft, run_code)
+    examples = _make_examples(bench)
     mend_weights(draft, examples)
     if bench is not None:
-        _opened(draft)
+        _open_draft(draft)
         _add_weights(draft, bench, examples, run_code)
     order_for_fiji(draft)
     differences = _compare(draft, run_code)
-    bench = _bench(draft, run_code) if differences else None
+    bench = _make_bench(draft, run_code) if differences else None
     if bench is not None:
         declare_halo(draft, bench, next(iter(differences)))
-    _tolerances(draft, differences)
+    _declare_tolerances(draft, differences)
     _add_pictures(draft)
-    _validation(draft, differences)
+    _describe_validation(draft, differences)
     if draft.moved:
         draft.rdf["config"] = {**as_map(draft.rdf["config"]), CONFIG_KEY: draft.moved}
     draft.rdf = order_keys(draft.rdf)
@@ -389,8 +389,8 @@ def port_package(path: Path, out: Path, *, run_code: bool = False) -> PortRecord
         with open_package(path) as package:
             draft = draft_package(package, folder)
             _rewrite(draft, run_code)
-        temporary.write_bytes(stored_zip(_members(draft)))
-        _remaining(draft, temporary)
+        temporary.write_bytes(stored_zip(_collect_members(draft)))
+        _say_objections(draft, temporary)
     return PortRecord(
         package=out.name,
         changed=tuple(draft.changed),

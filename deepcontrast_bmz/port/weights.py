@@ -60,7 +60,7 @@ def _replace(draft: Draft, entry: dict[str, Any], content: bytes) -> None:
 # --------------------------------------------------------------------------- TorchScript
 
 
-def _frozen_bytes(module: Any) -> bytes:
+def _freeze(module: Any) -> bytes:
     """Return a module frozen, as an archive of the same bytes whatever was traced before."""
     file = io.BytesIO()
     # Without it torch freezes by half, and cannot save what comes out.
@@ -89,13 +89,13 @@ def _agrees(
         return all(_largest_difference(two(x), one(x)) <= SAME_TOLERANCE for x in examples)
 
 
-def _frozen(path: Path, examples: list[Tensor]) -> bytes | None:
+def _freeze_file(path: Path, examples: list[Tensor]) -> bytes | None:
     """Return a TorchScript archive frozen, None if it does not come out with the same values."""
     loaded = torch.jit.load(path, map_location="cpu").eval()
     for by_trace in (False, True):
         try:
             graph = torch.jit.trace(loaded, examples[0], check_trace=False) if by_trace else loaded
-            content = _frozen_bytes(graph)
+            content = _freeze(graph)
             same = _agrees(loaded, torch.jit.load(io.BytesIO(content)), examples)
         except RuntimeError:
             continue
@@ -108,7 +108,7 @@ def _mend_script(draft: Draft, entry: dict[str, Any], examples: list[Tensor]) ->
     path = draft.folder / text(entry["source"])
     if script_defines_interpolate(path):
         with quiet():
-            content = _frozen(path, examples) if examples else None
+            content = _freeze_file(path, examples) if examples else None
         if content is None:
             draft.leave(
                 "The TorchScript weights, scripted and not frozen, could not be frozen with the "
@@ -197,7 +197,7 @@ def mend_weights(draft: Draft, examples: list[Tensor]) -> None:
 # ----------------------------------------------------------------- from the state dict
 
 
-def _traced(module: torch.nn.Module, examples: list[Tensor]) -> bytes | None:
+def _trace(module: torch.nn.Module, examples: list[Tensor]) -> bytes | None:
     """Return a network traced, or else scripted, and frozen; None if neither gives its values."""
     for by_trace in (True, False):
         try:
@@ -206,7 +206,7 @@ def _traced(module: torch.nn.Module, examples: list[Tensor]) -> bytes | None:
                 if by_trace
                 else torch.jit.script(module)
             )
-            content = _frozen_bytes(graph)
+            content = _freeze(graph)
             same = _agrees(module, torch.jit.load(io.BytesIO(content)), examples)
         except (RuntimeError, TypeError, ValueError):
             continue
@@ -227,7 +227,7 @@ def add_from_state_dict(
     weights = draft.rdf["weights"]
     if "torchscript" not in entries:
         with quiet():
-            content = _traced(module, examples)
+            content = _trace(module, examples)
         if content is None:
             draft.leave(
                 "No TorchScript could be made of the state dict: neither tracing nor scripting "
@@ -266,7 +266,7 @@ def add_from_state_dict(
 # ------------------------------------------------------------------------- Fiji's order
 
 
-def _torchscript_first(versions: dict[str, str]) -> bool:
+def _loads_torchscript(versions: dict[str, str]) -> bool:
     order = [name for name in loads_first(versions) if name in JAVA_FORMATS]
     tie = "onnx" in versions and shares_slot(versions, "torchscript", "onnx")
     return order[0] == "torchscript" and not tie
@@ -286,7 +286,7 @@ def order_for_fiji(draft: Draft) -> None:
     }
     known = given.split(".")[0] in ("1", "2")
     for version in (given, *SAFE_TORCH) if known else SAFE_TORCH:
-        if _torchscript_first({**versions, "torchscript": version}):
+        if _loads_torchscript({**versions, "torchscript": version}):
             break
     else:
         draft.leave("No torch version makes Fiji load TorchScript before the other weights.")

@@ -90,11 +90,11 @@ def _run(case: Case, weights_format: str, x: NDArray[Any]) -> tuple[NDArray[Any]
         from deepcontrast_bmz.check.engines.java import run_java
 
         try:
-            (run,) = run_java(engine, path, [bench.prepared(x)])
+            (run,) = run_java(engine, path, [bench.preprocess(x)])
         except EngineMissingError as error:
             missing = f"Fiji's engine, {engine}, was not run: {error}"
         else:
-            return bench.finished(run.output), f"{engine} ({weights_format})", ""
+            return bench.postprocess(run.output), f"{engine} ({weights_format})", ""
     if "fiji" not in case.engines:
         raise NotPossibleError(missing)
     (out,) = bench.here(weights_format)([x])

@@ -265,8 +265,8 @@ def _served_here(case: Case) -> tuple[list[str], list[str]]:
     assert path is not None  # else it would not be runnable
     try:
         bench = case.session.bench
-        (run,) = run_java(BIOENGINE_TORCH, path, [bench.prepared(bench.test_input)])
-        found = bench.difference(bench.finished(run.output), bench.test_output, bench.halo)
+        (run,) = run_java(BIOENGINE_TORCH, path, [bench.preprocess(bench.test_input)])
+        found = bench.difference(bench.postprocess(run.output), bench.test_output, bench.halo)
     except (EngineMissingError, NotPossibleError) as error:
         return [], [f"{BIOENGINE_TORCH} was not run: {error}"]
     worst = max(found.within, found.border)

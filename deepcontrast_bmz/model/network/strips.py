@@ -95,8 +95,8 @@ def fold_network(network: DilatedNetwork | DilatedVolumeNetwork) -> FoldedNetwor
         first = _split_outputs(network.first.kernel().double())
         mixes: list[bool] = getattr(network, "mixes", [False] * len(network.hidden))
         layers = [
-            FoldedLayer(_folded(cast("AffineConv", layer)), cast("AffineConv", layer).dilation, mix)
-            for layer, mix in zip(network.hidden, mixes, strict=True)
+            FoldedLayer(_fold_layer(layer), layer.dilation, mix)
+            for layer, mix in zip(cast("list[AffineConv]", network.hidden), mixes, strict=True)
         ]
         second: Tensor | None = None
         spare = 0
@@ -104,7 +104,7 @@ def fold_network(network: DilatedNetwork | DilatedVolumeNetwork) -> FoldedNetwor
         # One hidden layer is left, so that strips always have rows to keep.
         if joins and len(layers) > 1:
             kernel, spare, _ = layers.pop(0)
-            second = _composed(first, kernel, spare).float()
+            second = _compose(first, kernel, spare).float()
         hidden = [layer._replace(kernel=layer.kernel.float()) for layer in layers]
         last = _split_inputs(network.last.kernel().double() * network.scale)
     return FoldedNetwork(first.float(), second, spare, hidden, last.float())
@@ -340,14 +340,14 @@ def _split_inputs(kernel: Tensor) -> Tensor:
     return torch.cat((a + b, a - b), dim=1)
 
 
-def _folded(layer: AffineConv) -> Tensor:
+def _fold_layer(layer: AffineConv) -> Tensor:
     """Return the kernel of a hidden layer in the new basis, in double precision."""
     kernel = _split_outputs(layer.kernel().double())
     planes = kernel.shape[1] // kernel.shape[0]
     return torch.cat([_split_inputs(part) for part in kernel.chunk(planes, dim=1)], dim=1)
 
 
-def _composed(first: Tensor, second: Tensor, dilation: int) -> Tensor:
+def _compose(first: Tensor, second: Tensor, dilation: int) -> Tensor:
     """Return the kernel of the first two layers together: (C, 1, 2 d + 3, 2 d + 3)."""
     m = 2 * (dilation + 1)
     point = torch.zeros(1, 1, 2 * m + 1, 2 * m + 1, dtype=first.dtype)
