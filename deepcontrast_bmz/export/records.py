@@ -39,3 +39,7 @@ class ExportRecord(Record):
     """Trained numbers."""
     parity: tuple[ParityRow, ...]
     """One row per format and image."""
+
+    def largest_difference(self, weights_format: WeightsFormat) -> float:
+        """Return the largest difference of one format over all images."""
+        return max(r.difference for r in self.parity if r.weights_format == weights_format)
