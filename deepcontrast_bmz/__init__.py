@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from deepcontrast_bmz.model.open import open_model
     from deepcontrast_bmz.predict.enhance import enhance
     from deepcontrast_bmz.predict.files import predict_files
+    from deepcontrast_bmz.predict.reliability import map_reliability
     from deepcontrast_bmz.settings import read_recipe
     from deepcontrast_bmz.train.run import train_longer, train_run
 
@@ -30,6 +31,7 @@ __all__ = [
     "enhance",
     "evaluate_image",
     "export_run",
+    "map_reliability",
     "open_model",
     "predict_files",
     "read_image",
@@ -46,6 +48,7 @@ _PLACES = {
     "enhance": "predict.enhance.enhance",
     "evaluate_image": "evaluate.sweep.evaluate",
     "export_run": "export.package.export_run",
+    "map_reliability": "predict.reliability.map_reliability",
     "open_model": "model.open.open_model",
     "predict_files": "predict.files.predict_files",
     "read_image": "image.read_image",

@@ -323,6 +323,14 @@ def predict(
         int | None, typer.Option(help="Whole iterations to run, instead of --dial.")
     ] = None,
     all_iterations: EveryIteration = False,
+    reliability: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write, for every pixel from 0 to 1, how far both halves of the light agree "
+            "on what was added; a folder for several images.",
+        ),
+    ] = None,
     channel: Channel = None,
     axes: Axes = None,
     scene: Scene = None,
@@ -373,6 +381,7 @@ def predict(
         axes=axes,
         scene=scene,
         mask=mask,
+        reliability=reliability,
         block=side,
         resume=resume,
         scheduler=scheduler,

@@ -58,6 +58,12 @@ _PATCH = 3
 _INNER_PATCH = 9
 """Side of the smallest such patch elsewhere."""
 
+_LARGE_PATCH = 17
+"""Side of the smallest patch that counts as padding where black occurs by itself..."""
+
+_SCATTERED = 0.002
+"""... in more than this share of the pixels."""
+
 _CLIPPED = 5
 """How many times as many pixels as each of the next values the largest has where it is cut off."""
 
@@ -157,6 +163,11 @@ def find_padding(raw: NDArray[Any]) -> Mask | None:
         return None
     image = raw.astype(np.float64)
     flat = _find_flat(image, known) & darkest
+    rest = known & ~flat
+    rim = rest & scipy.ndimage.maximum_filter(flat, 3)
+    if (darkest & rest).sum() > _SCATTERED * known.sum() or rim.sum() > rest.sum() / 2:
+        # Black occurs by itself, as in little light: small patches of it happen.
+        flat &= _find_squares(np.where(known, image, np.inf), _LARGE_PATCH)
     padding = _find_abrupt(image, flat, known & ~flat)
     return padding if padding.any() else None
 

@@ -22,6 +22,7 @@ from deepcontrast_bmz.image.masks import read_mask
 from deepcontrast_bmz.predict.blocks import block_sides
 from deepcontrast_bmz.predict.cluster import connect_cluster, start_threads
 from deepcontrast_bmz.predict.enhance import enhance_as
+from deepcontrast_bmz.predict.reliability import map_reliability
 from deepcontrast_bmz.predict.resume import Journal, forget, partial_folder
 from deepcontrast_bmz.predict.shared import share_among
 from deepcontrast_bmz.predict.stream import Request, stream_image
@@ -60,6 +61,9 @@ class Options(TypedDict, total=False):
     mask: Path | None
     """Image whose pixels that are not zero are part of the picture, as in `enhance`; it holds for
     all images of the call."""
+    reliability: Path | None
+    """Also write what `map_reliability` returns: an image, or a folder for several, in which they
+    are called like the image with ``_reliability.ome.tif``."""
     resume: bool
     """Continue unfinished work at the block where it stopped."""
     scheduler: str | None
@@ -110,7 +114,7 @@ def predict_files(
         done all the same. Left out, or with one image, the first such image ends the work.
     **options
         See `Options`: dial, iterations, all_iterations, block, channel, resume, scheduler, sharded,
-        skip_existing, axes, scene, each, mask.
+        skip_existing, axes, scene, each, mask, reliability.
 
     Returns
     -------
@@ -135,8 +139,10 @@ def predict_files(
         paths = _without_outputs(paths, out)
     targets = name_targets(paths, out)
     requests = _requests(model, paths, targets, options)
-    for target in targets:
+    maps = _name_maps(paths, targets, options)
+    for target in (*targets, *maps):
         check_output(target)
+    beside = dict(zip(targets, maps, strict=True)) if maps else {}
     everything = requests
     if options.get("skip_existing", False):
         requests = [request for request in requests if not _is_there(request.target)]
@@ -146,13 +152,15 @@ def predict_files(
     written: list[Path] = []
     scheduler = options.get("scheduler")
     with (
-        make_folders([request.target for request in requests]),
+        make_folders([*(request.target for request in requests), *maps]),
         start_threads() if scheduler is None else connect_cluster(scheduler) as workers,
     ):
         for number, request in enumerate(requests):
             within = _part_of(progress, number / len(requests), 1 / len(requests))
             try:
                 enhanced = _enhance_file(model, request, workers, within)
+                if request.target in beside:
+                    _write_map(model, request, enhanced, beside[request.target])
             except (InputError, MemoryError) as error:
                 if failed is None or not several:
                     raise
@@ -236,6 +244,38 @@ def _enhance_file(
     )
     write_image(enhanced.image, request.target)
     return enhanced
+
+
+def _name_maps(paths: Sequence[Path], targets: Sequence[Path], options: Options) -> list[Path]:
+    """Return where the maps of reliability go; none if they were not asked for."""
+    out = options.get("reliability")
+    if out is None:
+        return []
+    if options.get("all_iterations", False):
+        raise InputError(
+            "reliability is that of one dial, but all iterations were asked for: leave one out"
+        )
+    if out.suffix.lower() in (".tif", ".tiff", ".zarr"):
+        maps = name_targets(paths, out)
+    else:
+        maps = [out / f"{path.name.split('.')[0]}_reliability.ome.tif" for path in paths]
+    taken = {target.resolve() for target in (*targets, *paths)}
+    for number, place in enumerate(maps):
+        if place.resolve() in taken:
+            raise InputError(
+                f"{place} would hold two outputs, or replace an input: give --reliability another "
+                "name"
+            )
+        taken.add(maps[number].resolve())
+    return maps
+
+
+def _write_map(model: Model, request: Request, enhanced: Enhanced, target: Path) -> None:
+    """Write the map of reliability of an image that was enhanced."""
+    image = select_channel(read_image(request.path, **request.how._asdict()), request.channel)
+    image = image.rename(request.path.name)
+    found = map_reliability(model, image, enhanced.dial, mask=request.mask, block=request.block)
+    write_image(found, target)
 
 
 def _is_large(request: Request) -> bool:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.image import check_pixels
 from deepcontrast_bmz.image.labels import as_float32
+from deepcontrast_bmz.train.holes import cut_without_holes
 from deepcontrast_bmz.train.raw_planes import RawPlane
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def excerpts_of(
     Raises
     ------
     InputError
-        If all cells looked at are constant, a pixel of them is no finite number or too large, or
+        If all cells looked at are constant or full of holes, a pixel of them is too large, or
         the image has too few planes.
     """
     if planes is not None and image.sizes.get("z", 0) < planes:
@@ -90,17 +90,16 @@ def excerpts_of(
     found: dict[int, RawPlane] = {}
     for number, cell in _drawn(ordered.shape, sides, wanted, [seed, 5, index]):
         excerpt = ordered[cell].compute()
-        check_pixels(excerpt, name)
         pixels = excerpt.to_numpy()
-        if pixels.max() > pixels.min():
-            kept = as_float32(pixels.reshape(pixels.shape[-len(inner) :]), name)
-            found[number] = RawPlane(kept, index, name, widths_px)
+        parts = cut_without_holes(pixels.reshape(pixels.shape[-len(inner) :]))
+        if parts and parts[0].max() > parts[0].min():
+            found[number] = RawPlane(as_float32(parts[0], name), index, name, widths_px)
         if len(found) == wanted:
             break
     if not found:
         raise InputError(
             f"a training image needs structure, but {_TRIES * wanted} excerpts of {name} are all "
-            "constant: crop it to where the specimen is"
+            "constant or hold no picture: crop it to where the specimen is"
         )
     share = sum(plane.pixels.size for plane in found.values()) / image.size
     logger.info("%s: %d excerpts, %.2g of its pixels", name, len(found), share)

@@ -13,6 +13,7 @@ import numpy as np
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import planes
 from deepcontrast_bmz.image.labels import as_float32
+from deepcontrast_bmz.train.holes import cut_without_holes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +66,8 @@ def planes_of(
 ) -> list[RawPlane]:
     """Return the planes of a labelled image that hold anything, constant ones left out.
 
+    Of planes with holes, NaN or padding, the largest rectangles between them.
+
     Parameters
     ----------
     image : DataArray
@@ -82,9 +85,10 @@ def planes_of(
         If every plane is constant, or a pixel is too large to be computed with.
     """
     found = [
-        RawPlane(as_float32(plane, name), index, name, widths_px)
+        RawPlane(as_float32(part, name), index, name, widths_px)
         for _, plane in planes(image)
-        if plane.max() > plane.min()
+        for part in cut_without_holes(plane)
+        if part.max() > part.min()
     ]
     if not found:
         raise InputError(
@@ -97,6 +101,8 @@ def stacks_of(
     image: xr.DataArray, index: int, name: str, widths_px: tuple[float, ...], *, fewest: int
 ) -> list[RawPlane]:
     """Return the z-stacks of a labelled image that hold anything, one for each time and channel.
+
+    Of stacks with holes, NaN or padding, the largest blocks of all planes between them.
 
     Parameters
     ----------
@@ -127,9 +133,11 @@ def stacks_of(
     ordered = image.transpose(*leading, "z", "y", "x")
     found: list[RawPlane] = []
     for place in np.ndindex(*ordered.shape[:-3]):
-        pixels = np.asarray(ordered.data[place])
-        if pixels.max() > pixels.min():
-            found.append(RawPlane(as_float32(pixels, name), index, name, widths_px))
+        found += [
+            RawPlane(as_float32(part, name), index, name, widths_px)
+            for part in cut_without_holes(np.asarray(ordered.data[place]))
+            if part.max() > part.min()
+        ]
     if not found:
         raise InputError(
             f"a training image needs structure, but every plane of {name} is constant: leave it out"

@@ -260,7 +260,7 @@ def _read_planes(paths: Sequence[Path], recipe: Recipe) -> tuple[list[RawPlane],
             own = excerpts_of(image, number, path.name, widths, seed=seed, planes=fewest)
             sha256 = excerpts_sha256(image, own)
         else:
-            check_pixels(image, path.name)
+            check_pixels(image, path.name, holes=True)
             if fewest is None:
                 own = planes_of(image, number, path.name, widths)
             else:

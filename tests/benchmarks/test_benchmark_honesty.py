@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from benchmark_scripts import load, recorded
@@ -86,3 +87,12 @@ def test_the_verdicts_are_counted(
     for trick in ("gamma", "background subtraction", "unsharp masking", "CLAHE"):
         assert not any(found[trick])
         assert f"| {trick} | 0 |" in printed
+
+
+def test_deciles_of_reliability_follow_the_pixels() -> None:
+    reliability = load("reliability")
+    values = np.linspace(0, 1, 100)
+    deciles = reliability.deciles_of(reliability.Seen(values[::-1], values[::-1] ** 2))
+    assert len(deciles) == 10
+    assert deciles[0][0] == pytest.approx(values[:10].mean())
+    assert deciles[9][1] == pytest.approx((values[90:] ** 2).mean())

@@ -96,6 +96,20 @@ def test_black_that_was_cut_off_is_part_of_the_picture() -> None:
     assert found is None or not found[:, 3:70].any()
 
 
+@pytest.mark.parametrize("photons", [0.05, 0.3, 1.0, 3.0, 10.0])
+def test_little_light_is_no_padding(photons: float) -> None:
+    y, x = np.mgrid[:200, :200]
+    light = photons * (1 + np.sin(y / 20) * np.cos(x / 15)) ** 2
+    image = np.random.default_rng(1).poisson(light)
+    assert find_padding(image) is None
+    image[:, 170:] = 0
+    found = find_padding(image)
+    assert found is None or not found[:, :170].any()
+    if photons >= 1:
+        assert found is not None
+        assert found[:, 171:].mean() > 0.9
+
+
 @pytest.mark.parametrize("all_iterations", [False, True])
 def test_how_the_image_is_cut_makes_no_difference(model: Model, all_iterations: bool) -> None:
     image = holed()

@@ -110,10 +110,10 @@ def test_an_empty_image_is_refused_after_a_bounded_search(small: Callable[..., N
     assert recording.pixels_read <= 24 * CHUNK**2
 
 
-def test_pixels_that_are_no_numbers_are_refused(small: Callable[..., None]) -> None:
+def test_an_image_of_no_numbers_is_refused(small: Callable[..., None]) -> None:
     small()
     recording = Recording("yx", (96, 96))
-    with pytest.raises(InputError, match="finite"):
+    with pytest.raises(InputError, match="constant or hold no picture"):
         excerpts_of(recording.image + np.inf, 0, "large", WIDTHS, seed=1)
 
 
