@@ -75,6 +75,10 @@ class OodStatistics(Record):
     limits: tuple[Positive, float, Positive]
     """Distance that three in a hundred of the former exceed; the form's usual value for them, and
     how far beyond it three in a hundred lie."""
+    warn_above: Positive = 1.55
+    """Score beyond which there is a warning: what one in twenty parts of real images exceeds whose
+    image was left out of the fit. Models that do not say it have what was measured on planes of ten
+    public stacks that the first one was trained on."""
     numbers: str
     """Means, scales and directions: base64 of half-precision numbers, see `ood`."""
     form: str

@@ -5,7 +5,8 @@ trained range have a mean and a spread; the Mahalanobis distance tells how far f
 is, whatever it is. What is known to go wrong, light, depth, kernel, scale or detector beyond the
 trained range, is also shown to a quadratic form that learns to tell it from what is within. Both
 are taken over the value that three in a hundred familiar images exceed, and the score is the larger
-of the two: above 1 the image is unusual.
+of the two: above 1 the image is unusual. A warning waits until it is beyond what one in twenty
+parts of real images has, whose specimen was left out of the fit.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ _CURVED = 32
 """Directions that enter the form squared."""
 _FEW = 0.03
 """Share of the training patches that may exceed the limit."""
+_WARNED = 0.05
+"""Share of the parts of real images left out of the fit that may be warned about."""
+_FEWEST_IMAGES = 5
+"""Fewer images say too little of what is usual."""
 _LEAST = 0.02
 """Smallest spread of a direction that is believed, over the mean of all."""
 
@@ -67,15 +72,18 @@ class OodScore(NamedTuple):
     """0 is typical; above 1 is beyond 97 of 100 training patches."""
     feature: str
     """What stands out most, in words."""
+    limit: float = 1.0
+    """From which on there is a warning."""
 
     @property
     def warning(self) -> str | None:
-        """One sentence, or None where the image is like those trained for."""
-        if self.score <= 1:
+        """One sentence, or None where the image is no further off than real ones are."""
+        if self.score <= self.limit:
             return None
         return (
             f"the image is unlike those the model was trained for (score {self.score:.1f}, limit "
-            f"1); what stands out most is {self.feature}: check the result against the raw image"
+            f"{self.limit:.1f}); what stands out most is {self.feature}: check the result against "
+            "the raw image"
         )
 
 
@@ -116,7 +124,11 @@ def _directions(samples: int, count: int) -> int:
 
 
 def fit_ood(
-    familiar: Sequence[FeatureVector], beyond: Sequence[FeatureVector], *, iterations: int
+    familiar: Sequence[FeatureVector],
+    beyond: Sequence[FeatureVector],
+    *,
+    iterations: int,
+    images: Sequence[int | None] | None = None,
 ) -> OodStatistics:
     """Fit the statistics.
 
@@ -128,6 +140,9 @@ def fit_ood(
         Of specimens beyond it, at least four, in random order.
     iterations : int
         Iterations that the features were taken from.
+    images : sequence of int or None, optional
+        Which real image each of the familiar ones is part of; None for specimens. With parts of
+        five images or more the limit of the warning is measured on those left out.
     """
     inner = np.stack([vector.values for vector in familiar])
     outer = np.stack([vector.values for vector in beyond])
@@ -142,8 +157,10 @@ def fit_ood(
     usual = float(np.median(opinions))
     reach = max(float(np.quantile(opinions, 1 - _FEW)) - usual, _LEAST)
     limits = (float(np.quantile(distances, 1 - _FEW)), usual, reach)
+    named = np.array([-1 if image is None else image for image in images or [None] * len(inner)])
+    warn_above = _find_limit(inner, outer, named, limits)
     form = _form(inner, outer)
-    return OodStatistics(
+    found = OodStatistics(
         iterations=iterations,
         samples=len(inner),
         beyond=len(outer),
@@ -151,6 +168,25 @@ def fit_ood(
         form=pack(form),
         limits=limits,
     )
+    return found if warn_above is None else found.model_copy(update={"warn_above": warn_above})
+
+
+def _find_limit(
+    inner: Double, outer: Double, images: NDArray[np.int_], limits: tuple[float, float, float]
+) -> float | None:
+    """Return the score that few parts of images exceed that were left out; None of few images."""
+    names = np.unique(images[images >= 0])
+    if names.size < _FEWEST_IMAGES:
+        return None
+    far, usual, reach = limits
+    scores: list[Double] = []
+    for k in range(_FOLDS):
+        left_out = np.isin(images, names[k::_FOLDS])
+        own, others = inner[left_out], inner[~left_out]
+        distances = _shape(others).distances(own) / far
+        opinions = (_form(others, outer[np.arange(len(outer)) % _FOLDS != k])(own) - usual) / reach
+        scores.append(np.maximum(distances, opinions))
+    return max(1.0, float(np.quantile(np.concatenate(scores), 1 - _WARNED)))
 
 
 def _form(inner: Double, outer: Double) -> QuadraticForm:
@@ -199,7 +235,7 @@ def unusual(vector: FeatureVector, statistics: OodStatistics) -> OodScore:
     shares = shape.shares(vector.values) if far >= alike else form.shares(vector.values)
     most = vector.names[int(np.argmax(shares))]
     words = next(words for prefix, words in _WORDS if most.startswith(prefix))
-    return OodScore(max(far, alike, 0.0), words)
+    return OodScore(max(far, alike, 0.0), words, statistics.warn_above)
 
 
 def measure(raw: Tensor, iterations: Tensor, description: LoopDescription) -> FeatureVector:

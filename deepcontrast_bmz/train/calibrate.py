@@ -192,17 +192,22 @@ def _fit_ood(
         _features(loop, recipe, record(draw_within_range(7, number, number)[0]), OOD_ITERATIONS)
         for number in range(count)
     ]
-    familiar += [
-        _features(loop, recipe, raw, OOD_ITERATIONS)
-        for raw in _patches(recipe, planes, count // 2, side)
-    ]
+    images: list[int | None] = [None] * count
+    for image, raw in _patches(recipe, planes, count // 2, side):
+        familiar.append(_features(loop, recipe, raw, OOD_ITERATIONS))
+        images.append(image)
     beyond: list[FeatureVector] = []
     for number in range(2 * count):
         light, rng = draw_within_range(8, number, number // len(BEYOND))
         raw = record_beyond_range(light, BEYOND[number % len(BEYOND)], recipe.physics, deepest, rng)
         beyond.append(_features(loop, recipe, raw, OOD_ITERATIONS))
     order = np.random.default_rng([recipe.seed, 10]).permutation(len(familiar))
-    return fit_ood([familiar[i] for i in order], beyond, iterations=OOD_ITERATIONS)
+    return fit_ood(
+        [familiar[i] for i in order],
+        beyond,
+        iterations=OOD_ITERATIONS,
+        images=[images[i] for i in order],
+    )
 
 
 def _features(loop: Loop, recipe: Recipe, raw: Tensor, count: int) -> FeatureVector:
@@ -244,12 +249,18 @@ def _iterate_stack(loop: Loop, raw: Tensor, count: int) -> Tensor:
     return loop.iterate(seen, count)[0, :, 0]
 
 
-def _patches(recipe: Recipe, planes: Sequence[RawPlane], count: int, side: int) -> Iterator[Tensor]:
-    """Yield patches of raw planes, every image as often, in turn as they are and degraded."""
+def _patches(
+    recipe: Recipe, planes: Sequence[RawPlane], count: int, side: int
+) -> Iterator[tuple[int | None, Tensor]]:
+    """Yield (image, patch) of raw planes, every image as often, as they are and degraded in turn.
+
+    The image is None where a specimen was drawn.
+    """
     images = len({plane.image for plane in planes})
     for number, plane, raw, rng in _raw_patches(recipe, planes, count, side, 9):
+        name = None if plane.procedural else plane.image
         if (number // images) % 2 == 0:
-            yield raw
+            yield name, raw
             continue
         low, high = recipe.physics.photons or MATCHED_PHOTONS
         mean_photons = draw_log_uniform(rng, low, high)
@@ -258,7 +269,7 @@ def _patches(recipe: Recipe, planes: Sequence[RawPlane], count: int, side: int) 
         )
         per_count = mean_photons / plane.light
         recorded = degrade((raw.double() - plane.floor) * per_count, draw)
-        yield (remove_known_part(recorded, draw) / per_count + plane.floor).float()
+        yield name, (remove_known_part(recorded, draw) / per_count + plane.floor).float()
 
 
 def _raw_patches(

@@ -79,6 +79,16 @@ def test_only_unusual_images_are_warned_of(statistics: OodStatistics) -> None:
     assert "\n" not in strange
 
 
+def test_the_limit_of_the_warning_is_that_of_images_left_out() -> None:
+    images = [number % 8 for number in range(160)]
+    fitted = fit_ood(drawn(160, 11), drawn(80, 12, black=4.0), iterations=1, images=images)
+    assert fitted.warn_above >= 1
+    warned = [unusual(vector, fitted).warning is not None for vector in drawn(300, 13)]
+    assert sum(warned) <= 0.15 * 300
+    few = fit_ood(drawn(160, 11), drawn(80, 12, black=4.0), iterations=1, images=[0] * 160)
+    assert few.warn_above == OodStatistics.model_fields["warn_above"].default
+
+
 def test_farther_is_more_unusual(statistics: OodStatistics) -> None:
     found = [scores(statistics, drawn(1, 6, floor1=by))[0] for by in (0.0, 5.0, 10.0, 20.0)]
     assert found == sorted(found)

@@ -61,7 +61,9 @@ def test_patches_of_raw_planes_keep_their_unit() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.poisson(200, (90, 120)).astype(np.float32) + 1000
     plane = RawPlane(pixels, 0, "raw", (5.5, 24.0))
-    found = list(calibrate._patches(RECIPE, [plane], 4, 64))  # pyright: ignore[reportPrivateUsage]
+    named = list(calibrate._patches(RECIPE, [plane], 4, 64))  # pyright: ignore[reportPrivateUsage]
+    assert {image for image, _ in named} == {0}
+    found = [patch for _, patch in named]
     assert [tuple(patch.shape) for patch in found] == [(64, 64)] * 4
     for patch in found:
         assert float(patch.mean()) == pytest.approx(1200, rel=0.05)
