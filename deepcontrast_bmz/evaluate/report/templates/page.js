@@ -28,6 +28,7 @@
     var words = label + (judged ? ", judged" : "");
     document.getElementById("now-plane").textContent = words;
     document.getElementById("elsewhere").hidden = judged;
+    document.querySelector(".readout").classList.toggle("stale", !judged);
     plane.setAttribute("aria-valuetext", words);
   }
   function show() {
