@@ -507,7 +507,9 @@ def test_view_writes_the_report_and_opens_it(
     out = tmp_path / "a folder"
     assert run("view", stack_path, "--model", tiny_run, "-o", out) == 0
     assert opened_pages == [(out / "report.html").as_uri()]
-    assert "stack.tif" in (out / "report.html").read_text(encoding="utf-8")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert 'id="plane"' in page
+    assert "dcbmz predict tiny stack.tif --dial" in page
 
 
 def test_view_without_a_folder_takes_a_temporary_one_and_can_leave_the_browser_alone(
