@@ -46,6 +46,9 @@ anything sharper."""
 _MOST_SPECKS = 0.002
 """Share of the pixels beyond which specks are the noise itself."""
 
+_BEYOND_ALL = 2.0
+"""How many times the range of all grey values such a speck must stand out to count even then."""
+
 _LINE = 6.0
 """How far a dead line stands out from its neighbours, in deviations of all lines..."""
 
@@ -360,9 +363,12 @@ def _find_specks(image: Double, usable: Mask, noise: NoiseModel) -> Mask:
     second = np.partition(beside, -2, axis=0)[-2]
     speck = np.abs(off) > _SPECK * deviation
     speck &= second < _SHARPEST * np.abs(off) + 3 * deviation
+    if int(speck.sum()) > _MOST_SPECKS * image.size:
+        # So many are the specimen, or its noise; not those beyond all other grey values.
+        low, high = (float(v) for v in np.quantile(image[usable], (0.001, 0.999)))
+        speck &= np.abs(off) > _BEYOND_ALL * (high - low)
     found = np.zeros(image.shape, bool)
-    if int(speck.sum()) <= _MOST_SPECKS * image.size:
-        found[rows[speck], columns[speck]] = True
+    found[rows[speck], columns[speck]] = True
     return found
 
 

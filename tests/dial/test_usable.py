@@ -107,6 +107,16 @@ def test_of_an_ordinary_recording_all_is_usable(kind: Kind, photons: float) -> N
     assert float(usable_pixels(recording(kind, photons)).float().mean()) > 0.999
 
 
+def test_a_hot_pixel_is_found_among_specks_that_are_the_specimen() -> None:
+    raw = recording()
+    rows, columns = np.random.default_rng(3).integers(3, SIDE - 3, (2, 300))
+    raw[rows, columns] += 600
+    assert float(usable_pixels(raw).float().mean()) > 0.999
+    raw[70, 40] = 60000
+    mask = inspect_pixels(raw)
+    assert torch.equal(~mask.usable, raw == 60000)
+
+
 def test_saturation_is_not_usable_but_not_broken_either() -> None:
     raw = recording()
     top = float(raw.flatten().sort().values[-200])
