@@ -241,6 +241,16 @@ def test_every_page_is_linked_from_the_index() -> None:
     assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"} == linked
 
 
+def test_every_page_of_the_index_is_in_the_menu_of_the_site() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\(([\w/-]+\.(?:md|ipynb))\)", index))
+    assert set(re.findall(r"^ +- [\w ]+: ([\w/]+\.(?:md|ipynb))$", menu, re.MULTILINE)) == {
+        "index.md",
+        *linked,
+    }
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_lines_of_a_page_are_short(page: Path) -> None:
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):

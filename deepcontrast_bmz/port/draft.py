@@ -30,8 +30,15 @@ _FILE_KEYS = ("documentation", "icon")
 
 
 def short(error: object) -> str:
-    """Return an error's words on one line, without the full stop that a sentence adds."""
-    return " ".join(str(error).split())[:200].rstrip(".")
+    """Return an error's words on one line, without the full stop that a sentence adds.
+
+    The words of what caused it follow in brackets, unless it repeats them: a library that fails to
+    import somebody's file hides there what is missing.
+    """
+    words = " ".join(str(error).split())[:200].rstrip(".")
+    cause = getattr(error, "__cause__", None)
+    behind = "" if cause is None else short(cause)
+    return words if behind in words else f"{words} ({behind})"
 
 
 @dataclass

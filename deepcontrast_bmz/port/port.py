@@ -129,9 +129,8 @@ def _add_weights(draft: Draft, bench: Bench, examples: list[Tensor], run_code: b
             module = load_torch_model(described.weights.pytorch_state_dict, load_state=True).eval()
     # It is somebody's code: it may end in any way.
     except Exception as error:
-        words = " ".join(str(error).split())[:200]
         draft.leave(
-            f"The code of the state dict did not run here: {type(error).__name__}: {words}."
+            f"The code of the state dict did not run here: {type(error).__name__}: {short(error)}."
         )
         return
     axes = enumerate(bench.input.axes)

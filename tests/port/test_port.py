@@ -663,6 +663,20 @@ def test_code_of_a_package_is_not_run_unasked(spoilt: Copy, tmp_path: Path) -> N
     assert trap.exists()
 
 
+# bioimageio.core leaves the file open that it could not import.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_library_that_is_missing_is_named(spoilt: Copy, tmp_path: Path) -> None:
+    only_state_dict(spoilt)
+    source = spoilt.folder / "small.py"
+    source.write_text("import no_such_library\n" + ARCHITECTURE)
+    spoilt.weights["pytorch_state_dict"]["architecture"]["sha256"] = sha256(source)
+    spoilt.save()
+    record = port_package(spoilt.folder, tmp_path / "ported.zip", run_code=True)
+    said = [sentence for sentence in record.left if "did not run here" in sentence]
+    assert len(said) == 1
+    assert "No module named 'no_such_library'" in said[0]
+
+
 def test_statistics_of_the_image_are_said_to_be_left(spoilt: Copy, tmp_path: Path) -> None:
     spoilt.input["preprocessing"] = [{"id": "zero_mean_unit_variance", "kwargs": {}}]
     raw = np.load(spoilt.folder / "in.npy")
