@@ -50,7 +50,7 @@ FAILURES = {
     "opens": "does not open",
     "runs": "does not run",
     "right_values": "other values",
-    "any_size": "one size only",
+    "any_size": "not every size",
     "seams": "seams",
 }
 """The first column that failed, in words."""
@@ -442,8 +442,8 @@ def try_kind(kind: Kind, folder: Path) -> Tried:
     except InputError as error:
         return Tried(kind, before, None, (), (), (), str(error), time.perf_counter() - start)
     seconds = time.perf_counter() - start
-    words = (tuple(record[key]) for key in ("changed", "left", "unchecked"))
-    return Tried(kind, before, _check(out), *words, "", seconds)
+    changed, left, unchecked = (tuple(record[key]) for key in ("changed", "left", "unchecked"))
+    return Tried(kind, before, _check(out), changed, left, unchecked, "", seconds)
 
 
 def cell(row: Row) -> str:
@@ -508,8 +508,8 @@ NOTES = """## How to read it
   the program's own tiling, padding and processing.
 - **does not open** and the like: the first thing that fails; `dcbmz check` says why, and what to
   change.
-- **one size only**: the network was exported for one size of image. Nobody but its author can
-  change that.
+- **not every size**: the network was exported for one size of image, or for sizes in steps. Only
+  its author can change that.
 - **opens, not run**: no weights that can be run here.
 - **score of the zoo**: from everything that was not run failing to everything passing
   ([publish in the zoo](zoo.md)).
