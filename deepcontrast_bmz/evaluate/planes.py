@@ -22,6 +22,7 @@ from deepcontrast_bmz.dial.window import content_window
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import check_pixels
 from deepcontrast_bmz.image.labels import as_float32
+from deepcontrast_bmz.train.holes import find_without_holes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,20 +87,40 @@ def select_judged(image: xr.DataArray, plane: int | None, reach: int | None = No
     index, number, reason = _choose(image, plane)
     single = image.squeeze("c") if "c" in image.dims else image
     pixels = _pixels(single.isel(index))
-    check_pixels(_labelled(pixels, image), _name(image))
-    window = _window(pixels)
-    raw = _cut(pixels, window)
+    first = last = 0
+    if reach is not None and "z" in index:
+        first, last = max(index["z"] - reach, 0), min(index["z"] + reach + 1, image.sizes["z"])
+        pixels = _pixels(single.isel(index | {"z": slice(first, last)}))
+    centre = index["z"] - first if last else None
+    judged, window = _without_holes(pixels, centre, image)
+    raw = judged if centre is None else judged[centre]
     if float(np.ptp(raw)) == 0:
         raise InputError(
             f"plane {number} of {_name(image)} is constant, {float(raw[0, 0]):g} everywhere, and "
             "has no contrast: evaluate another image"
         )
-    if reach is None or "z" not in index:
-        return Judged(_labelled(raw, image), None, index, reason, window)
-    first, last = max(index["z"] - reach, 0), min(index["z"] + reach + 1, image.sizes["z"])
-    stack = _labelled(_cut(_pixels(single.isel(index | {"z": slice(first, last)})), window), image)
-    check_pixels(stack, _name(image))
-    return Judged(stack, index["z"] - first, index, reason, window)
+    return Judged(_labelled(judged, image), centre, index, reason, window)
+
+
+def _without_holes(
+    pixels: Float32, centre: int | None, image: xr.DataArray
+) -> tuple[Float32, tuple[int, int, int, int]]:
+    """Return the window that is judged, of the largest part without NaN and padding, and its place.
+
+    Where padding alone leaves no such part, it is judged with the padding.
+    """
+    check_pixels(_labelled(pixels, image), _name(image), holes=True)
+    parts = find_without_holes(pixels)
+    if not parts and np.isfinite(pixels).all():
+        parts = [(pixels, (0, 0))]
+    if not parts or min(parts[0][0].shape[-2:]) < SMALLEST_SIDE:
+        raise InputError(
+            f"{_name(image)} has no part without NaN that is large enough to evaluate: crop it"
+        )
+    part, (top, left) = parts[0]
+    row, column, height, width = _window(part if centre is None else part[centre])
+    cut = _cut(part, (row, column, height, width))
+    return cut, (top + row, left + column, height, width)
 
 
 def _choose(image: xr.DataArray, plane: int | None) -> tuple[dict[str, int], int, str]:
@@ -138,6 +159,9 @@ def _pixels(image: xr.DataArray) -> Float32:
 
 def _content(plane: Float32) -> float:
     """Spread of what is left when single-pixel noise is smoothed away."""
+    known = np.isfinite(plane)
+    if not known.all():
+        plane = np.where(known, plane, np.median(plane[known]) if known.any() else 0)
     return float(ndimage.gaussian_filter(plane, 2.0).std())
 
 
@@ -176,8 +200,9 @@ def select_reference(reference: xr.DataArray, image: xr.DataArray, judged: Judge
         computed with.
     """
     plane = _reference_plane(reference, image, judged.index)
-    check_pixels(_labelled(plane, reference), _name(reference, "the reference"))
-    return _cut(plane, judged.window)
+    part = _cut(plane, judged.window)
+    check_pixels(_labelled(part, reference), _name(reference, "the reference"))
+    return part
 
 
 def _reference_plane(

@@ -1,8 +1,8 @@
-"""Parts of an image without holes, to train on: NaN and padding take no part."""
+"""Parts of an image without holes, to train on and to score: NaN and padding take no part."""
 
 from __future__ import annotations
 
-__all__ = ["cut_without_holes"]
+__all__ = ["cut_without_holes", "find_without_holes"]
 
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,13 @@ def cut_without_holes(pixels: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         All of it where it has no holes; none where it is all holes or what is between them is
         too small. No two share a pixel.
     """
+    return [part for part, _ in find_without_holes(pixels)]
+
+
+def find_without_holes(
+    pixels: NDArray[np.float32],
+) -> list[tuple[NDArray[np.float32], tuple[int, int]]]:
+    """Return what `cut_without_holes` does, and first row and column of each, the largest first."""
     stack = pixels.reshape(-1, *pixels.shape[-2:])
     used = np.isfinite(stack)
     for plane, own in zip(stack, used, strict=True):
@@ -45,9 +52,9 @@ def cut_without_holes(pixels: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         if padding is not None:
             own &= ~padding
     if used.all():
-        return [pixels]
+        return [(pixels, (0, 0))]
     free = _free_cells(np.logical_and.reduce(used, axis=0))
-    found: list[NDArray[np.float32]] = []
+    found: list[tuple[NDArray[np.float32], tuple[int, int]]] = []
     total = int(free.sum())
     while len(found) < _MOST and free.any():
         top, left, bottom, right = _largest_rectangle(free)
@@ -60,7 +67,8 @@ def cut_without_holes(pixels: NDArray[np.float32]) -> list[NDArray[np.float32]]:
             fill_by_mirroring(plane, own, (1.0, 1.0))
             for plane, own in zip(stack[at], used[at], strict=True)
         ]
-        found.append(np.stack(part).reshape(*pixels.shape[:-2], *part[0].shape))
+        cut = np.stack(part).reshape(*pixels.shape[:-2], *part[0].shape)
+        found.append((cut, (top * _CELL, left * _CELL)))
     return found
 
 

@@ -207,6 +207,20 @@ def test_a_stack_is_judged_on_the_plane_with_the_most_content(
     assert (named.plane, named.plane_reason) == ({"z": 2}, "chosen by the user")
 
 
+@pytest.mark.parametrize("what", [np.nan, 0.0])
+def test_holes_take_no_part(inverse: Model, raw: Double, truth: Double, what: float) -> None:
+    holed, shallow = raw.copy(), truth.copy()
+    holed[:, 96:] = what
+    shallow[:, 96:] = np.nan
+    judged = evaluate(inverse, image_of(holed), reference=image_of(shallow), dials=[1], offset=100)
+    assert judged.window == (0, 0, 112, 96)
+    alone = evaluate(
+        inverse, image_of(raw[:, :96]), reference=image_of(truth[:, :96]), dials=[1], offset=100
+    )
+    for name in ("contrast_gain", "contrast_recovery", "detail_coarse", "psnr"):
+        assert getattr(at(judged, 1), name) == getattr(at(alone, 1), name)
+
+
 def test_a_single_plane_says_so(found: Evaluation) -> None:
     assert (found.plane, found.plane_reason) == ({}, "the only plane")
     assert found.window == (0, 0, 112, 128)
