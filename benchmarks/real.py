@@ -49,7 +49,16 @@ if TYPE_CHECKING:
 
     Double = NDArray[np.float64]
 
-PARTS = ("degraded", "nuclei", "pairs", "layers", "focus", "asis")
+SAID = {
+    "degraded": "degraded by known amounts",
+    "nuclei": "nuclei counted",
+    "pairs": "two microscopes",
+    "layers": "layers of an embryo",
+    "focus": "through focus",
+    "asis": "as they come",
+}
+"""What each part is called on the page."""
+PARTS = tuple(SAID)
 DEPTHS = (0.0, 0.5, 1.0, 2.0, 3.0)
 FOLLOWED = (0.5, 1.0, 2.0)
 """Depths at which the dial is to follow; at 3 it may reach the last iteration."""
@@ -425,6 +434,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pictures", type=Path, help="folder to draw before and after in")
     parser.add_argument("--record", action="store_true", help="save benchmarks/records")
     given = parser.parse_args(arguments)
+    given.parts = [part for part in PARTS if part in given.parts]
     if not given.data.is_dir():
         parser.error(f"--data is a folder of images, but {given.data} is none: name one")
     if given.planes < 1:
@@ -452,13 +462,13 @@ def _make_tables(given: argparse.Namespace, model: Model) -> tuple[list[Table], 
     others = Store(given.work / "likeness.jsonl", Likeness) if rivals else None
     recorder = Recorder(photons=given.photons)
     tables: list[Table] = []
-    text = ""
+    text = "Public images, none of them part of this project (sources: model card)."
     found: list[Degraded] = []
     if "degraded" in parts:
         found = degrade(list(sharp_specimens(folder, name)), model, recorder, store)
         if found:
             tables += degraded_tables(found)
-            text = summary(found)
+            text = f"{text} {summary(found)}"
     if "nuclei" in parts:
         found += degrade(list(made_specimens()), model, recorder, store)
         tables.append(nuclei_table(found))
@@ -472,6 +482,16 @@ def _make_tables(given: argparse.Namespace, model: Model) -> tuple[list[Table], 
     }
     made = [make() for part, make in makers.items() if part in parts]
     return [*tables, *(table for table in made if table is not None)], text
+
+
+def _save_record(given: argparse.Namespace, tables: Sequence[Table], text: str) -> None:
+    """Save a record of its own for the parts that were run."""
+    name, title = "real", "On real images"
+    if given.parts != list(PARTS):
+        name = "_".join(["real", *given.parts])
+        title = f"{title}: {', '.join(SAID[part] for part in given.parts)}"
+    command = _write_command(given)
+    _ = save(name, tables, title=title, command=command, order=11, text=text)
 
 
 def _flatten(each: Degraded) -> dict[str, object]:
@@ -493,8 +513,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         specimens = list(sharp_specimens(given.data, given.model))
         draw_pictures(specimens, model, given.pictures)
     if given.record:
-        command = _write_command(given)
-        _ = save("real", tables, title="On real images", command=command, order=11, text=text)
+        _save_record(given, tables, text)
     print(f"{time.perf_counter() - started:.0f} s", file=sys.stderr)
 
 

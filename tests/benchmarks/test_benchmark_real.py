@@ -203,6 +203,28 @@ def test_rivals_are_scored_once_and_beside_the_model(
     assert float(nuclei.rows[0][2]) == pytest.approx(found.judged.raw.nuclei, abs=0.005)
 
 
+def test_parts_have_records_of_their_own(
+    real: Any,
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    light = (200 * phantom("tubes", (48, 48), np.random.default_rng(2))).astype(np.uint8)
+    write_image(xr.DataArray(light, dims=("y", "x")), data / "mine.tif")
+    records = sys.modules["records"]
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
+    given = ["--model", str(tiny_run), "--data", str(data), "--parts", "asis", "pairs"]
+    real.main([*given, "--record"])
+    assert "| mine | not seen in training | 1 |" in capsys.readouterr().out
+    (kept,) = records.load_records(tmp_path / "records")
+    assert [path.name for path in (tmp_path / "records").iterdir()] == ["real_pairs_asis.json"]
+    assert kept.title == "On real images: two microscopes, as they come"
+    assert kept.command.endswith(f"--model {tiny_run} --parts pairs asis --record")
+
+
 def test_the_dial_follows_by_what_it_rises(real: Any) -> None:
     score = real.Score(0.0, 20.0, 0.9, 1.0, 0.3, 0.5, None)
 
