@@ -21,6 +21,7 @@ only, every sharp plane as it comes and behind depth 2, before and after.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 import time
@@ -80,6 +81,7 @@ WITH_NUCLEI = ("nuclei", "thick nuclei", "mitosis, DNA", "embryo nuclei")
 MADE, MADE_SIDE = 2, 224
 """Procedural specimens with nuclei, and their side in pixels."""
 PROCEDURAL = "procedural"
+BEST, AUTO = "model, best dial", "model, `auto`"
 
 
 class Specimen(NamedTuple):
@@ -108,8 +110,8 @@ class Degraded(NamedTuple):
         return {
             "raw": self.judged.raw,
             **self.rivals,
-            "model, best dial": self.judged.best,
-            "model, `auto`": self.judged.auto,
+            BEST: self.judged.best,
+            AUTO: self.judged.auto,
         }
 
 
@@ -431,6 +433,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--work", type=Path, default=Path("runs/real"), help="where scores of rivals are kept"
     )
     parser.add_argument("--json", type=Path, help="also write every score to this file")
+    parser.add_argument(
+        "--scores", type=Path, help="what --json wrote, instead of scoring `degraded` again"
+    )
     parser.add_argument("--pictures", type=Path, help="folder to draw before and after in")
     parser.add_argument("--record", action="store_true", help="save benchmarks/records")
     given = parser.parse_args(arguments)
@@ -465,7 +470,10 @@ def _make_tables(given: argparse.Namespace, model: Model) -> tuple[list[Table], 
     text = "Public images, none of them part of this project (sources: model card)."
     found: list[Degraded] = []
     if "degraded" in parts:
-        found = degrade(list(sharp_specimens(folder, name)), model, recorder, store)
+        if given.scores is None:
+            found = degrade(list(sharp_specimens(folder, name)), model, recorder, store)
+        else:
+            found = read_scores(given.scores)
         if found:
             tables += degraded_tables(found)
             text = f"{text} {summary(found)}"
@@ -498,6 +506,17 @@ def _flatten(each: Degraded) -> dict[str, object]:
     scores = {name: score._asdict() for name, score in each.scores.items()}
     said = {"reason": each.judged.reason, "warning": each.judged.warning}
     return {"name": each.name, "use": each.use, "depth": each.depth, **said, "scores": scores}
+
+
+def read_scores(path: Path) -> list[Degraded]:
+    """Return the sharp planes whose scores an earlier run wrote with ``--json``."""
+    found: list[Degraded] = []
+    for each in json.loads(path.read_text(encoding="utf-8")):
+        scores = {name: Score(**values) for name, values in each["scores"].items()}
+        raw, best, auto = (scores.pop(method) for method in ("raw", BEST, AUTO))
+        judged = Judged(raw, best, auto, each["reason"], each["warning"])
+        found.append(Degraded(each["name"], each["use"], each["depth"], judged, scores))
+    return [each for each in found if each.use != PROCEDURAL]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -117,6 +117,12 @@ def test_every_part_is_run_and_kept(
         ("nuclei 1", "procedural", 0.0),
         ("nuclei 1", "procedural", 1.0),
     ]
+    # The tables are made of what was written, too.
+    again = ["--model", str(tiny_run), "--data", str(data), "--parts", "degraded"]
+    real.main([*again, "--scores", str(scores)])
+    tables = capsys.readouterr().out.split("\n\nPublic images")[0]
+    assert tables.count("\n|---") == 3
+    assert tables in printed
     for each in found:
         psnr = {name: score["psnr"] for name, score in each["scores"].items()}
         assert [*psnr] == ["raw", "model, best dial", "model, `auto`"]
