@@ -451,7 +451,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _write_command(given: argparse.Namespace) -> str:
     """Return the command that makes the record again."""
-    command = f"python benchmarks/real.py --data DIR --model {given.model}"
+    command = "python benchmarks/real.py --data DIR"
+    command += "" if given.model == "deepcontrast" else f" --model {given.model}"
     command += "" if given.parts == list(PARTS) else f" --parts {' '.join(given.parts)}"
     usual = Recorder().photons
     command += "" if given.photons == usual else f" --photons {given.photons:g}"
