@@ -31,7 +31,6 @@ from deepcontrast_bmz.image.lazy_image import OpenImage, labelled_image, open_fo
 from deepcontrast_bmz.image.pyramid import level_count
 from deepcontrast_bmz.image.reader import (
     Reading,
-    choose_scene,
     name_axes,
     override_axes,
     parse_axes,
@@ -40,7 +39,7 @@ from deepcontrast_bmz.image.reader import (
 from deepcontrast_bmz.image.tiff_open import HEADER_SUFFIXES
 from deepcontrast_bmz.image.tiff_read import TIFF_SUFFIXES, read_tiff
 from deepcontrast_bmz.image.tiff_write import check_tiff, in_tiles, write_levels, write_tiff
-from deepcontrast_bmz.image.zarr_read import ZARR_SUFFIXES, is_zarr, read_zarr
+from deepcontrast_bmz.image.zarr_read import ZARR_SUFFIXES, ZIP_SUFFIXES, is_zarr, read_zarr
 from deepcontrast_bmz.image.zarr_write import check_zarr, fill_zarr, level_of, write_zarr
 
 if TYPE_CHECKING:
@@ -112,13 +111,14 @@ def _found(path: Path, lazily: bool | None, how: Reading) -> Found:
         )
     if path.is_dir():
         if is_zarr(path) or path.name.lower().endswith(ZARR_SUFFIXES):
-            choose_scene([""], how.scene, path)
-            return _renamed(read_zarr(path, lazily=lazily), how.axes, path)
+            return _renamed(read_zarr(path, lazily=lazily, scene=how.scene), how.axes, path)
         return _renamed(read_folder(path, lazily=lazily, how=how), how.axes, path)
     if path.stat().st_size == 0:
         raise InputError(f"an image file has content, but '{path}' is empty: copy or save it again")
     if path.name.lower().endswith((*TIFF_SUFFIXES, *HEADER_SUFFIXES)):
         return read_tiff(path, lazily=lazily, how=how)
+    if path.name.lower().endswith(ZIP_SUFFIXES):
+        return _renamed(read_zarr(path, lazily=lazily, scene=how.scene), how.axes, path)
     found = read_with_bioio(path, lazily=lazily, scene=how.scene)
     return _renamed(found, how.axes, path)
 

@@ -7,10 +7,11 @@ before 0.4 and on the layout of bioformats2raw. The zarr library does all that i
 
 from __future__ import annotations
 
-__all__ = ["ZARR_SUFFIXES", "is_zarr", "read_zarr"]
+__all__ = ["ZARR_SUFFIXES", "ZIP_SUFFIXES", "is_zarr", "read_zarr"]
 
 import logging
 import math
+import zipfile
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -18,7 +19,13 @@ import numpy as np
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image.labels import DIMS
 from deepcontrast_bmz.image.lazy_arrays import ZarrPixels
-from deepcontrast_bmz.image.reader import Found, complete_names, fits_in_memory, reading
+from deepcontrast_bmz.image.reader import (
+    Found,
+    choose_scene,
+    complete_names,
+    fits_in_memory,
+    reading,
+)
 from deepcontrast_bmz.image.units import length_um, number
 
 if TYPE_CHECKING:
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ZARR_SUFFIXES = (".zarr",)
+ZIP_SUFFIXES = (".zarr.zip", ".ozx")
 
 _MARKERS = (".zgroup", ".zattrs", ".zarray", "zarr.json")
 
@@ -38,28 +46,36 @@ def is_zarr(path: Path) -> bool:
     return any((path / marker).is_file() for marker in _MARKERS)
 
 
-def read_zarr(path: Path, *, lazily: bool | None = None) -> Found:
+def read_zarr(path: Path, *, lazily: bool | None = None, scene: str | int | None = None) -> Found:
     """Read the largest resolution of an OME-Zarr.
 
     Parameters
     ----------
     path : Path
-        The folder of an image, or of a conversion by bioformats2raw with one image.
+        A folder or a zip: an image, a conversion by bioformats2raw, a well or a plate.
     lazily : bool, optional
         Whether pixels are read only when they are asked for; large ones are, if left out.
+    scene : str or int, optional
+        Which image, where there are several: its place, such as ``A/1/0``, or its number.
 
     Raises
     ------
     InputError
-        If the folder is no OME-Zarr, is damaged, holds several images, or its axes are unknown.
+        If the folder is no OME-Zarr, is damaged, holds several images and none was chosen, or its
+        axes are unknown.
     """
-    if not is_zarr(path):
-        raise InputError(
-            f"a folder is read if it is an OME-Zarr image, but '{path}' is not: give a file, or "
-            "the folder that ends in .zarr"
-        )
+    if path.is_dir() and not is_zarr(path):
+        raise InputError(f"'{path}' is no OME-Zarr: give a file, or the folder that ends in .zarr")
     with reading(path, "OME-Zarr"):
-        group, attributes = _only_image(path)
+        root = _open(path)
+        places = _list_images(root, path)
+        chosen = places[choose_scene(places, scene, path)]
+        group = _child(root, chosen, path) if chosen else root
+        attributes = _describe(group)
+        if "image-label" in attributes or path.absolute().parent.name == "labels":
+            raise InputError(
+                f"'{path}' holds numbers of objects (labels), not intensities: give the image above"
+            )
         multiscale = cast("dict[str, Any]", attributes["multiscales"][0])
         dataset = cast("dict[str, Any]", multiscale["datasets"][0])
         array = _array(group, dataset["path"], path)
@@ -77,38 +93,60 @@ def read_zarr(path: Path, *, lazily: bool | None = None) -> Found:
     return Found(data, dims, names, sizes)
 
 
-def _only_image(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
-    """Return the group of the one image in a folder, with its OME metadata."""
+def _open(path: Path) -> zarr.Group:
+    """Open a folder, or a zip of a folder or of what is in it."""
+    import zarr
+    from zarr.storage import ZipStore
+
+    if path.is_dir():
+        node = zarr.open(store=path, mode="r")
+    else:
+        with zipfile.ZipFile(path) as archive:
+            tops = {name.split("/")[0] for name in archive.namelist()}
+        inside = "" if tops & set(_MARKERS) or len(tops) != 1 else tops.pop()
+        node = zarr.open(store=ZipStore(path, mode="r"), path=inside, mode="r")
+    if isinstance(node, zarr.Array):
+        raise InputError(f"'{path}' is a bare array without axes: give the folder above it")
+    return node
+
+
+def _describe(group: zarr.Group) -> dict[str, Any]:
+    """Return the OME metadata: below `ome` since format 0.5, at the top before."""
+    top = cast("dict[str, Any]", group.attrs.asdict())
+    return cast("dict[str, Any]", top.get("ome", top))
+
+
+def _list_images(root: zarr.Group, path: Path) -> list[str]:
+    """Return the places of the images in a group; empty for the group itself."""
+    attributes = _describe(root)
+    if "multiscales" in attributes:
+        return [""]
+    if "well" in attributes:
+        found = [str(image["path"]) for image in attributes["well"]["images"]]
+    elif "plate" in attributes:
+        wells = [str(well["path"]) for well in attributes["plate"]["wells"]]
+        found = [
+            f"{well}/{place}"
+            for well in wells
+            for place in _list_images(_child(root, well, path), path)
+        ]
+    else:
+        found = sorted((name for name, _ in root.groups() if name.isdigit()), key=int)
+    if not found:
+        raise InputError(
+            f"'{path}' describes no image under 'multiscales': convert it with a tool that writes "
+            "OME-Zarr"
+        )
+    return found
+
+
+def _child(group: zarr.Group, name: str, path: Path) -> zarr.Group:
     import zarr
 
-    node = zarr.open(store=path, mode="r")
-    if isinstance(node, zarr.Array):
-        raise InputError(
-            "an OME-Zarr is a group that describes its axes, but "
-            f"'{path}' is a bare array: give the folder above it"
-        )
-    # Below `ome` since format 0.5, at the top before.
-    top = cast("dict[str, Any]", node.attrs.asdict())
-    attributes = cast("dict[str, Any]", top.get("ome", top))
-    if "multiscales" in attributes:
-        return node, attributes
-    if "plate" in attributes or "well" in attributes:
-        raise InputError(
-            f"an image must be one field of a plate, but '{path}' holds many: give the "
-            "folder of a field, such as A/1/0 inside it"
-        )
-    fields = sorted(name for name, _ in node.groups() if name.isdigit())
-    if "bioformats2raw.layout" in attributes and len(fields) == 1:
-        return _only_image(path / fields[0])
-    if len(fields) > 1:
-        raise InputError(
-            f"an image file must hold one image, but '{path}' holds {len(fields)}: give "
-            f"one of them, such as '{path / fields[0]}'"
-        )
-    raise InputError(
-        "an OME-Zarr describes its axes under 'multiscales', but "
-        f"'{path}' does not: convert it with a tool that writes OME-Zarr"
-    )
+    child = group[name]
+    if not isinstance(child, zarr.Group):
+        raise InputError(f"'{name}' in the OME-Zarr '{path}' is no image: convert it again")
+    return child
 
 
 def _array(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:
@@ -116,10 +154,7 @@ def _array(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:
 
     array = group[name]
     if not isinstance(array, zarr.Array):
-        raise InputError(
-            f"an OME-Zarr names an array for every resolution, but in '{path}' "
-            f"'{name}' is none: convert it again"
-        )
+        raise InputError(f"'{name}' in the OME-Zarr '{path}' is no array: convert it again")
     return array
 
 
@@ -133,9 +168,8 @@ def _axes(
     distinct = len(set(dims)) == len(dims) == len(shape)
     if not (distinct and {"y", "x"} <= set(dims) <= set(DIMS)):
         raise InputError(
-            "the axes of an image are y and x and perhaps t, c and z, but those of "
-            f"'{path}' are {', '.join(dims)} for shape {shape}: convert it with a tool "
-            "that writes OME-Zarr"
+            f"the axes of '{path}' are {', '.join(dims)} for shape {shape}, but must be y and x "
+            "and perhaps t, c and z: convert it with a tool that writes OME-Zarr"
         )
     return dims, [axis.get("unit") for axis in axes]
 

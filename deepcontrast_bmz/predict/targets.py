@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _SUFFIXES = (".ome.tiff", ".ome.tif", ".ome.zarr", ".tiff", ".tif", ".zarr")
 """Formats that are written; double suffixes first."""
 
+_READ_ONLY = (".companion.ome", ".ome.xml", ".ome.zarr.zip", ".zarr.zip")
+"""Double suffixes of formats that are read and not written."""
+
 _FOREIGN = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".h5", ".npy", ".czi", ".nd2", ".lif", ".ims")
 """Formats that are not written, and that nobody names a folder after."""
 
@@ -152,7 +155,7 @@ def _shortened(stem: str, end: str) -> str:
 
 def _split_suffix(path: Path) -> tuple[str, str]:
     """Return stem and suffix of an image's name; an unknown suffix counts as such, too."""
-    for suffix in _SUFFIXES:
+    for suffix in (*_SUFFIXES, *_READ_ONLY):
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)], path.name[-len(suffix) :]
     return path.stem, path.suffix

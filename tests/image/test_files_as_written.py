@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -499,3 +500,69 @@ def test_alpha_is_no_channel(
         np.testing.assert_array_equal(image, channels)
     left_out = names is None or (names == "rgb" and shape[-1 if shape[-1] < 5 else 0] == 4)
     assert ("alpha channel is no intensity and is left out" in caplog.text) == left_out
+
+
+def store_zarr_image(group: zarr.Group, content: np.ndarray, scale: float = 0.5) -> None:
+    """Write an image of format 0.5."""
+    group.create_array("0", data=content)
+    axes = [{"name": dim, "type": "space", "unit": "micrometer"} for dim in "yx"]
+    sizes = [{"type": "scale", "scale": [scale, scale]}]
+    levels = [{"path": "0", "coordinateTransformations": sizes}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": levels}]}
+
+
+@pytest.mark.parametrize("limit", [0, 2**30])
+@pytest.mark.parametrize(
+    ("suffix", "inside"), [(".zarr.zip", ""), (".ozx", ""), (".zarr.zip", "i")]
+)
+def test_a_zipped_ome_zarr_is_read(
+    tmp_path: Path, suffix: str, inside: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_reader, "IN_MEMORY_BYTES", limit)
+    content = np.arange(35, dtype=np.uint16).reshape(5, 7)
+    folder = tmp_path / "top" / inside
+    store_zarr_image(zarr.open_group(folder, mode="w", zarr_format=3), content)
+    shutil.make_archive(str(tmp_path / "made"), "zip", tmp_path / "top")
+    path = (tmp_path / "made.zip").rename(tmp_path / f"i{suffix}")
+    image = read_image(path)
+    np.testing.assert_array_equal(image, content)
+    assert image.attrs["pixel_size_um"] == {"y": 0.5, "x": 0.5}
+    assert [one.name for one in name_targets([path])] == ["i_enhanced.ome.tif"]
+    path.write_bytes(b"PK")
+    with pytest.raises(InputError, match=f"i{suffix}' is not"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_field_of_a_plate_is_chosen(tmp_path: Path, zipped: bool) -> None:
+    """Labels beside an image are no image of their own."""
+    plate = zarr.open_group(tmp_path / "p.zarr", mode="w", zarr_format=3)
+    wells = ["A/1", "B/3"]
+    plate.attrs["ome"] = {"version": "0.5", "plate": {"wells": [{"path": w} for w in wells]}}
+    content = {
+        f"{well}/{field}": np.full((5, 7), 10 * i + field, np.uint16)
+        for i, well in enumerate(wells)
+        for field in range(2)
+    }
+    for well in wells:
+        fields = [{"path": "0"}, {"path": "1"}]
+        plate.create_group(well).attrs["ome"] = {"well": {"images": fields}}
+    for place, pixels in content.items():
+        store_zarr_image(plate.create_group(place), pixels)
+    labels = plate.create_group("A/1/0/labels/cells")
+    store_zarr_image(labels, np.ones((5, 7), np.uint32))
+    if zipped:
+        shutil.make_archive(str(tmp_path / "p.zarr"), "zip", tmp_path / "p.zarr")
+    path = tmp_path / ("p.zarr.zip" if zipped else "p.zarr")
+    with pytest.raises(InputError, match=r"4 separate ones \(0: A/1/0, 1: A/1/1, 2: B/3/0"):
+        read_image(path)
+    for number, (place, pixels) in enumerate(content.items()):
+        for scene in (place, number, str(number)):
+            np.testing.assert_array_equal(read_image(path, scene=scene), pixels)
+    with pytest.raises(InputError, match="'C/1/0' is none of"):
+        read_image(path, scene="C/1/0")
+    if not zipped:
+        np.testing.assert_array_equal(read_image(path / "B" / "3", scene=1), content["B/3/1"])
+        np.testing.assert_array_equal(read_image(path / "B" / "3" / "0"), content["B/3/0"])
+        with pytest.raises(InputError, match=r"numbers of objects \(labels\)"):
+            read_image(path / "A" / "1" / "0" / "labels" / "cells")

@@ -728,7 +728,8 @@ def test_the_one_image_of_a_bioformats2raw_folder_is_found(tmp_path: Path) -> No
     np.testing.assert_array_equal(read_image(tmp_path / "i.zarr"), content)
     np.testing.assert_array_equal(read_image(tmp_path / "i.zarr" / "0"), content)
     store_zarr(tmp_path / "i.zarr" / "1", axes_of("yx"), (5, 7))
-    refused(lambda: read_image(tmp_path / "i.zarr"), "holds 2", str(tmp_path / "i.zarr" / "0"))
+    refused(lambda: read_image(tmp_path / "i.zarr"), "holds 2", "(0: 0, 1: 1)", "--scene")
+    np.testing.assert_array_equal(read_image(tmp_path / "i.zarr", scene=1), content)
 
 
 def test_folders_that_are_no_ome_zarr_image_are_refused(tmp_path: Path) -> None:
@@ -738,7 +739,7 @@ def test_folders_that_are_no_ome_zarr_image_are_refused(tmp_path: Path) -> None:
     zarr.open_group(store=path, mode="w", zarr_format=2)
     refused(lambda: read_image(path), "i.zarr", "multiscales")
     zarr.open_group(store=path, mode="w", zarr_format=2).attrs["plate"] = {"wells": []}
-    refused(lambda: read_image(path), "i.zarr", "plate")
+    refused(lambda: read_image(path), "i.zarr", "no image")
     zarr.create_array(store=tmp_path / "array.zarr", data=pixels(5, 7))
     refused(lambda: read_image(tmp_path / "array.zarr"), "array.zarr", "bare array")
     store_zarr(tmp_path / "axes.zarr", axes_of("zyx"), (5, 7))
