@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import zarr
 import deepcontrast_bmz.image.reader as image_reader
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import open_image, read_image
+from deepcontrast_bmz.image.bioio_read import read_with_bioio
 from deepcontrast_bmz.predict.targets import name_targets
 
 
@@ -566,3 +568,73 @@ def test_a_field_of_a_plate_is_chosen(tmp_path: Path, zipped: bool) -> None:
         np.testing.assert_array_equal(read_image(path / "B" / "3" / "0"), content["B/3/0"])
         with pytest.raises(InputError, match=r"numbers of objects \(labels\)"):
             read_image(path / "A" / "1" / "0" / "labels" / "cells")
+
+
+def install_reader(folder: Path, code: str) -> None:
+    """Install a reader for .czi, as bioio finds them: by its metadata."""
+    about = folder / "bioio_stub-1.0.dist-info"
+    about.mkdir(exist_ok=True)
+    (about / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: bioio-stub\nVersion: 1.0\nRequires-Dist: bioio-base (>=1.0)\n"
+    )
+    (about / "entry_points.txt").write_text("[bioio.readers]\nbioio-stub = bioio_stub\n")
+    (folder / "bioio_stub.py").write_text(code)
+
+
+STUB = """
+class ReaderMetadata:
+    @staticmethod
+    def get_supported_extensions():
+        return [".czi"]
+    @staticmethod
+    def get_reader():
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import libnobody", "bioio-stub is installed but does not work (No module named 'libnob"),
+        (f"{STUB}        import libnobody", "bioio-stub is installed but does not work (No module"),
+        (
+            f"{STUB}        from bioio_stub import Reader\n        return Reader",
+            "(Expected 1 scene)",
+        ),
+    ],
+)
+def test_a_broken_reader_is_named(
+    tmp_path: Path, code: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = (
+        "class Reader:\n    @staticmethod\n    def is_supported_image(image, fs_kwargs={}):\n"
+        "        raise ValueError('Expected 1 scene')\n"
+    )
+    install_reader(tmp_path, code + "\n" + reader)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "bioio_stub", raising=False)
+    (tmp_path / "i.czi").write_bytes(b"pixels")
+    with pytest.raises(InputError) as caught:
+        read_image(tmp_path / "i.czi")
+    assert words in str(caught.value)
+    assert "bioio-stub" in str(caught.value)
+    assert "i.czi" in str(caught.value)
+    sys.modules.pop("bioio_stub", None)
+
+
+@pytest.mark.parametrize("lazily", [False, True])
+def test_scenes_of_an_installed_bioio_reader(tmp_path: Path, lazily: bool) -> None:
+    """Of the real bioio, with its reader of OME-TIFF."""
+    content = [np.full((3, 8, 9), i, np.uint16) for i in range(2)]
+    with tifffile.TiffWriter(tmp_path / "i.ome.tif", ome=True) as writer:
+        for name, pixels in zip(("A", "B"), content, strict=True):
+            about = {"axes": "ZYX", "Name": name, "PhysicalSizeX": 0.5}
+            writer.write(pixels, photometric="minisblack", metadata=about)
+    with pytest.raises(InputError, match=r"2 separate ones \(0: Image:0, 1: Image:1\)"):
+        read_with_bioio(tmp_path / "i.ome.tif")
+    for scene in ("Image:1", 1, "1"):
+        found = read_with_bioio(tmp_path / "i.ome.tif", lazily=lazily, scene=scene)
+        assert found.dims == ["z", "y", "x"]
+        assert found.sizes["x"] == 0.5
+        np.testing.assert_array_equal(np.asarray(found.data), content[1])
+    with pytest.raises(InputError, match="'99' is none of"):
+        read_with_bioio(tmp_path / "i.ome.tif", scene="99")
