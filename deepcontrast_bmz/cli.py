@@ -357,6 +357,16 @@ def predict(
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave out images whose output is there.")
     ] = False,
+    dtype: Annotated[
+        str, typer.Option(help="Write pixels as float32, uint16, or the same as the image.")
+    ] = "float32",
+    compression: Annotated[
+        str | None,
+        typer.Option(
+            help="Pack pixels without loss: none, zlib or zstd. Default: none in TIFF, which "
+            "ImageJ reads, and lz4 in .zarr."
+        ),
+    ] = None,
 ) -> None:
     """Enhance images of any size; axes, pixel size and channel names are kept.
 
@@ -387,6 +397,8 @@ def predict(
         scheduler=scheduler,
         sharded=sharded,
         skip_existing=skip_existing,
+        dtype=dtype,
+        compression=compression,
         progress=show_share("enhancing", _write_aside),
         finished=_say_enhanced,
         failed=lambda path, reason: failures.append((path, reason)),
@@ -400,6 +412,8 @@ def predict(
 def _say_enhanced(path: Path, result: Enhanced) -> None:
     """Print where the result is, its dial, and why that one."""
     print(f"{path}: {result.reason}")
+    if result.change:
+        _write_aside(f"{path}: {result.change}")
 
 
 def _side(text: str) -> int | None:

@@ -28,6 +28,7 @@ from deepcontrast_bmz.image.labels import (
 )
 from deepcontrast_bmz.image.lazy_arrays import Arranged
 from deepcontrast_bmz.image.lazy_image import OpenImage, labelled_image, open_found
+from deepcontrast_bmz.image.pixel_type import check_compression
 from deepcontrast_bmz.image.pyramid import level_count
 from deepcontrast_bmz.image.reader import (
     Reading,
@@ -135,12 +136,12 @@ def _renamed(found: Found, axes: str | None, path: Path) -> Found:
     return found._replace(data=Arranged(found.data, kept), dims=dims)
 
 
-def write_image(image: xr.DataArray, path: Path) -> None:
+def write_image(image: xr.DataArray, path: Path, *, compression: str | None = None) -> None:
     """Write an image as OME-TIFF or as OME-Zarr (format 0.4), by the suffix; whole or not at all.
 
     An OME-TIFF also carries ImageJ's own header, so that ImageJ without Bio-Formats shows the
-    same axes and pixel size. One resolution is written, uncompressed in TIFF. Pixel sizes of
-    axes that the image does not have are left out.
+    same axes and pixel size; with `compression` it does not. Pixel sizes of axes that the image
+    does not have are left out.
 
     Parameters
     ----------
@@ -148,17 +149,21 @@ def write_image(image: xr.DataArray, path: Path) -> None:
         Integers or floating point numbers; dask arrays are written piece by piece.
     path : Path
         Ends in .tif, .tiff (also .ome.tif) or .zarr (also .ome.zarr).
+    compression : {'none', 'zlib', 'zstd'}, optional
+        How pixels are packed, without loss; left out, not at all in TIFF and by lz4 in OME-Zarr.
 
     Raises
     ------
     InputError
-        If the suffix is unknown, the folder is missing or cannot be written, a folder lies where
-        a file is wanted or the reverse, or the format cannot hold pixels of that kind.
+        If the suffix or the compression is unknown, the folder is missing or cannot be written,
+        a folder lies where a file is wanted or the reverse, or the format cannot hold pixels of
+        that kind.
     ValueError
         If the dims are not a subset of (t, c, z, y, x) in that order with y and x, or there are
         no pixels, or they are not real numbers.
     """
     path = Path(path)
+    check_compression(compression)
     dims = [str(dim) for dim in image.dims]
     if dims != [dim for dim in DIMS if dim in dims] or dims[-2:] != ["y", "x"]:
         raise ValueError(f"the dims of an image are a subset of {DIMS} in order, not {dims}")
@@ -166,7 +171,7 @@ def write_image(image: xr.DataArray, path: Path) -> None:
         raise ValueError(f"an image has real pixels, not {image.dtype} of shape {image.shape}")
     name = path.name.lower()
     if name.endswith(ZARR_SUFFIXES):
-        write_zarr(image, path)
+        write_zarr(image, path, compression)
     elif not name.endswith(TIFF_SUFFIXES):
         raise InputError(
             "an image is written to .tif, .tiff, .ome.tif (OME-TIFF) or .zarr, .ome.zarr "
@@ -178,9 +183,10 @@ def write_image(image: xr.DataArray, path: Path) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
             fill_zarr(image, Path(folder))
             count = level_count(image.shape)
-            write_levels(image, [level_of(Path(folder), level) for level in range(count)], path)
+            levels = [level_of(Path(folder), level) for level in range(count)]
+            write_levels(image, levels, path, compression=compression)
     else:
-        write_tiff(image, path)
+        write_tiff(image, path, compression)
 
 
 def check_output(path: Path) -> None:

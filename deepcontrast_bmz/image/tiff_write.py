@@ -2,7 +2,8 @@
 
 A plane that a program shows at once is written as it lies, with OME's header and ImageJ's. A
 larger one is cut into tiles, with smaller resolutions as SubIFDs, as Bio-Formats and QuPath read
-them; ImageJ without Bio-Formats reads no tiles.
+them; ImageJ without Bio-Formats reads no tiles. Of a file with ImageJ's header it reads only where
+the first plane begins, the others being right behind it: packed planes have OME's header alone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 __all__ = ["check_tiff", "in_tiles", "write_levels", "write_tiff"]
 
 import uuid
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,14 +47,20 @@ def in_tiles(shape: Sequence[int]) -> bool:
     return max(shape[-2:]) > _LARGEST_PLANE
 
 
-def check_tiff(path: Path, dtype: np.dtype[Any]) -> np.dtype[Any]:
+def check_tiff(path: Path, dtype: np.dtype[Any], compression: str | None = None) -> np.dtype[Any]:
     """Return the type that pixels are written as.
 
     Raises
     ------
     InputError
-        If there is a folder, or the format cannot hold such pixels.
+        If there is a folder, the format cannot hold such pixels, or what packs them is missing.
     """
+    # tifffile brings zlib along.
+    if compression == "zstd" and find_spec("imagecodecs") is None:
+        raise InputError(
+            "zstd in a TIFF needs the package imagecodecs, which is not installed: install it with "
+            "pip install imagecodecs, or use --compression zlib"
+        )
     if path.is_dir():
         raise InputError(
             f"a TIFF is written to a file, but '{path}' is a folder: give a name inside it"
@@ -66,7 +74,7 @@ def check_tiff(path: Path, dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype
 
 
-def write_tiff(image: xr.DataArray, path: Path) -> None:
+def write_tiff(image: xr.DataArray, path: Path, compression: str | None = None) -> None:
     """Write an image as an OME-TIFF, whole or not at all.
 
     Planes up to 4096 pixels wide and high lie in the file as they are, and ImageJ understands
@@ -78,6 +86,8 @@ def write_tiff(image: xr.DataArray, path: Path) -> None:
         Dask arrays are written plane by plane; half precision becomes single precision.
     path : Path
         Where to write.
+    compression : {'none', 'zlib', 'zstd'}, optional
+        How planes are packed; not at all if left out. Packed ones have no header of ImageJ's.
 
     Raises
     ------
@@ -86,16 +96,24 @@ def write_tiff(image: xr.DataArray, path: Path) -> None:
     """
     import tifffile
 
-    dtype = check_tiff(path, image.dtype)
+    dtype = check_tiff(path, image.dtype, compression)
     if in_tiles(image.shape):
         levels = [np.asarray(image.data)]
         while len(levels) < level_count(image.shape):
             levels.append(halve(levels[-1]))
-        write_levels(image, levels, path)
+        write_levels(image, levels, path, compression=compression)
         return
     stack = _in_order(image)
     big = stack.size * dtype.itemsize > _CLASSIC_BYTES
-    imagej = not big and dtype.name in ("uint8", "uint16", "int16", "uint32", "int32", "float32")
+    packed = _packed(compression, dtype)
+    imagej = not (big or packed) and dtype.name in (
+        "uint8",
+        "uint16",
+        "int16",
+        "uint32",
+        "int32",
+        "float32",
+    )
     with replace_whole(path) as temporary:
         with tifffile.TiffWriter(temporary, bigtiff=big, byteorder="<", ome=True) as writer:
             writer.write(
@@ -105,6 +123,7 @@ def write_tiff(image: xr.DataArray, path: Path) -> None:
                 photometric="minisblack",
                 metadata=_ome_metadata(stack, path.name),
                 extratags=_imagej_tags(stack) if imagej else (),
+                **packed,
                 **_resolution(known_sizes(stack), _unit(stack) if imagej else "micron"),
             )
         if imagej:
@@ -116,6 +135,8 @@ def write_levels(
     levels: Sequence[Any],
     path: Path,
     progress: Callable[[float], None] | None = None,
+    *,
+    compression: str | None = None,
 ) -> None:
     """Write an image with its pyramid as an OME-TIFF in tiles, whole or not at all.
 
@@ -129,6 +150,8 @@ def write_levels(
         Where to write.
     progress : callable, optional
         Is given the share of the largest resolution that is done, 0 to 1.
+    compression : str, optional
+        As for `write_tiff`.
 
     Raises
     ------
@@ -137,7 +160,7 @@ def write_levels(
     """
     import tifffile
 
-    dtype = check_tiff(path, image.dtype)
+    dtype = check_tiff(path, image.dtype, compression)
     stack = _in_order(image)
     # A third for the smaller resolutions.
     big = stack.size * dtype.itemsize * 4 // 3 > _CLASSIC_BYTES
@@ -145,6 +168,7 @@ def write_levels(
         "dtype": dtype,
         "photometric": "minisblack",
         "tile": (_TILE, _TILE),
+        **_packed(compression, dtype),
     }
     with (
         replace_whole(path) as temporary,
@@ -163,6 +187,14 @@ def write_levels(
                 **only,
                 **_resolution(sizes),
             )
+
+
+def _packed(compression: str | None, dtype: np.dtype[Any]) -> dict[str, Any]:
+    """Return the arguments of tifffile that pack planes; none where they lie as they are."""
+    if compression in (None, "none"):
+        return {}
+    # Differences of neighbours pack better; of floating point numbers, few programs know them.
+    return {"compression": compression, "predictor": dtype.kind in "iu"}
 
 
 def _tiles(

@@ -57,7 +57,7 @@ def check_zarr(path: Path) -> None:
         )
 
 
-def write_zarr(image: xr.DataArray, path: Path) -> None:
+def write_zarr(image: xr.DataArray, path: Path, compression: str | None = None) -> None:
     """Write an image as an OME-Zarr with its pyramid, whole or not at all.
 
     Parameters
@@ -66,6 +66,8 @@ def write_zarr(image: xr.DataArray, path: Path) -> None:
         Dask arrays are written piece by piece.
     path : Path
         Where to write.
+    compression : {'none', 'zlib', 'zstd'}, optional
+        How chunks are packed, by Blosc; left out, by its lz4.
 
     Raises
     ------
@@ -74,7 +76,7 @@ def write_zarr(image: xr.DataArray, path: Path) -> None:
     """
     check_zarr(path)
     with replace_whole(path) as temporary:
-        ranges = fill_zarr(image, temporary)
+        ranges = fill_zarr(image, temporary, compression)
         describe_zarr(
             temporary,
             [str(dim) for dim in image.dims],
@@ -85,7 +87,7 @@ def write_zarr(image: xr.DataArray, path: Path) -> None:
         )
 
 
-def fill_zarr(image: xr.DataArray, path: Path) -> Ranges:
+def fill_zarr(image: xr.DataArray, path: Path, compression: str | None = None) -> Ranges:
     """Write all resolutions of an image, without a description yet.
 
     Parameters
@@ -94,13 +96,15 @@ def fill_zarr(image: xr.DataArray, path: Path) -> Ranges:
         Dask arrays are written piece by piece.
     path : Path
         Of the folder.
+    compression : str, optional
+        As for `write_zarr`.
 
     Returns
     -------
     dict of int to (float, float)
         Range of the finite grey values of every channel that has some.
     """
-    create_zarr(path, image.shape, image.dtype)
+    create_zarr(path, image.shape, image.dtype, compression=compression)
     ranges = _fill(level_of(path, 0), image)
     add_levels(path)
     return ranges
@@ -113,6 +117,7 @@ def create_zarr(
     pieces: Sequence[int] | None = None,
     *,
     sharded: bool = False,
+    compression: str | None = None,
 ) -> None:
     """Create an OME-Zarr without pixels and without a description: nobody takes it for whole.
 
@@ -128,6 +133,8 @@ def create_zarr(
         is one. Single planes if left out.
     sharded : bool
         Many chunks to a file, in format 0.5 of zarr 3.
+    compression : str, optional
+        As for `write_zarr`; smaller resolutions follow.
     """
     import zarr
 
@@ -135,7 +142,22 @@ def create_zarr(
     whole = tuple(int(n) for n in shape)
     if pieces is None:
         pieces = (1,) * (len(whole) - 2) + (_CHUNK, _CHUNK)
-    _create(path, 0, whole, dtype, tuple(pieces), sharded=sharded)
+    packed = _packed(compression, sharded=sharded)
+    _create(path, 0, whole, dtype, tuple(pieces), packed, sharded=sharded)
+
+
+def _packed(compression: str | None, *, sharded: bool) -> Any:
+    """Return what packs a chunk, as the format of zarr wants it; None for nothing."""
+    if compression == "none":
+        return None
+    method: Any = compression or "lz4"
+    if sharded:
+        from zarr.codecs import BloscCodec
+
+        return BloscCodec(cname=method, clevel=5, shuffle="shuffle")
+    from numcodecs import Blosc
+
+    return Blosc(cname=method, clevel=5, shuffle=Blosc.SHUFFLE)
 
 
 def _create(
@@ -144,6 +166,7 @@ def _create(
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
     pieces: tuple[int, ...],
+    packed: Any,
     *,
     sharded: bool,
 ) -> zarr.Array[Any]:
@@ -154,25 +177,21 @@ def _create(
     chunks = tuple(chunk_of(n, most) for n, most in zip(fitting, largest, strict=True))
     group = zarr.open_group(store=path, mode="r+")
     if sharded:
-        from zarr.codecs import BloscCodec
-
         return group.create_array(
             str(level),
             shape=shape,
             chunks=chunks,
             shards=pieces,
             dtype=dtype,
-            compressors=BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"),
+            compressors=packed,
             overwrite=True,
         )
-    from numcodecs import Blosc
-
     return group.create_array(
         str(level),
         shape=shape,
         chunks=chunks,
         dtype=dtype,
-        compressors=Blosc(cname="lz4", clevel=5, shuffle=Blosc.SHUFFLE),
+        compressors=packed,
         chunk_key_encoding={"name": "v2", "separator": "/"},
         overwrite=True,
     )
@@ -248,6 +267,7 @@ def add_levels(path: Path, progress: Callable[[float], None] | None = None) -> N
             shape,
             above.dtype,
             tuple(shards if shards is not None else above.chunks),
+            above.compressors or None,
             sharded=shards is not None,
         )
         written = below.shards if below.shards is not None else below.chunks

@@ -44,6 +44,8 @@ class Enhanced:
     """The same in the form in which `enhance` and ``--dial`` take it."""
     reason: str
     """Where the dials come from, in one sentence."""
+    change: str = ""
+    """What rounding and clipping did to the values that were written, if that was asked for."""
 
 
 def enhance(

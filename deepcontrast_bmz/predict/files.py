@@ -6,6 +6,7 @@ __all__ = ["Options", "predict_files"]
 
 import logging
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from deepcontrast_bmz.dial.request import parse_dial_request
@@ -19,6 +20,12 @@ from deepcontrast_bmz.image import (
     write_image,
 )
 from deepcontrast_bmz.image.masks import read_mask
+from deepcontrast_bmz.image.pixel_type import (
+    check_compression,
+    check_pixel_type,
+    describe_change,
+    fit_pixels,
+)
 from deepcontrast_bmz.predict.blocks import block_sides
 from deepcontrast_bmz.predict.cluster import connect_cluster, start_threads
 from deepcontrast_bmz.predict.enhance import enhance_as
@@ -73,6 +80,10 @@ class Options(TypedDict, total=False):
     """Write .zarr outputs with many chunks to a file, in OME-Zarr 0.5."""
     skip_existing: bool
     """Leave out images whose output is there already, and images that are such outputs."""
+    dtype: str
+    """What pixels are written as: float32 (the default), same (as the input) or uint16."""
+    compression: str | None
+    """How they are packed, without loss: none, zlib or zstd; left out, as suits the format."""
 
 
 def predict_files(
@@ -114,7 +125,7 @@ def predict_files(
         done all the same. Left out, or with one image, the first such image ends the work.
     **options
         See `Options`: dial, iterations, all_iterations, block, channel, resume, scheduler, sharded,
-        skip_existing, axes, scene, each, mask, reliability.
+        skip_existing, axes, scene, each, mask, reliability, dtype, compression.
 
     Returns
     -------
@@ -182,7 +193,7 @@ def _without_outputs(paths: Sequence[Path], out: Path | None) -> list[Path]:
 
 
 def _is_there(target: Path) -> bool:
-    """Say whether an output is there, and no work on it is left to be gone on with."""
+    """Say whether an output is there, and no work on it is unfinished."""
     if not target.exists() or (Journal(target).exists and not Journal(target).is_finished):
         return False
     forget(target)
@@ -212,6 +223,9 @@ def _requests(
             "shards belong to zarr, but not all outputs end in .zarr: leave out --sharded, or "
             "change the names"
         )
+    dtype, compression = options.get("dtype", "float32"), options.get("compression")
+    check_pixel_type(dtype)
+    check_compression(compression)
     return [
         Request(
             path=path,
@@ -225,6 +239,8 @@ def _requests(
             resume=options.get("resume", False),
             mask=mask,
             mask_path=mask_path,
+            dtype=dtype,
+            compression=compression,
         )
         for path, target in zip(paths, targets, strict=True)
     ]
@@ -239,11 +255,15 @@ def _enhance_file(
         return stream_image(model, request, workers, progress=progress)
     image = select_channel(read_image(request.path, **request.how._asdict()), request.channel)
     image = image.rename(request.path.name)
+    written = request.check(image)
     enhanced = enhance_as(
         model, image, request.wanted, request.sides, mask=request.mask, progress=progress
     )
-    write_image(enhanced.image, request.target)
-    return enhanced
+    pixels, clipped = fit_pixels(enhanced.image.to_numpy(), written)
+    result = enhanced.image.copy(data=pixels)
+    write_image(result, request.target, compression=request.compression)
+    change = describe_change(written, clipped, pixels.size)
+    return replace(enhanced, image=result, change=change)
 
 
 def _name_maps(paths: Sequence[Path], targets: Sequence[Path], options: Options) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Unfinished work on disk: what it is, how far it got, and when it may be gone on with.
+"""Records unfinished work on disk: what it is, how far it got, and whether it can continue.
 
 Next to an output ``NAME`` lies, while it is made, the folder ``.NAME.partial`` with the growing
 image, a description of the work, and a journal with a line for every finished block. A line is
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _FORMAT = 2
-"""Of the folder; another one is not gone on with."""
+"""Of the folder; work of another format is refused."""
 
 
 def partial_folder(target: Path) -> Path:
@@ -126,32 +126,32 @@ class Journal:
     def begin(
         self, asked: Mapping[str, Any], settle: Callable[[], Mapping[str, Any]], *, resume: bool
     ) -> Self:
-        """Begin, or go on with what lies there.
+        """Begin the work, or continue what is there.
 
         Parameters
         ----------
         asked : mapping
             What makes two pieces of work the same; plain values by names that a user knows.
         settle : callable
-            Returns the plan: plain values. It is not asked where work goes on.
+            Returns the plan: plain values. Work that continues keeps its own plan.
         resume : bool
-            Go on with unfinished work; without it, such work is never thrown away unasked.
+            Continue unfinished work; without it, such work is refused, never removed.
 
         Raises
         ------
         InputError
-            If there is unfinished work and `resume` is off, or it is other work, or somebody is at
-            it right now, or nothing can be written there.
+            If there is unfinished work and `resume` is off, it is other work, another program is
+            writing it, or nothing can be written there.
         """
         plain = json.loads(json.dumps(asked))
         if self.exists and not self.is_finished and not self.image.is_dir():
-            # It was whole, and somebody took it away.
+            # It was finished, and the output was removed since.
             shutil.rmtree(self.folder)
         if self.exists:
             if not resume:
                 raise InputError(
-                    f"unfinished work on '{self.target}' is gone on with by --resume, but there is "
-                    f"some and it was not asked for: add --resume, or remove '{self.folder}'"
+                    f"'{self.target}' has unfinished work, and --resume was not given: add it to "
+                    f"continue, or remove '{self.folder}' to start again"
                 )
             self._take_up(plain)
         else:
@@ -166,15 +166,15 @@ class Journal:
             same_format = stored["format"] == _FORMAT
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"unfinished work is gone on with if its plan can be read, but '{path}' cannot: "
-                f"remove '{self.folder}' and begin anew"
+                f"the plan of the unfinished work, '{path}', cannot be read: remove "
+                f"'{self.folder}' and start again"
             ) from error
         different = [name for name in asked if known.get(name) != asked[name]]
         if different or not same_format:
             what = " and ".join(different) or "the version"
             raise InputError(
-                f"unfinished work is gone on with as it was begun, but {what} of '{self.target}' "
-                f"changed since: ask for the same again, or remove '{self.folder}'"
+                f"--resume continues the same work, but {what} of '{self.target}' changed since it "
+                f"began: ask for the same again, or remove '{self.folder}' to start again"
             )
         self._lock()
         with contextlib.suppress(FileNotFoundError):
@@ -203,12 +203,12 @@ class Journal:
             self._open()
         except OSError as error:
             raise InputError(
-                f"an output is written where that is allowed, but in '{self.folder.parent}' it is "
-                f"not ({error.strerror}): give another place"
+                f"nothing can be written in '{self.folder.parent}' ({error.strerror}): name "
+                "another folder"
             ) from error
 
     def settle(self) -> None:
-        """Make the plan valid, the growing image being there."""
+        """Make the plan valid, once the growing image exists."""
         draft = self.folder / "plan.json.draft"
         if draft.is_file():
             flush_tree(self.image)
@@ -225,8 +225,8 @@ class Journal:
         except Timeout as error:
             self._held = None
             raise InputError(
-                f"one program at a time works on an output, but another is at '{self.target}' "
-                "now: wait for it, or give another name"
+                f"two programs cannot write one output, and another is at '{self.target}' now: "
+                "wait for it, or name another output"
             ) from error
 
     def _open(self) -> None:

@@ -14,6 +14,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import threading
 import uuid
 from contextlib import nullcontext
@@ -34,6 +35,12 @@ from deepcontrast_bmz.image import (
     pixel_size_um,
     read_image,
     take_place,
+)
+from deepcontrast_bmz.image.pixel_type import (
+    check_fits,
+    describe_change,
+    fit_pixels,
+    written_type,
 )
 from deepcontrast_bmz.image.pyramid import level_count
 from deepcontrast_bmz.image.tiff_write import check_tiff, in_tiles, write_levels, write_tiff
@@ -99,10 +106,25 @@ class Request:
     """Pixels that are part of the picture."""
     mask_path: Path | None = None
     """Its file."""
+    dtype: str = "float32"
+    """What pixels are written as, see `pixel_type`."""
+    compression: str | None = None
+    """How they are packed; None as suits the format."""
 
     def open(self) -> OpenImage:
         """Return the image, of which nothing but its labels is read yet."""
         return open_image(self.path, **self.how._asdict()).channel(self.channel)
+
+    def check(self, labels: xr.DataArray) -> np.dtype[Any]:
+        """Return what pixels are written as, once it is clear that the output can hold them."""
+        written = written_type(self.dtype, labels.dtype)
+        if _is_zarr(self.target):
+            check_zarr(self.target)
+        else:
+            written = check_tiff(self.target, written, self.compression)
+        if self.dtype != "same":
+            check_fits(labels, written, self.path.name)
+        return written
 
     def source(self, image: OpenImage, model: Model) -> Source:
         """Return the image as the model takes it."""
@@ -140,23 +162,26 @@ class _BlockWriter:
         self.array = level_of(image, 0)
         self.turn = turn if turn is not None else nullcontext()
 
-    def write(self, number: int) -> list[tuple[int, float, float]]:
-        """Enhance and write a block; return the grey values of each channel it touches."""
+    def write(self, number: int) -> list[tuple[int, float, float, int]]:
+        """Enhance and write a block; return what is noted of each channel it touches.
+
+        That is its smallest and largest grey value, and how many pixels were clipped.
+        """
         block = self.plan.block(number)
-        found = self._enhance(block)
+        found, clipped = fit_pixels(self._enhance(block), self.array.dtype)
         try:
             self.plan.put(self.array, block, found)
             # Before it is noted as done: a power cut keeps the note, and may lose what is not.
             flush_part(self.image, self.array, self.plan.index(block))
         except OSError as error:
             raise Unfinished(
-                f"the output could not be written on ({error.strerror or error}): make room or "
-                "mend what is wrong, and go on with --resume"
+                f"writing the output failed ({error.strerror or error}): free some space or "
+                "correct the cause, then continue with --resume"
             ) from error
         first = self.plan.first_channel(block)
         known = [values[np.isfinite(values)] for values in found]
         return [
-            (first + i, float(values.min()), float(values.max()))
+            (first + i, float(values.min()), float(values.max()), clipped if i == 0 else 0)
             for i, values in enumerate(known)
             if values.size
         ]
@@ -168,8 +193,8 @@ class _BlockWriter:
             cause = error.__cause__
             if isinstance(cause, OSError) and cause.errno in _NO_FAULT_OF_THE_FILE:
                 raise Unfinished(
-                    f"'{self.plan.source.name}' could not be read on ({cause.strerror}): go on "
-                    "with --resume when it can"
+                    f"reading '{self.plan.source.name}' failed ({cause.strerror}): continue with "
+                    "--resume when it can be read again"
                 ) from error
             raise
 
@@ -178,7 +203,7 @@ _opened: dict[str, _BlockWriter] = {}
 _opening = threading.Lock()
 
 
-def _write_block(job: _Job, number: int) -> list[tuple[int, float, float]]:
+def _write_block(job: _Job, number: int) -> list[tuple[int, float, float, int]]:
     """Do a block in whatever process this is; model and files are opened once."""
     with _opening:
         if job.key not in _opened:
@@ -231,7 +256,7 @@ def stream_image(
     Raises
     ------
     InputError
-        If the input cannot be used, or there is unfinished work that cannot be gone on with.
+        If the input cannot be used, or unfinished work there cannot continue.
     Unfinished
         If the work could not be brought to its end; what is done is kept.
     """
@@ -239,10 +264,7 @@ def stream_image(
     labels = image.labelled()
     check_grey(labels, request.path.name)
     source = request.source(image, model)
-    if _is_zarr(request.target):
-        check_zarr(request.target)
-    else:
-        check_tiff(request.target, np.dtype(np.float32))
+    written = request.check(labels)
     journal = Journal(request.target)
 
     def settle() -> dict[str, Any]:
@@ -254,12 +276,14 @@ def stream_image(
         journal.begin(_identify_work(model, request, image), settle, resume=request.resume)
         plan = Plan.restore(model, source, journal.plan, request.wanted.count)
         if not journal.is_finished:
-            _fill(plan, journal, request, workers, progress)
+            _fill(plan, journal, request, written, workers, progress)
             _finish(plan, journal, request, image, progress)
         journal.tidy()
     if progress is not None:
         progress(1.0)
-    return Enhanced(read_image(request.target), plan.dials, plan.dial, plan.reason)
+    clipped = sum(note[3] for notes in journal.done.values() for note in notes)
+    change = describe_change(written, clipped, math.prod(plan.shape))
+    return Enhanced(read_image(request.target), plan.dials, plan.dial, plan.reason, change)
 
 
 def _is_zarr(target: Path) -> bool:
@@ -275,12 +299,12 @@ def _kept_for_resuming(journal: Journal, target: Path) -> Generator[None]:
         kept = bool(journal.done)
         journal.close() if kept or not journal.mine else journal.remove()
         if kept and "--resume" not in str(error):
-            raise type(error)(f"{error}; what is done is kept for --resume") from error
+            raise type(error)(f"{error}; finished blocks are kept for --resume") from error
         raise
     except OSError as error:
         raise Unfinished(
-            f"the output '{target}' could not be finished ({error.strerror or error}): "
-            "make room or mend what is wrong, and go on with --resume"
+            f"finishing the output '{target}' failed ({error.strerror or error}): free some space "
+            "or correct the cause, then continue with --resume"
         ) from error
     finally:
         journal.close()
@@ -300,6 +324,8 @@ def _identify_work(model: Model, request: Request, image: OpenImage) -> dict[str
         "the dial": [wanted.asked, wanted.count],
         "the block": request.block,
         "the sharding": request.sharded,
+        "the dtype": request.dtype,
+        "the compression": request.compression,
     }
 
 
@@ -315,6 +341,7 @@ def _fill(
     plan: Plan,
     journal: Journal,
     request: Request,
+    written: np.dtype[Any],
     workers: Workers,
     progress: Callable[[float], None] | None,
 ) -> None:
@@ -323,9 +350,10 @@ def _fill(
         create_zarr(
             journal.image,
             list(plan.shape),
-            np.dtype(np.float32),
+            written,
             list(plan.block_shape),
             sharded=request.sharded,
+            compression=request.compression if _is_zarr(request.target) else None,
         )
         journal.settle()
     if workers.remote:
@@ -361,7 +389,7 @@ def _finish(
 
     finish = _finish_zarr if _is_zarr(request.target) else _finish_tiff
     try:
-        finish(plan, journal, request.target, image, report)
+        finish(plan, journal, request, image, report)
     except InputError as error:
         if isinstance(error.__cause__, OSError):
             raise Unfinished(str(error)) from error
@@ -370,22 +398,30 @@ def _finish(
 
 
 def _finish_zarr(
-    plan: Plan, journal: Journal, target: Path, image: OpenImage, report: Callable[[float], None]
+    plan: Plan,
+    journal: Journal,
+    request: Request,
+    image: OpenImage,
+    report: Callable[[float], None],
 ) -> None:
     """Add smaller resolutions and the description to the filled image, and name it."""
     add_levels(journal.image, lambda share: report(share / 2))
     ranges: dict[int, tuple[float, float]] = {}
     for notes in journal.done.values():
-        for channel, low, high in notes:
+        for channel, low, high, _ in notes:
             before = ranges.get(channel, (low, high))
             ranges[channel] = (min(low, before[0]), max(high, before[1]))
     names = plan.channel_names(image.names)
-    describe_zarr(journal.image, plan.dims, image.sizes, names, ranges, target.name)
-    take_place(journal.image, target)
+    describe_zarr(journal.image, plan.dims, image.sizes, names, ranges, request.target.name)
+    take_place(journal.image, request.target)
 
 
 def _finish_tiff(
-    plan: Plan, journal: Journal, target: Path, image: OpenImage, report: Callable[[float], None]
+    plan: Plan,
+    journal: Journal,
+    request: Request,
+    image: OpenImage,
+    report: Callable[[float], None],
 ) -> None:
     """Write the filled image as TIFF, of large planes in tiles and with smaller resolutions."""
     import dask.array as da
@@ -399,8 +435,14 @@ def _finish_tiff(
         attrs={"pixel_size_um": dict(image.sizes), **image.notes},
     )
     if not in_tiles(array.shape):
-        write_tiff(result, target)
+        write_tiff(result, request.target, request.compression)
         return
     add_levels(journal.image, lambda share: report(share / 2))
     levels = [array, *(level_of(journal.image, k) for k in range(1, level_count(array.shape)))]
-    write_levels(result, levels, target, lambda share: report(0.5 + share / 2))
+    write_levels(
+        result,
+        levels,
+        request.target,
+        lambda share: report(0.5 + share / 2),
+        compression=request.compression,
+    )
