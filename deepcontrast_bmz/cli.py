@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deepcontrast_bmz.errors import InputError, Unfinished, finite
-from deepcontrast_bmz.progress import show_share, show_training
+from deepcontrast_bmz.progress import show_share, show_training, warn_once
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -682,7 +682,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             # A name that the terminal cannot show is no reason to fail.
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(args=given, prog_name="dcbmz", standalone_mode=False)
+        with warn_once():
+            code = app(args=given, prog_name="dcbmz", standalone_mode=False)
         sys.exit(code if isinstance(code, int) and code else _printed())
     except InputError as error:
         if debug:

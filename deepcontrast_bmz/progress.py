@@ -5,14 +5,16 @@ Bars are drawn by `rich`. Lines are handed to the caller, for only the command l
 
 from __future__ import annotations
 
-__all__ = ["TrainingProgress", "show_share", "show_training"]
+__all__ = ["TrainingProgress", "show_share", "show_training", "warn_once"]
 
+import contextlib
+import logging
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
 
 @dataclass(frozen=True)
@@ -127,3 +129,25 @@ def _share_bar(what: str) -> Callable[[float], None]:
             bar.stop()
 
     return draw
+
+
+@contextlib.contextmanager
+def warn_once() -> Generator[None]:
+    """Show every warning a single time: an image may be opened more than once."""
+    shown: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        new = message not in shown
+        shown.add(message)
+        return new
+
+    handler = logging.lastResort
+    if handler is None:
+        yield
+        return
+    handler.addFilter(is_new)
+    try:
+        yield
+    finally:
+        handler.removeFilter(is_new)

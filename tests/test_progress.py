@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 from typing import TYPE_CHECKING
 
-from deepcontrast_bmz.progress import TrainingProgress, show_share, show_training
+from deepcontrast_bmz.progress import TrainingProgress, show_share, show_training, warn_once
 
 if TYPE_CHECKING:
     import pytest
@@ -49,3 +50,14 @@ def test_on_a_terminal_bars_are_drawn_and_no_line_is_written(
     assert lines == []
     assert "2/2  loss 0.5000" in terminal.getvalue()
     assert "enhancing" in terminal.getvalue()
+
+
+def test_a_warning_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = logging.lastResort
+    assert handler is not None
+    with warn_once():
+        for name in ("a.tif", "b.tif", "a.tif"):
+            message = ("%s: read as a z-stack", (name,))
+            _ = handler.handle(logging.LogRecord("dcbmz", logging.WARNING, "", 1, *message, None))
+    assert capsys.readouterr().err == "a.tif: read as a z-stack\nb.tif: read as a z-stack\n"
+    assert not handler.filters
