@@ -495,7 +495,8 @@ HEAD = """# Ported in public
 
 `dcbmz port` on the kinds of package that are published, built by the exporters that people call.
 Before and after, per program, as `dcbmz check --zoo` says it; where nothing changes there is one
-entry. The command makes page and record anew:
+entry. A kind that the command knows and this page does not show was not recorded yet. The command
+makes page and record anew:
 
 `{command}`
 
