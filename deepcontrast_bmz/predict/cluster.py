@@ -121,11 +121,17 @@ def map_unordered(
                 under_way[workers.executor.submit(function, number)] = number
             if not under_way:
                 return
-            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+            done = wait(under_way, return_when=FIRST_COMPLETED).done
+            # What failed comes last: what is done beside it is kept.
+            for future in sorted(done, key=_has_failed):
                 yield under_way.pop(future), _result_of(future)
     finally:
         for future in under_way:
             future.cancel()
+
+
+def _has_failed(future: Future[Any]) -> bool:
+    return future.cancelled() or future.exception() is not None
 
 
 def _result_of(future: Future[Done]) -> Done:
