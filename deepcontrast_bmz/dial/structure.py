@@ -32,7 +32,7 @@ _LEAST = 0.1
 """Correlation of the halves from which on detail is structure: a measure of the noise that is off
 by a tenth looks like half as much."""
 
-_SURE = 6.0
+_SURE = 4.0
 """How many deviations of chance that correlation is away from none, at least."""
 
 _FEWEST = 400
