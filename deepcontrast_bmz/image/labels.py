@@ -18,6 +18,7 @@ __all__ = [
     "channel_names",
     "check_pixels",
     "known_sizes",
+    "label_channels",
     "lazy_planes",
     "pixel_size_um",
     "planes",
@@ -32,7 +33,7 @@ import numpy as np
 from deepcontrast_bmz.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import xarray as xr
     from numpy.typing import NDArray
@@ -45,16 +46,33 @@ LARGEST_VALUE = 1e15
 
 
 def channel_names(image: xr.DataArray) -> tuple[str, ...] | None:
-    """Return the names of the channels, None if they have no names (or there is no channel axis).
+    """Return the names of the channels, None if they have no names.
+
+    A channel that was selected keeps its name, though it has no channel axis any more.
 
     Parameters
     ----------
     image : DataArray
         Dims a subset of (t, c, z, y, x).
     """
-    if "c" not in image.dims or "c" not in image.coords:
+    if "c" not in image.coords:
         return None
-    return tuple(str(name) for name in image.coords["c"].values)
+    return tuple(str(name) for name in np.atleast_1d(image.coords["c"].values))
+
+
+def label_channels(names: Sequence[str] | None, dims: Sequence[str]) -> dict[str, Any]:
+    """Return the coordinates that hold the names of the channels.
+
+    Parameters
+    ----------
+    names : sequence of str or None
+        None gives no coordinates.
+    dims : sequence of str
+        Of the image; without c, it is of the one channel that is named.
+    """
+    if names is None:
+        return {}
+    return {"c": list(names) if "c" in dims else names[0]}
 
 
 def known_sizes(image: xr.DataArray) -> dict[str, float]:
@@ -89,7 +107,7 @@ def pixel_size_um(image: xr.DataArray) -> float | None:
 
 
 def select_channel(image: xr.DataArray, channel: str | int | None) -> xr.DataArray:
-    """Return one channel, without the channel axis.
+    """Return one channel, without the channel axis; its name, where known, stays as `c`.
 
     Parameters
     ----------
@@ -111,7 +129,7 @@ def select_channel(image: xr.DataArray, channel: str | int | None) -> xr.DataArr
     if channel is None:
         return image
     index = channel_index(image, channel)
-    return image.isel(c=index, drop=True) if "c" in image.dims else image
+    return image.isel(c=index) if "c" in image.dims else image
 
 
 def channel_index(image: xr.DataArray, channel: str | int) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import xarray as xr
 
-from deepcontrast_bmz.image.labels import DIMS, channel_index
+from deepcontrast_bmz.image.labels import DIMS, channel_index, label_channels
 from deepcontrast_bmz.image.lazy_arrays import Arranged, ArrayPixels
 from deepcontrast_bmz.image.reader import checked
 
@@ -64,7 +64,7 @@ class OpenImage:
             self,
             pixels=Arranged(self.pixels, kept, {axis: index}),
             dims=tuple(self.dims[i] for i in kept),
-            names=None,
+            names=None if self.names is None else (self.names[index],),
         )
 
     def labelled(self) -> xr.DataArray:
@@ -132,7 +132,7 @@ def _with_labels(
     sizes: Mapping[str, float],
     notes: Mapping[str, Any],
 ) -> xr.DataArray:
-    coords = {} if names is None else {"c": list(names)}
+    coords = label_channels(names, dims)
     attrs = {"pixel_size_um": dict(sizes), **notes}
     image = xr.DataArray(data, dims=dims, coords=coords, attrs=attrs)
     # xarray would call the image as dask calls the array, by chance.

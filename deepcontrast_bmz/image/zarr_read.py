@@ -152,10 +152,12 @@ def _child(group: zarr.Group, name: str, path: Path) -> zarr.Group:
 def _array(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:
     import zarr
 
+    from deepcontrast_bmz.image.zarr_whole import check_chunks
+
     array = group[name]
     if not isinstance(array, zarr.Array):
         raise InputError(f"'{name}' in the OME-Zarr '{path}' is no array: convert it again")
-    return array
+    return check_chunks(array)
 
 
 def _axes(

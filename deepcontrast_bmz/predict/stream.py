@@ -31,6 +31,7 @@ from deepcontrast_bmz.errors import InputError, Unfinished
 from deepcontrast_bmz.image import (
     AS_STATED,
     Reading,
+    label_channels,
     open_image,
     pixel_size_um,
     read_image,
@@ -431,7 +432,7 @@ def _finish_tiff(
     result = xr.DataArray(
         da.from_array(array, chunks=cast("Any", array.chunks), name=False),
         dims=plan.dims,
-        coords={} if names is None else {"c": list(names)},
+        coords=label_channels(names, plan.dims),
         attrs={"pixel_size_um": dict(image.sizes), **image.notes},
     )
     if not in_tiles(array.shape):

@@ -1218,13 +1218,37 @@ def test_replace_whole_follows_a_link(tmp_path: Path) -> None:
 # Helpers
 
 
+@pytest.mark.parametrize("left", [0, 3, 16, 0.5, -1])
+def test_a_chunk_that_was_cut_short_is_refused(tmp_path: Path, left: float) -> None:
+    """Blosc would take what stands in memory behind it for the rest."""
+    image = labelled("yx").astype(np.uint16)
+    write_image(image, tmp_path / "a.zarr")
+    chunk = tmp_path / "a.zarr" / "0" / "0" / "0"
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[: int(left * len(whole)) if left == 0.5 else int(left)])
+    refused(lambda: read_image(tmp_path / "a.zarr"), "a.zarr", "cut short")
+    chunk.write_bytes(whole)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.zarr"), image)
+
+
+@pytest.mark.parametrize("file", ["one.ome.tif", "one.tif"])
+def test_a_selected_channel_keeps_its_name_in_a_file(tmp_path: Path, file: str) -> None:
+    image = labelled("cyx", names=["DNA", "actin", "2"])
+    write_image(select_channel(image, "actin"), tmp_path / file)
+    again = read_image(tmp_path / file)
+    assert again.dims[-2:] == ("y", "x")
+    np.testing.assert_array_equal(again.squeeze(), image.values[1])
+    if file.endswith("ome.tif"):
+        assert channel_names(again) == ("actin",)
+
+
 def test_a_channel_is_selected_by_name_or_index() -> None:
     image = labelled("tczyx", names=["DNA", "actin", "2"])
     assert select_channel(image, None) is image
     for channel, index in (("DNA", 0), ("actin", 1), (1, 1), ("1", 1), ("2", 2), ("0", 0)):
         chosen = select_channel(image, channel)
         assert chosen.dims == ("t", "z", "y", "x")
-        assert "c" not in chosen.coords
+        assert channel_names(chosen) == (image.coords["c"].values[index],)
         np.testing.assert_array_equal(chosen, image.values[:, index])
     for channel in ("dna", 3, -1, "-1", "7", ""):
         refused(partial(select_channel, image, channel), "'DNA', 'actin', '2'", f"'{channel}'")

@@ -21,7 +21,7 @@ from decisions import deciding
 from deepcontrast_bmz.dial import per_plane as room
 from deepcontrast_bmz.dial.automatic import DialChoice
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.image import read_image, write_image
+from deepcontrast_bmz.image import channel_names, read_image, write_image
 from deepcontrast_bmz.model.loop import blend
 from deepcontrast_bmz.model.model import Model
 from deepcontrast_bmz.model.open import open_model
@@ -403,7 +403,9 @@ def test_one_image_goes_to_a_file(raw: Path, tmp_path: Path, name: str) -> None:
 def test_one_image_can_go_into_a_folder(raw: Path, tmp_path: Path) -> None:
     written = predict_files(new_model(), [raw], tmp_path / "out", iterations=1, channel="GFP")
     assert written == [tmp_path / "out" / "raw_enhanced.tif"]
-    assert read_image(written[0]).dims == ("z", "y", "x")
+    again = read_image(written[0])
+    assert again.squeeze("c").dims == ("z", "y", "x")
+    assert channel_names(again) == ("GFP",)
 
 
 def test_several_images_keep_their_names_and_formats(tmp_path: Path) -> None:
@@ -449,7 +451,7 @@ def test_an_rgb_image_is_refused_and_its_channels_are_not(
         predict_files(new_model(), [rgb], out, iterations=1)
     assert not out.exists()
     predict_files(new_model(), [rgb], out, dial=0, channel="green")
-    np.testing.assert_array_equal(read_image(out).to_numpy(), colours[..., 1])
+    np.testing.assert_array_equal(read_image(out).squeeze("c").to_numpy(), colours[..., 1])
     dyes = xr.DataArray(
         np.moveaxis(colours, 2, 0), dims=("c", "y", "x"), coords={"c": ["red", "green", "blue"]}
     )
