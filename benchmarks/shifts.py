@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             order=5,
             text="AUROC is the chance that a shifted image scores higher than one within the "
             f"trained range; mean of the shifts {np.mean(seen):.3f}, least {min(seen):.3f}. "
-            "Warned: the score is above 1.",
+            "Beyond: the score is above 1; a warning waits for more (`warn_above`).",
         )
     if given.json is not None:
         write_json(given.json, {"model": model.name, "within": within, "shifts": found})
@@ -211,14 +211,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def table_of(within: Sequence[float], found: Mapping[str, Sequence[float]], cases: int) -> Table:
     """Return how well each shift is told from what is within the trained range."""
 
-    def warned(scores: Sequence[float]) -> str:
+    def beyond(scores: Sequence[float]) -> str:
         return f"{100 * np.mean(np.array(scores) > 1):.0f} %"
 
     rows = [
-        (name, f"{auroc(within, scores):.3f}", warned(scores)) for name, scores in found.items()
+        (name, f"{auroc(within, scores):.3f}", beyond(scores)) for name, scores in found.items()
     ]
-    columns = (f"shift ({cases} specimens)", "AUROC", "warned")
-    return Table("", columns, (("none", "", warned(within)), *rows))
+    columns = (f"shift ({cases} specimens)", "AUROC", "beyond")
+    return Table("", columns, (("none", "", beyond(within)), *rows))
 
 
 if __name__ == "__main__":
