@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import gc
+import importlib
+import json
 import re
 import shlex
 import shutil
@@ -230,6 +233,20 @@ def test_links_and_files_named_exist(page: Path) -> None:
             assert (page.parent / target).exists(), target
     for name in re.findall(r"`((?:tests|benchmarks|docs)/[\w/.]+\.\w+)`", text):
         assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize(
+    "notebook", sorted((ROOT / "docs" / "examples").glob("*.ipynb")), ids=lambda path: path.name
+)
+def test_a_notebook_imports_what_exists(notebook: Path) -> None:
+    # The site executes it whole, at the end of CI; type checkers do not read notebooks.
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    imports = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)]
+    assert imports
+    for node in imports:
+        module = importlib.import_module(str(node.module))
+        assert [name.name for name in node.names if not hasattr(module, name.name)] == []
 
 
 def test_the_readme_shows_every_folder_and_nothing_else() -> None:
