@@ -15,546 +15,50 @@ a seed of its own.
 from __future__ import annotations
 
 import argparse
-import copy
-import hashlib
-import io
 import json
 import math
 import shlex
-import shutil
 import statistics
-import time
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from baselines import (
-    best_by_truth,
-    richardson_lucy,
-    richardson_lucy_iterates,
-)
 from loops import LOOPS, Feedback, iterated, plain
-from phantoms import (
-    GRID,
-    LUCY_ITERATIONS,
-    MOST_ITERATIONS,
-    OPTICAL_DEPTHS,
-    WEIGHTS,
-    WIDTHS_PX,
-    Case,
-    cases,
-    draw_case,
-    score,
+from networks_compared import (
+    FIRST,
+    NETWORKS,
+    RATES,
+    RATES_SEED,
+    REFINED,
+    SEEN_AGAIN,
+    TAUGHT,
+    Options,
+    Variant,
 )
+from networks_judged import (
+    judge_iterations,
+    judge_loop,
+    judge_lucy,
+    judge_raw,
+    make_fast,
+    measure_shift,
+    measure_size,
+    measure_time,
+)
+from networks_taught import ConditionedNetwork, Runs
+from phantoms import MOST_ITERATIONS, OPTICAL_DEPTHS, Case, cases, draw_case
 from records import Table, print_tables, save
-from torch import Tensor, nn
-from torch.utils.data import Dataset
-from unets import UNetSettings, build_unet
 
-from deepcontrast_bmz.evaluate.metrics import psnr_after_fit
-from deepcontrast_bmz.image import planes, read_image, replace_whole
-from deepcontrast_bmz.image.labels import as_float32
-from deepcontrast_bmz.model.devices import fast_loop
-from deepcontrast_bmz.model.loop import Loop, blend, extend
-from deepcontrast_bmz.model.network.layers import AffineConv, crop_margin, sort_pairs
-from deepcontrast_bmz.physics.camera import Camera, expose, to_photons
-from deepcontrast_bmz.physics.degrade import draw_degradation
-from deepcontrast_bmz.physics.draws import draw_log_uniform
-from deepcontrast_bmz.physics.phantoms import KINDS, phantom
-from deepcontrast_bmz.physics.scatter import scatter
-from deepcontrast_bmz.settings import NetworkSettings, Recipe
-from deepcontrast_bmz.train.distributed import Spread, trainer_arguments
-from deepcontrast_bmz.train.pairs import Pair, PairDataset
-from deepcontrast_bmz.train.raw_planes import RawPlane, split_planes
-from deepcontrast_bmz.train.trainer import Training, fit
+from deepcontrast_bmz.image import replace_whole
+from deepcontrast_bmz.model.loop import Loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    Changes = Mapping[str, Mapping[str, Any]]
-    Pairing = Literal["naive", "fresh", "refined", "depths"]
+    from torch import Tensor
+
     Scores = list[dict[str, list[float]]]
-
-SIDE = 288
-DARK = 100.0
-SPARE = 8
-"""Pixels around the window that is moved over an image."""
-
-
-# ---- what is compared
-
-
-class Variant(NamedTuple):
-    """A network, and what it is taught."""
-
-    network: NetworkSettings | UNetSettings
-    learning_rate: float
-    pairing: Pairing = "naive"
-    changes: Changes | None = None
-    """Of the recipe, by section."""
-
-
-DILATED = NetworkSettings()
-TWO_PASSES = (1, 2, 4, 8, 4, 2, 1, 2, 4, 8, 4, 2, 1)
-FIRST = "dilated, width 16"
-CONDITIONED = "dilated, told the depth, once"
-NETWORKS: dict[str, Variant] = {
-    FIRST: Variant(DILATED, 1e-2),
-    "dilated, width 24": Variant(NetworkSettings(width=24), 3e-3),
-    "dilated, width 12, two passes": Variant(NetworkSettings(width=12, dilations=TWO_PASSES), 1e-2),
-    "U-Net, blurred pooling": Variant(UNetSettings(kind="blurpool_unet"), 3e-3),
-    "U-Net, plain": Variant(UNetSettings(kind="plain_unet"), 3e-3),
-    "invertible": Variant(NetworkSettings(kind="invertible", width=32, levels=4), 1e-2),
-    CONDITIONED: Variant(DILATED, 3e-3, "depths"),
-}
-REFINED = "refined targets, plain loop"
-TAUGHT: dict[str, Variant] = {
-    "light split in halves": Variant(DILATED, 1e-2, changes={"data": {"input_share": 0.5}}),
-    "light split, .8 to the input": Variant(DILATED, 1e-2, changes={"data": {"input_share": 0.8}}),
-    "specimens as deep as 3": Variant(
-        DILATED, 1e-2, changes={"data": {"phantom_optical_depth": (0.0, 3.0)}}
-    ),
-    "specimens as deep as 4": Variant(
-        DILATED, 1e-2, changes={"data": {"phantom_optical_depth": (0.0, 4.0)}}
-    ),
-    "up to two steps in one": Variant(DILATED, 1e-2, changes={"training": {"unroll": 2}}),
-    "fresh noise only": Variant(DILATED, 1e-2, "fresh"),
-    REFINED: Variant(DILATED, 1e-2, "refined"),
-}
-"""One seed of each, but for the first."""
-SEEN_AGAIN = ("light split in halves", "specimens as deep as 3")
-"""They gained most with one seed, hence are trained with all."""
-RATES, RATES_SEED = (1e-3, 3e-3, 1e-2), 99
-DEPTHS = tuple(GRID * i for i in range(1, 17))
-"""Optical depths that the network which is told them learns."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """The budget, and where things lie."""
-
-    steps: int
-    seeds: int
-    phantoms: int
-    first_seed: int
-    batch: int
-    patch: int
-    specimens: int
-    work: Path
-    data: Path | None
-    cached: bool
-
-
-def recipe_of(variant: Variant, seed: int, options: Options) -> Recipe:
-    """Return the recipe of the shipped model, with the network and budget of this comparison."""
-    each = max(1, options.steps // 6)
-    # A U-Net has no place in a recipe: it is built beside it.
-    chosen = variant.network.model_dump(exclude_unset=True)
-    settings: dict[str, dict[str, Any]] = {
-        "physics": {"photons": (40.0, 2000.0)},
-        "network": {} if isinstance(variant.network, UNetSettings) else chosen,
-        "data": {"patch": options.patch, "zoom": (0.5, 1.2), "phantoms": options.specimens},
-        "training": {
-            "steps": options.steps,
-            "steps_per_epoch": each,
-            "batch": options.batch,
-            "learning_rate": variant.learning_rate,
-            "validation_patches": 16,
-        },
-    }
-    for section, changes in (variant.changes or {}).items():
-        settings[section].update(changes)
-    return Recipe.model_validate({"seed": seed, **settings})
-
-
-# ---- data
-
-
-class Recording(NamedTuple):
-    """What a camera made of light: as it is, and without noise."""
-
-    raw: RawPlane
-    noiseless: RawPlane
-
-
-def specimens(recipe: Recipe, count: int, stream: int) -> list[Recording]:
-    """Return procedural specimens recorded at depth, drawn like those of the shipped recipe."""
-    found: list[Recording] = []
-    physics, widths = recipe.physics, recipe.physics.scatter.widths
-    for number in range(count):
-        rng = np.random.default_rng([recipe.seed, stream, number])
-        kind = KINDS[number % len(KINDS)]
-        truth = torch.from_numpy(phantom(kind, (SIDE, SIDE), rng))
-        truth *= draw_log_uniform(rng, 150, 4000)
-        draw = draw_degradation(physics, rng, widths_px=widths, mean_photons=0.0)
-        depth = rng.uniform(*recipe.data.phantom_optical_depth)
-        light = scatter(truth, depth, draw.widths_px, draw.weights)
-        light = light * math.exp(-draw.absorption_optical_depth)
-        camera = Camera(offset=DARK, read_noise_electrons=rng.uniform(0, 2))
-        noise = torch.Generator().manual_seed(draw.seed)
-        counts = expose(light, camera, noise).numpy()
-        raw = RawPlane(as_float32(counts, kind), -1 - number % len(KINDS), kind, widths)
-        noiseless = replace(raw, pixels=as_float32((light + DARK).numpy(), kind))
-        found.append(Recording(raw, noiseless))
-    return found
-
-
-def real_planes(folder: Path, recipe: Recipe) -> list[Recording]:
-    """Return the planes of all TIFFs in a folder; their noiseless form is not known."""
-    found: list[Recording] = []
-    widths = recipe.physics.scatter.widths
-    for index, path in enumerate(sorted(folder.glob("*.tif*"))):
-        for _, plane in planes(read_image(path)):
-            if plane.max() > plane.min():
-                raw = RawPlane(as_float32(plane, path.name), index, path.name, widths)
-                found.append(Recording(raw, raw))
-    return found
-
-
-class Data(NamedTuple):
-    """Recordings to train on, and planes to validate on."""
-
-    training: list[Recording]
-    validation: list[RawPlane]
-
-
-def data_of(recipe: Recipe, folder: Path | None) -> Data:
-    """Return the data of a seed: specimens, and the planes of a folder if there is one."""
-    training = specimens(recipe, recipe.data.phantoms, 1)
-    validation = [made.raw for made in specimens(recipe, max(5, recipe.data.phantoms // 8), 8)]
-    if folder is not None:
-        real = real_planes(folder, recipe)
-        _, held_out = split_planes(
-            [made.raw for made in real], recipe.data.validation_fraction, recipe.seed
-        )
-        images = {plane.image for plane in held_out}
-        training += [made for made in real if made.raw.image not in images]
-        validation += held_out
-    return Data(training, validation)
-
-
-class Paired(Dataset[Pair]):
-    """Inputs made of one recording, targets from another of the same light and place."""
-
-    def __init__(self, inputs: PairDataset, targets: Sequence[RawPlane]) -> None:
-        self.inputs = inputs
-        # The same draws: places, floors and light stay those of the inputs.
-        self.targets = copy.copy(inputs)
-        self.targets._planes = list(targets)  # pyright: ignore[reportPrivateUsage]
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, index: int) -> Pair:
-        """Draw example `index`."""
-        target = self.targets[index]
-        return Pair(
-            degraded=self.inputs[index]["degraded"],
-            raw=target["raw"],
-            steps=target["steps"],
-            scale=target["scale"],
-        )
-
-
-class OfManyDepths(Dataset[dict[str, Any]]):
-    """Pairs of one optical depth per batch, which goes with them."""
-
-    def __init__(self, pairs: PairDataset) -> None:
-        self.pairs = pairs
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Draw example `index`."""
-        recipe = self.pairs.recipe
-        batch = index // recipe.training.batch
-        rng = np.random.default_rng([recipe.seed, 9, self.pairs.stream, batch])
-        depth = float(rng.choice(DEPTHS))
-        physics = recipe.physics.model_copy(update={"step_optical_depth": depth})
-        pairs = copy.copy(self.pairs)
-        pairs.recipe = recipe.model_copy(update={"physics": physics})
-        return {**pairs[index], "depth": torch.tensor(depth)}
-
-
-# ---- the network that is told the depth
-
-
-class DepthConv(AffineConv):
-    """An affine convolution whose kernel goes in a straight line with the depth."""
-
-    def __init__(self, inputs: int, outputs: int, **settings: Any) -> None:
-        super().__init__(inputs, outputs, **settings)
-        self.slope = nn.Parameter(torch.zeros_like(self.weight))
-
-    def at(self, x: Tensor, depth: float) -> Tensor:
-        """Convolve without padding."""
-        kernel = self.weight + (depth / 2 - 1) * self.slope
-        kernel = kernel - kernel.mean(dim=(1, 2, 3), keepdim=True)
-        kernel = kernel + self.total / kernel[0].numel()
-        return nn.functional.conv2d(x, kernel, dilation=self.dilation)
-
-
-class ConditionedNetwork(nn.Module):
-    """The dilated network with kernels that depend on the depth; at depth 0 it is the identity.
-
-    It is applied once, to the raw image, for whatever depth: no step of a loop.
-    """
-
-    dims = 2
-
-    def __init__(self, settings: NetworkSettings) -> None:
-        super().__init__()
-        width, self.dilations = settings.width, settings.dilations
-        self.first = DepthConv(1, width)
-        self.hidden = nn.ModuleList(DepthConv(width, width, dilation=d) for d in self.dilations)
-        self.last = DepthConv(width, 1, size=1, total=0.0)
-        self.radius = 1 + sum(self.dilations)
-
-    def margins(self, _steps: int) -> tuple[int, int]:
-        """Return what is lost on each side."""
-        return (self.radius, self.radius)
-
-    def at(self, x: Tensor, depth: float) -> Tensor:
-        """Undo an optical depth: (B, 1, Y, X) to (B, 1, Y - 2 radius, X - 2 radius)."""
-        g = self.first.at(x, depth)
-        for layer, m in zip(self.hidden, self.dilations, strict=True):
-            g = sort_pairs(cast("DepthConv", layer).at(g, depth)) + crop_margin(g, m)
-        change = self.last.at(g, depth) * (depth * 0.5 ** len(self.dilations))
-        return crop_margin(x, self.radius) + change
-
-    def iterate(self, extended: Tensor, iterations: int) -> Tensor:
-        """Do what a loop of so many steps of 1 would, in one."""
-        return self.at(extended, float(iterations))
-
-
-# ---- training
-
-
-class Trained(Training):
-    """The trainer, with pairs and network of a variant."""
-
-    def __init__(self, variant: Variant, recipe: Recipe, out: Path, data: Data) -> None:
-        self.variant, pairing = variant, variant.pairing
-        inputs = [made.noiseless if pairing == "fresh" else made.raw for made in data.training]
-        super().__init__(recipe, Spread(), out, inputs, data.validation, None)
-        if pairing == "fresh":
-            self.pairs = cast("Any", Paired(self.pairs, [m.raw for m in data.training]))
-        elif pairing == "depths":
-            self.pairs = cast("Any", OfManyDepths(self.pairs))
-            self.held_out = cast("Any", OfManyDepths(self.held_out))
-
-    def _new_loop(self) -> Loop:
-        # The one that is told the depth has the radius and the weights of a loop.
-        return cast("Loop", new_loop(self.variant, self.recipe))
-
-    def _restore(self, batch: Pair) -> tuple[Tensor, Tensor]:
-        depth = cast("dict[str, Tensor]", batch).get("depth")
-        if depth is None:
-            return super()._restore(batch)
-        shift, scale = batch["degraded"].mean(dim=(1, 2, 3), keepdim=True), batch["scale"]
-        network = cast("ConditionedNetwork", self.loop)
-        restored = network.at((batch["degraded"] - shift) / scale, float(depth[0]))
-        return restored, (batch["raw"] - shift) / scale
-
-
-def new_loop(variant: Variant, recipe: Recipe) -> Loop | ConditionedNetwork:
-    if variant.pairing == "depths":
-        return ConditionedNetwork(recipe.network)
-    if isinstance(variant.network, UNetSettings):
-        return Loop(build_unet(variant.network), recipe.loop.iterations)
-    return Loop.from_recipe(recipe)
-
-
-@torch.inference_mode()
-def refined(data: Data, loop: Loop) -> Data:
-    """Return the data with every plane replaced by what one iteration makes of it."""
-
-    def better(made: Recording) -> Recording:
-        counts = torch.from_numpy(made.raw.pixels)[None, None]
-        pixels = loop.iterate(extend(counts, [loop.radius] * 2), 1)[0, 0].numpy()
-        return made._replace(raw=replace(made.raw, pixels=pixels.copy()))
-
-    return data._replace(training=[better(made) for made in data.training])
-
-
-class Runs:
-    """Trained networks, made when they are asked for and kept in the work folder."""
-
-    def __init__(self, options: Options) -> None:
-        self.options = options
-        self.known: tuple[tuple[object, ...], Data] | None = None
-
-    def folder(self, variant: Variant, seed: int) -> Path:
-        """Return where a training lies; another budget or other data, another folder."""
-        recipe = recipe_of(variant, seed, self.options)
-        # Without what is left at its default: a new setting leaves old trainings where they are.
-        chosen = recipe.model_dump(exclude_unset=True)
-        chosen["network"] = variant.network.model_dump(exclude_unset=True)
-        settings = json.dumps([chosen, variant.pairing, str(self.options.data)])
-        digest = hashlib.sha256(settings.encode()).hexdigest()[:10]
-        kind = f"{variant.network.kind}_{variant.network.width}_{variant.pairing}"
-        return self.options.work / f"{kind}_seed{seed}_{digest}"
-
-    def data(self, recipe: Recipe) -> Data:
-        """Return the data of the recipe: its seed and specimens."""
-        drawn_from = (recipe.seed, recipe.physics, recipe.data.phantom_optical_depth)
-        if self.known is None or self.known[0] != drawn_from:
-            self.known = (drawn_from, data_of(recipe, self.options.data))
-        return self.known[1]
-
-    def loop(self, variant: Variant, seed: int) -> Loop | ConditionedNetwork | None:
-        """Return the trained loop; None if it is not there and must not be trained."""
-        recipe = recipe_of(variant, seed, self.options)
-        folder = self.folder(variant, seed)
-        weights = folder / "weights.pt"
-        loop = new_loop(variant, recipe)
-        if not weights.is_file():
-            if self.options.cached:
-                return None
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            data = self.data(recipe)
-            if variant.pairing == "refined":
-                data = refined(data, cast("Loop", self.loop(NETWORKS[FIRST], seed)))
-            begun = time.monotonic()
-            torch.manual_seed(seed)
-            module = Trained(variant, recipe, folder, data)
-            fit(module, folder, trainer_arguments(Spread(), "cpu"), resume=False)
-            shutil.rmtree(folder / "checkpoints")
-            (folder / "validation.json").write_text(json.dumps(module.best_scores) + "\n")
-            with replace_whole(weights) as path:
-                torch.save(module.best, path)
-            seconds = time.monotonic() - begun
-            print(f"trained {folder.name}: {seconds:.0f} s, {module.best_scores}", flush=True)
-        loop.load_state_dict(torch.load(weights, weights_only=True))
-        return loop.eval().requires_grad_(requires_grad=False)
-
-
-# ---- judging
-
-
-def judged(
-    case: Case, whole: Sequence[tuple[float, Tensor]], fine: Sequence[tuple[float, Tensor]]
-) -> dict[str, list[float]]:
-    """Return the scores of the best of the whole and of the fine settings, by the truth."""
-    found: dict[str, list[float]] = {}
-    for name, images in (("k", whole), ("dial", fine)):
-        photons = [
-            (setting, to_photons(counts, case.camera).double().numpy())
-            for setting, counts in images
-        ]
-        best = max(photons, key=lambda pair: psnr_after_fit(pair[1], case.truth))
-        found[name] = [float(value) for value in score(*best, case)]
-    return found
-
-
-def dials() -> list[float]:
-    return [GRID * i for i in range(int(MOST_ITERATIONS / GRID + 1e-9) + 1)]
-
-
-def of_iterations(case: Case, iterations: Tensor) -> dict[str, list[float]]:
-    """Judge (K, Y, X)."""
-    return judged(
-        case,
-        [(k + 1.0, image) for k, image in enumerate(iterations)],
-        [(dial, blend(case.counts, iterations, dial, 1.0)) for dial in dials()],
-    )
-
-
-def of_loop(case: Case, loop: Loop | ConditionedNetwork) -> dict[str, list[float]]:
-    """Judge a loop as `dcbmz predict` runs it, or a network that takes every depth at once."""
-    raw = case.counts[None, None]
-    if isinstance(loop, Loop):
-        extended = extend(raw, [MOST_ITERATIONS * loop.radius] * 2)
-        return of_iterations(case, loop.iterate(extended, MOST_ITERATIONS)[0])
-    extended = extend(raw, [loop.radius] * 2)
-    fine = [(0.0, case.counts)]
-    fine += [(depth, loop.at(extended, depth)[0, 0]) for depth in DEPTHS]
-    return judged(case, [pair for pair in fine if pair[0] in (1.0, 2.0, 3.0, 4.0)], fine)
-
-
-def of_lucy(case: Case) -> dict[str, list[float]]:
-    """Judge Richardson-Lucy with the true kernel and depth."""
-    photons = to_photons(case.counts, case.camera).double().numpy()
-    tissue = (case.optical_depth, WIDTHS_PX, WEIGHTS)
-    best = best_by_truth(richardson_lucy_iterates(photons, *tissue, LUCY_ITERATIONS), case.truth)
-    found = [float(value) for value in score(best.setting, best.image, case)]
-    return {"k": found, "dial": found}
-
-
-def of_raw(case: Case) -> dict[str, list[float]]:
-    found = [
-        float(v) for v in score(0, to_photons(case.counts, case.camera).double().numpy(), case)
-    ]
-    return {"k": found, "dial": found}
-
-
-def quick(loop: Loop | ConditionedNetwork) -> Loop | ConditionedNetwork:
-    """Return a loop in the form that `dcbmz predict` runs."""
-    return fast_loop(copy.deepcopy(loop), "cpu") if isinstance(loop, Loop) else loop
-
-
-@torch.inference_mode()
-def shift_error(loop: Loop | ConditionedNetwork, raw: Tensor, iterations: int = 4) -> float:
-    """Return the largest change, over the range, when the window moves by 1 to 4 pixels.
-
-    Parameters
-    ----------
-    loop : Loop or ConditionedNetwork
-        All that it sees comes with the window, so nothing but the phase of the window changes.
-    raw : Tensor, (Y, X)
-    iterations : int
-    """
-    reach = loop.margins(iterations)[0]
-    height, width = raw.shape
-    extended = extend(raw[None, None], [reach + SPARE] * 2)
-
-    def window(at: int) -> Tensor:
-        seen = extended[..., at : at + height + 2 * reach, at : at + width + 2 * reach]
-        return loop.iterate(seen.contiguous(), iterations)[0, -1]
-
-    still = window(0)
-    spread = float(still.max() - still.min())
-    return max(
-        float((window(shift)[:-shift, :-shift] - still[shift:, shift:]).abs().max()) / spread
-        for shift in range(1, 5)
-    )
-
-
-def time_ratio(loop: Loop | ConditionedNetwork, side: int = 512, rounds: int = 3) -> float:
-    """Return processor time of one iteration over that of 40 Richardson-Lucy iterations."""
-    raw = torch.rand(side, side) * 100 + 10
-    extended = extend(raw[None, None], [loop.radius] * 2)
-    if isinstance(loop, Loop):
-        network = cast("Loop", quick(loop)).network
-        work: Callable[[], object] = lambda: network(extended)  # noqa: E731
-    else:
-        conditioned = loop
-        work = lambda: conditioned.at(extended, 1.0)  # noqa: E731
-    photons = raw.double().numpy()
-    ratios: list[float] = []
-    with torch.inference_mode():
-        for _ in range(rounds + 1):
-            begun = time.process_time()
-            work()
-            between = time.process_time()
-            richardson_lucy(photons, 1.0, WIDTHS_PX, WEIGHTS, 40)
-            ratios.append((between - begun) / (time.process_time() - between))
-    # The first round warms up.
-    return statistics.median(ratios[1:])
-
-
-def kilobytes(loop: nn.Module) -> float:
-    """Return the size of the weights file."""
-    file = io.BytesIO()
-    torch.save(loop.state_dict(), file)
-    return len(file.getvalue()) / 1000
-
-
-# ---- the whole comparison
 
 
 class Results:
@@ -592,7 +96,10 @@ class Results:
 
     def classical(self) -> None:
         """Judge the raw image and the classical rival."""
-        for name, judge in (("raw", of_raw), ("Richardson-Lucy, true kernel, best n", of_lucy)):
+        for name, judge in (
+            ("raw", judge_raw),
+            ("Richardson-Lucy, true kernel, best n", judge_lucy),
+        ):
             path = self._file(self.options.work, name)
             self.scores[name, 0] = self.kept(path, lambda judge=judge: self._each(judge))
 
@@ -602,9 +109,9 @@ class Results:
         if loop is None:
             return
         folder = self.runs.folder(variant, seed)
-        fast = quick(loop)
+        fast = make_fast(loop)
         self.scores[name, seed] = self.kept(
-            self._file(folder, "scores"), lambda: self._each(lambda case: of_loop(case, fast))
+            self._file(folder, "scores"), lambda: self._each(lambda case: judge_loop(case, fast))
         )
         self.shapes[name, seed] = self.kept(folder / "shape.json", lambda: self._shape(loop))
         print(f"{name}, seed {seed}: {self.line(name, seed)}", flush=True)
@@ -613,9 +120,9 @@ class Results:
         case = draw_case("tubes", 2.0, self.options.first_seed)
         return [
             float(sum(p.numel() for p in loop.parameters())),
-            kilobytes(loop),
-            time_ratio(loop),
-            shift_error(loop, case.counts[:96, :96]),
+            measure_size(loop),
+            measure_time(loop),
+            measure_shift(loop, case.counts[:96, :96]),
         ]
 
     def loops(self, seed: int) -> None:
@@ -623,12 +130,12 @@ class Results:
         loop = self.runs.loop(NETWORKS[FIRST], seed)
         if not isinstance(loop, Loop):
             return
-        fast = cast("Loop", quick(loop))
+        fast = cast("Loop", make_fast(loop))
         folder = self.runs.folder(NETWORKS[FIRST], seed)
         for name, make in LOOPS.items():
 
             def judge(case: Case, make: Callable[[Tensor], Feedback] = make) -> Any:
-                return of_iterations(
+                return judge_iterations(
                     case, iterated(fast, case.counts, MOST_ITERATIONS, make(case.counts))
                 )
 
@@ -643,11 +150,11 @@ class Results:
         loop = self.runs.loop(variant, seed)
         if not isinstance(loop, Loop):
             return
-        fast = cast("Loop", quick(loop))
+        fast = cast("Loop", make_fast(loop))
         self.scores[REFINED, seed] = self.kept(
             self._file(self.runs.folder(variant, seed), "scores"),
             lambda: self._each(
-                lambda case: of_iterations(
+                lambda case: judge_iterations(
                     case, iterated(fast, case.counts, MOST_ITERATIONS, plain)
                 )
             ),
@@ -786,7 +293,7 @@ def print_rates(options: Options, names: Sequence[str]) -> None:
         print(f"{name}: " + ", ".join(losses), flush=True)
 
 
-def text_of(options: Options) -> str:
+def describe_budget(options: Options) -> str:
     source = "procedural specimens alone" if options.data is None else "specimens and real stacks"
     return (
         f"{options.steps} steps of {options.batch} patches of {options.patch} x {options.patch} "
@@ -877,7 +384,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             title=title,
             command=write_command(given, parser),
             order=20,
-            text=text_of(options),
+            text=describe_budget(options),
         )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shlex
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import loops
+import networks
+import networks_compared as compared
+import networks_judged as judged
+import networks_taught as taught
 import numpy as np
+import phantoms
 import pytest
 import torch
 
@@ -19,43 +22,28 @@ from deepcontrast_bmz.settings import NetworkSettings
 from deepcontrast_bmz.train.pairs import PairDataset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 TINY = NetworkSettings(width=2, dilations=(1, 2))
 
 
-@pytest.fixture(scope="module")
-def benchmark() -> Iterator[Any]:
-    sys.path.insert(0, str(FOLDER))
-    spec = importlib.util.spec_from_file_location("benchmark_networks", FOLDER / "networks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Its records look their annotations up by the module's name.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(FOLDER))
-
-
-def options(benchmark: Any, work: Path) -> Any:
-    return benchmark.Options(
+def options(work: Path) -> Any:
+    return compared.Options(
         steps=1, seeds=1, phantoms=1, first_seed=1, batch=2, patch=16, specimens=2,
         work=work, data=None, cached=False,
     )  # fmt: skip
 
 
-def recorded(benchmark: Any, tmp_path: Path) -> tuple[Any, list[Any]]:
-    variant = benchmark.Variant(TINY, 1e-3)
-    recipe = benchmark.recipe_of(variant, 0, options(benchmark, tmp_path))
-    return recipe, benchmark.specimens(recipe, 2, 1)
+def recorded(tmp_path: Path) -> tuple[Any, list[Any]]:
+    variant = compared.Variant(TINY, 1e-3)
+    recipe = compared.make_recipe(variant, 0, options(tmp_path))
+    return recipe, taught.draw_specimens(recipe, 2, 1)
 
 
 @torch.no_grad()
-def test_the_network_that_is_told_the_depth_keeps_the_laws(benchmark: Any) -> None:
+def test_the_network_that_is_told_the_depth_keeps_the_laws() -> None:
     torch.manual_seed(1)
-    network = benchmark.ConditionedNetwork(NetworkSettings(width=4, dilations=(1, 2, 1))).double()
+    network = taught.ConditionedNetwork(NetworkSettings(width=4, dilations=(1, 2, 1))).double()
     for name, parameter in network.named_parameters():
         if "slope" in name:
             parameter.normal_()
@@ -70,27 +58,27 @@ def test_the_network_that_is_told_the_depth_keeps_the_laws(benchmark: Any) -> No
     torch.testing.assert_close(network.iterate(x, 2), network.at(x, 2.0))
 
 
-def test_what_is_taught_differs_by_the_recipe(benchmark: Any, tmp_path: Path) -> None:
+def test_what_is_taught_differs_by_the_recipe(tmp_path: Path) -> None:
     def recipe(variant: Any) -> Any:
-        return benchmark.recipe_of(variant, 0, options(benchmark, tmp_path))
+        return compared.make_recipe(variant, 0, options(tmp_path))
 
-    shared = recipe(benchmark.NETWORKS[benchmark.FIRST])
+    shared = recipe(compared.NETWORKS[compared.FIRST])
     assert shared.data.input_share is None
-    taught = {name: recipe(variant) for name, variant in benchmark.TAUGHT.items()}
-    assert taught["light split in halves"].data.input_share == 0.5
-    assert taught["specimens as deep as 3"].data.phantom_optical_depth == (0.0, 3.0)
-    assert taught["up to two steps in one"].training.unroll == 2
-    for name, variant in benchmark.TAUGHT.items():
-        assert (taught[name] != shared) == (variant.changes is not None)
-        assert taught[name].data.patch == shared.data.patch
+    found = {name: recipe(variant) for name, variant in compared.TAUGHT.items()}
+    assert found["light split in halves"].data.input_share == 0.5
+    assert found["specimens as deep as 3"].data.phantom_optical_depth == (0.0, 3.0)
+    assert found["up to two steps in one"].training.unroll == 2
+    for name, variant in compared.TAUGHT.items():
+        assert (found[name] != shared) == (variant.changes is not None)
+        assert found[name].data.patch == shared.data.patch
 
 
-def test_pairs_of_two_recordings_show_one_place(benchmark: Any, tmp_path: Path) -> None:
-    recipe, found = recorded(benchmark, tmp_path)
+def test_pairs_of_two_recordings_show_one_place(tmp_path: Path) -> None:
+    recipe, found = recorded(tmp_path)
     raw = [made.raw for made in found]
     naive = PairDataset(raw, recipe, radius=4, length=3, stream=0)
     quiet = PairDataset([made.noiseless for made in found], recipe, radius=4, length=3, stream=0)
-    paired = benchmark.Paired(quiet, raw)
+    paired = taught.Paired(quiet, raw)
     assert len(paired) == 3
     for index in range(3):
         assert torch.equal(paired[index]["degraded"], quiet[index]["degraded"])
@@ -101,28 +89,26 @@ def test_pairs_of_two_recordings_show_one_place(benchmark: Any, tmp_path: Path) 
     assert naive[0]["raw"].shape == paired[0]["raw"].shape
 
 
-def test_pairs_of_many_depths_are_of_one_depth_per_batch(benchmark: Any, tmp_path: Path) -> None:
-    recipe, found = recorded(benchmark, tmp_path)
+def test_pairs_of_many_depths_are_of_one_depth_per_batch(tmp_path: Path) -> None:
+    recipe, found = recorded(tmp_path)
     pairs = PairDataset([made.raw for made in found], recipe, radius=4, length=24, stream=0)
-    drawn = benchmark.OfManyDepths(pairs)
+    drawn = taught.OfManyDepths(pairs)
     depths = [float(drawn[index]["depth"]) for index in range(24)]
     assert depths[::2] == depths[1::2]
     assert len(set(depths)) > 3
-    assert set(depths) <= set(benchmark.DEPTHS)
+    assert set(depths) <= set(compared.DEPTHS)
     assert torch.equal(drawn[0]["raw"], pairs[0]["raw"])
     assert not torch.equal(drawn[0]["degraded"], pairs[0]["degraded"])
     assert pairs.recipe.physics.step_optical_depth == 1.0
 
 
 @torch.no_grad()
-def test_loops_differ_by_what_they_feed_back(benchmark: Any) -> None:
+def test_loops_differ_by_what_they_feed_back() -> None:
     torch.manual_seed(2)
     loop = Loop(build_network(TINY)).eval()
-    case = benchmark.draw_case("tubes", 1.0, 5)
+    case = phantoms.draw_case("tubes", 1.0, 5)
     raw = case.counts[:80, :72]
-    found = {
-        name: benchmark.iterated(loop, raw, 2, make(raw)) for name, make in benchmark.LOOPS.items()
-    }
+    found = {name: loops.iterated(loop, raw, 2, make(raw)) for name, make in loops.LOOPS.items()}
     alone = found["plain loop"]
     assert alone.shape == (2, 80, 72)
     inside = loop.iterate(raw[None, None], 2)[0]
@@ -133,11 +119,10 @@ def test_loops_differ_by_what_they_feed_back(benchmark: Any) -> None:
             assert float((images - alone).std()) > 0.01 * float(raw.std()), name
 
 
-def test_the_gate_closes_where_only_noise_is_left(benchmark: Any) -> None:
+def test_the_gate_closes_where_only_noise_is_left() -> None:
     generator = torch.Generator().manual_seed(3)
     after = torch.full((1, 1, 96, 96), 200.0)
     noise = 5 * torch.randn(1, 1, 96, 96, generator=generator)
-    loops = sys.modules[benchmark.iterated.__module__]
     fed = (loops.gated(1, after + noise, after) - after).std()
     all_of_it = loops.reinjected(1.0)(1, after + noise, after) - after
     assert float(fed) < 0.5 * float(all_of_it.std())
@@ -148,11 +133,11 @@ def test_the_gate_closes_where_only_noise_is_left(benchmark: Any) -> None:
     assert float(missed.std()) > 0.6 * float(structure.std())
 
 
-def test_a_network_on_a_grid_shows_that_the_window_moved(benchmark: Any) -> None:
-    raw = benchmark.draw_case("tubes", 1.0, 5).counts[:40, :40]
+def test_a_network_on_a_grid_shows_that_the_window_moved() -> None:
+    raw = phantoms.draw_case("tubes", 1.0, 5).counts[:40, :40]
     torch.manual_seed(4)
     errors = [
-        benchmark.shift_error(Loop(build_network(settings)).eval(), raw, 1)
+        judged.measure_shift(Loop(build_network(settings)).eval(), raw, 1)
         for settings in (TINY, NetworkSettings(kind="invertible", width=2, levels=2))
     ]
     assert errors[0] == 0
@@ -160,29 +145,27 @@ def test_a_network_on_a_grid_shows_that_the_window_moved(benchmark: Any) -> None
 
 
 def test_a_repeated_command_trains_nothing(
-    benchmark: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    phantoms = sys.modules["phantoms"]
     monkeypatch.setattr(phantoms, "SIDES", (64,))
-    for room in (phantoms, benchmark):
+    for room in (phantoms, networks):
         monkeypatch.setattr(room, "OPTICAL_DEPTHS", (1.0,))
-    monkeypatch.setattr(benchmark, "SIDE", 96)
-    monkeypatch.setattr(benchmark, "LUCY_ITERATIONS", 5)
-    monkeypatch.setattr(benchmark, "time_ratio", lambda _loop: 0.25)  # pyright: ignore[reportUnknownLambdaType]
-    monkeypatch.setattr(benchmark, "LOOPS", {"plain loop": benchmark.LOOPS["plain loop"]})
-    for table in (benchmark.NETWORKS, benchmark.TAUGHT):
+    monkeypatch.setattr(taught, "SIDE", 96)
+    monkeypatch.setattr(judged, "LUCY_ITERATIONS", 5)
+    monkeypatch.setattr(networks, "measure_time", lambda _loop: 0.25)  # pyright: ignore[reportUnknownLambdaType]
+    monkeypatch.setattr(networks, "LOOPS", {"plain loop": loops.LOOPS["plain loop"]})
+    for table in (compared.NETWORKS, compared.TAUGHT):
         for name, variant in table.items():
             monkeypatch.setitem(table, name, variant._replace(network=TINY))
     budget = {"steps": 1, "seeds": 1, "phantoms": 1, "batch": 1, "patch": 16, "specimens": 2}
     words = [word for name, value in budget.items() for word in (f"--{name}", str(value))]
     words += ["--work", str(tmp_path), "--only", "width 16", "told", "refined", "loop"]
-    benchmark.main(words)
+    networks.main(words)
     first = capsys.readouterr().out
     assert first.count("trained ") == 3
-    benchmark.main([*words, "--cached"])
+    networks.main([*words, "--cached"])
     again = capsys.readouterr().out
     assert "trained " not in again
     table = "Networks in the plain loop"
@@ -195,34 +178,30 @@ def test_a_repeated_command_trains_nothing(
     assert not list(tmp_path.glob("*/checkpoints"))
 
 
-def test_a_record_says_the_command_that_makes_it_again(benchmark: Any) -> None:
-    parser = benchmark.build_parser()
+def test_a_record_says_the_command_that_makes_it_again() -> None:
+    parser = networks.build_parser()
     for words in (
         "--record",
         "--steps 60 --first-seed 7 --record",
         "--seeds 3 --data FOLDER --only 'width 16' loop --record",
     ):
         given = parser.parse_args(shlex.split(words))
-        command = benchmark.write_command(given, parser)
+        command = networks.write_command(given, parser)
         assert command == f"python benchmarks/networks.py {words}"
         assert parser.parse_args(shlex.split(command)[2:]) == given
 
 
-def test_less_than_one_of_anything_is_refused(
-    benchmark: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_less_than_one_of_anything_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        benchmark.main(["--seeds", "0"])
+        networks.main(["--seeds", "0"])
     assert stop.value.code == 2
     assert "--seeds is at least 1" in capsys.readouterr().err
 
 
-def test_deeper_specimens_are_drawn_for_the_recipe_that_asks_for_them(
-    benchmark: Any, tmp_path: Path
-) -> None:
-    runs = benchmark.Runs(options(benchmark, tmp_path))
+def test_deeper_specimens_are_drawn_for_the_recipe_that_asks_for_them(tmp_path: Path) -> None:
+    runs = taught.Runs(options(tmp_path))
     shared, deeper = (
-        benchmark.recipe_of(benchmark.Variant(TINY, 1e-3, changes=changes), 0, runs.options)
+        compared.make_recipe(compared.Variant(TINY, 1e-3, changes=changes), 0, runs.options)
         for changes in (None, {"data": {"phantom_optical_depth": (2.5, 3.0)}})
     )
     first, other = (runs.data(recipe).training[0].raw.pixels for recipe in (shared, deeper))
