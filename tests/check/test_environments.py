@@ -23,6 +23,7 @@ from deepcontrast_bmz.check.engines.environments import (
     Environment,
     Pin,
     environment_missing,
+    link_torch,
     prepare_environment,
     run_in_environment,
 )
@@ -86,9 +87,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "environments"
 
 
-def bare(monkeypatch: pytest.MonkeyPatch, *pins: Pin) -> None:
+def bare(monkeypatch: pytest.MonkeyPatch, *pins: Pin, torch: bool = False) -> None:
     """Let `bare` be an environment of these pins."""
-    environment = Environment("bare", "nobody", pins, torch=False)
+    environment = Environment("bare", "nobody", pins, torch=torch)
     monkeypatch.setitem(ENVIRONMENTS, "bare", environment)
 
 
@@ -132,6 +133,22 @@ def test_environment_is_made_once_and_anew_when_a_pin_changes(
     assert not (own_cache / "bare" / "mark").exists()
     assert made_of(own_cache / "bare") == ["a==2"]
     assert not [p for p in own_cache.iterdir() if p.name.startswith("unfinished")]
+
+
+def test_the_same_torch_elsewhere_makes_no_environment_anew(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environments, "run_installer", do_nothing)
+    bare(monkeypatch, Pin("a==1", "first"), torch=True)
+    python = prepare_environment("bare")
+    here = link_torch()
+    code = f"import sys, importlib.metadata as m; sys.path.append({str(here)!r})"
+    assert inside(python, f"{code}; print(m.version('torch'))") == metadata.version("torch")
+    (own_cache / "bare" / "mark").touch()
+    monkeypatch.setattr(environments, "_torch_place", lambda: tmp_path)
+    assert link_torch() != here
+    assert prepare_environment("bare") == python
+    assert (own_cache / "bare" / "mark").exists()
 
 
 def test_makers_at_the_same_time_make_it_once(
@@ -213,6 +230,7 @@ def test_core_sees_the_torch_that_is_installed_and_nothing_else(
     # That both can be imported there was tried when the environment was made.
     python = prepared(name, require)
     code = (
+        f"import sys; sys.path.append({str(link_torch())!r});"
         "import json, importlib.metadata as m, importlib.util as u;"
         "print(json.dumps([m.version('torch'), m.version('bioimageio.core'),"
         "[n for n in ('lightning', 'deepcontrast_bmz', 'zarr') if u.find_spec(n)]]))"

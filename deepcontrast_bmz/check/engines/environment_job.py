@@ -190,6 +190,8 @@ def main(folder: Path) -> None:
     """Do the job that ``job.json`` in a folder describes and write ``answer.json``."""
     sys.addaudithook(_stay_offline)
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    # Behind the packages of the environment: what is pinned there comes first.
+    sys.path += job["path"]
     try:
         if job["task"] == "start":
             answer = _start()

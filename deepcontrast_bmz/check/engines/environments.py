@@ -1,9 +1,9 @@
 """Older and newer engines of Python, each in an environment of its own.
 
 An environment is made on demand in the cache folder and kept: from then on no network is needed.
-It holds the packages that are pinned here and, as links, torch with what torch needs from the
-environment of this process, since a wheel of torch brings gigabytes; nothing else of this process
-is seen from inside. What is run there is `environment_job.py`, which lies beside this file.
+It holds the packages that are pinned here. A job that is run in it sees, as links, torch with what
+torch needs from the environment of this process, since a wheel of torch brings gigabytes; nothing
+else of this process is seen from inside. What is run is `environment_job.py`, beside this file.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ __all__ = [
     "check_here",
     "check_in_environment",
     "environment_missing",
+    "link_torch",
     "prepare_environment",
     "run_in_environment",
 ]
 
+import contextlib
+import hashlib
 import importlib.util
 import json
 import logging
@@ -53,7 +56,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 JOB = Path(environment_job.__file__)
-LINKS = "linked"
 STAMP = "ready.json"
 INSTALL_SECONDS = 1800.0
 START_SECONDS = 300.0
@@ -83,7 +85,7 @@ class Environment:
     pins: tuple[Pin, ...]
     """What is installed."""
     torch: bool
-    """Whether torch is linked in."""
+    """Whether jobs see torch."""
 
 
 _PYDANTIC = Pin(
@@ -204,27 +206,38 @@ def _torch_and_needs() -> dict[str, metadata.Distribution]:
     return found
 
 
-def _link_torch(python: Path, folder: Path) -> None:
-    """Make the folder that shows an environment torch and what torch needs, and nothing else."""
-    folder.mkdir()
-    for distribution in _torch_and_needs().values():
-        tops = {Path(str(file)).parts[0] for file in distribution.files or []}
-        for top in sorted(tops - {"..", "__pycache__"}):
-            source = Path(str(distribution.locate_file(top)))
-            link = folder / top
-            if source.exists() and not link.is_symlink() and not top.endswith(".pth"):
-                link.symlink_to(source, target_is_directory=source.is_dir())
-    # Behind the packages of the environment: what is pinned there comes first.
-    site = subprocess.run(
-        [str(python), "-I", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=START_SECONDS,
-    ).stdout.strip()
-    back = os.path.relpath(folder, site)
-    # A line of a .pth file that begins with import is run; relative to it, so that it can move.
-    (Path(site) / f"{LINKS}.pth").write_text(f"{back}\n", encoding="utf-8")
+def link_torch() -> Path:
+    """Return the folder that shows torch and what torch needs, and nothing else of this process.
+
+    It stands beside the environments: they are the same for all processes that have this torch.
+    """
+    found = _torch_and_needs()
+    digest = hashlib.sha256(json.dumps([_torch_stamp(), str(_torch_place())]).encode()).hexdigest()
+    folder = cache_folder("environments", "torch") / digest[:12]
+    if folder.is_dir():
+        return folder
+    with tempfile.TemporaryDirectory(prefix="unfinished-", dir=folder.parent) as temporary:
+        fresh = Path(temporary) / "linked"
+        fresh.mkdir()
+        for distribution in found.values():
+            tops = {Path(str(file)).parts[0] for file in distribution.files or []}
+            for top in sorted(tops - {"..", "__pycache__"}):
+                source = Path(str(distribution.locate_file(top)))
+                link = fresh / top
+                if source.exists() and not link.is_symlink() and not top.endswith(".pth"):
+                    link.symlink_to(source, target_is_directory=source.is_dir())
+        # Another process may have been faster.
+        with contextlib.suppress(OSError):
+            fresh.rename(folder)
+    return folder
+
+
+def _torch_stamp() -> dict[str, str]:
+    return {name: distribution.version for name, distribution in _torch_and_needs().items()}
+
+
+def _torch_place() -> Path:
+    return Path(str(metadata.distribution("torch").locate_file("")))
 
 
 # ----------------------------------------------------------------------------- making
@@ -242,8 +255,7 @@ def _stamp(environment: Environment) -> dict[str, Any]:
         "base": sys.base_prefix,
     }
     if environment.torch:
-        stamp["torch"] = {name: d.version for name, d in _torch_and_needs().items()}
-        stamp["torch_at"] = str(metadata.distribution("torch").locate_file(""))
+        stamp["torch"] = _torch_stamp()
     return stamp
 
 
@@ -303,8 +315,6 @@ def _make(environment: Environment, folder: Path) -> None:
             command = [*installer, *wanted]
             failed = f"{environment.name} could not be made"
             run_installer(command, failed, "the installer", INSTALL_SECONDS, _installer_words)
-        if environment.torch:
-            _link_torch(python, folder / LINKS)
     except (OSError, subprocess.SubprocessError) as error:
         raise EngineMissingError(f"{environment.name} could not be made: {error}") from error
     try:
@@ -371,7 +381,8 @@ def _run(
         folder = Path(temporary)
         for index, array in enumerate(inputs):
             np.save(folder / f"input_{index}.npy", np.asarray(array, np.float32))
-        request = {**job, "inputs": len(inputs)}
+        shown = [str(link_torch())] if _environment(name).torch else []
+        request = {**job, "inputs": len(inputs), "path": shown}
         (folder / "job.json").write_text(json.dumps(request), encoding="utf-8")
         # Isolated: neither this folder nor the user's packages are seen.
         command = [str(python), "-I", str(JOB), str(folder)]
