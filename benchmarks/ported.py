@@ -5,8 +5,8 @@
 Every package is built in a temporary folder: by the exporter that its users call where pip
 installs it (in an environment of its own), else by bioimageio.spec's own functions. Then it is
 checked, ported and checked again, with every engine of this process and the zoo's rules. With
-``--record`` the record and the page docs/ported.md are written; rows of kinds that were not run
-stay as they were recorded.
+``--record`` the record and the page docs/ported.md are written after every kind; rows of kinds that
+were not run stay as they were recorded.
 """
 
 from __future__ import annotations
@@ -467,11 +467,23 @@ def _pair(before: str, after: str) -> str:
     return before if before == after else f"{before} → **{after}**"
 
 
-def tables(tried: Sequence[Tried]) -> list[Table]:
-    """Return the table of programs, and that of what is left."""
+class NotBuilt(NamedTuple):
+    """A kind that could not be built or judged here."""
+
+    kind: Kind
+    reason: str
+    """The last line of what its exporter said."""
+
+
+def tables(tried: Sequence[Tried | NotBuilt]) -> list[Table]:
+    """Return the table of programs, that of what is left, and that of what was not built."""
     rows: list[tuple[str, ...]] = []
     rest: list[tuple[str, ...]] = []
+    missing: list[tuple[str, ...]] = []
     for one in tried:
+        if isinstance(one, NotBuilt):
+            missing.append((one.kind.what, one.reason.replace("|", "/")))
+            continue
         if one.after is None:
             cells = [f"{cell(one.before.row(p))} → refused" for p in PROGRAMS]
             rows.append((one.kind.what, *cells, f"{_zoo(one.before)} → refused"))
@@ -486,6 +498,7 @@ def tables(tried: Sequence[Tried]) -> list[Table]:
             "What each program makes of it.", ("package", *HEADS, "score of the zoo"), tuple(rows)
         ),
         Table("What is left.", ("package", "changes", "not mended or not checked"), tuple(rest)),
+        Table("What was not built here.", ("package", "why"), tuple(missing)),
     ]
 
 
@@ -495,8 +508,7 @@ HEAD = """# Ported in public
 
 `dcbmz port` on the kinds of package that are published, built by the exporters that people call.
 Before and after, per program, as `dcbmz check --zoo` says it; where nothing changes there is one
-entry. A kind that the command knows and this page does not show was not recorded yet. The command
-makes page and record anew:
+entry. The command makes page and record anew, or the rows of some (`--kinds NAME ...`):
 
 `{command}`
 
@@ -530,7 +542,7 @@ TEXT = (
 def page(record: Record) -> str:
     """Return docs/ported.md."""
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
-    programs, rest = record.tables
+    programs, rest, missing = record.tables
     text = "\n".join(textwrap.wrap(record.text, 99, break_on_hyphens=False))
     parts = [
         HEAD.format(command=record.command, versions=versions),
@@ -539,18 +551,36 @@ def page(record: Record) -> str:
         NOTES,
         f"## What is left\n\n{as_markdown(rest)}\n",
     ]
+    if missing.rows:
+        parts.append(f"## Not built here\n\n{as_markdown(missing)}\n")
     return "\n".join(parts)
 
 
 def merged(found: Sequence[Table], kept: Sequence[Record]) -> list[Table]:
     """Return the tables with the rows of kinds that were not run now, from the record before."""
-    before = kept[0].tables if kept else found
+    run = {row[0] for table in found for row in table.rows}
     made: list[Table] = []
-    for new, old in zip(found, before, strict=True):
-        rows = {row[0]: row for row in (*old.rows, *new.rows)}
+    for at, new in enumerate(found):
+        old = [row for record in kept for row in record.tables[at].rows if row[0] not in run]
+        rows = {row[0]: row for row in (*old, *new.rows)}
         ordered = [rows[kind.what] for kind in KINDS if kind.what in rows]
         made.append(Table(new.caption, new.columns, tuple(ordered)))
     return made
+
+
+def record_page(tried: Sequence[Tried | NotBuilt]) -> None:
+    """Write the record and the page; rows of kinds that were not run stay."""
+    save(
+        "pages/ported",
+        merged(tables(tried), load_records(FOLDER / "pages")),
+        title="Ported in public",
+        command="python benchmarks/ported.py --record",
+        order=0,
+        text=TEXT,
+    )
+    (record,) = load_records(FOLDER / "pages")
+    with replace_whole(PAGE) as temporary:
+        temporary.write_text(page(record), encoding="utf-8")
 
 
 def _summary(one: Tried) -> str:
@@ -559,24 +589,20 @@ def _summary(one: Tried) -> str:
     return f"{one.kind.name}: {before} -> {after} ({one.seconds:.0f} s)"
 
 
-def _try_all(kinds: Sequence[Kind], keep: Path | None) -> list[Tried]:
-    tried: list[Tried] = []
-    for kind in kinds:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
-            folder = Path(temporary)
-            try:
-                tried.append(try_kind(kind, folder))
-            except (RuntimeError, subprocess.CalledProcessError) as error:
-                # An exporter that does not run is a row that is missing, and said.
-                traceback.print_exc()
-                print(f"{kind.name}: could not be built: {str(error)[-300:]}", flush=True)
-                continue
-            print(_summary(tried[-1]), flush=True)
-            if keep is not None:
-                (keep / kind.name).mkdir(parents=True, exist_ok=True)
-                for path in folder.glob("*.zip"):
-                    shutil.copy(path, keep / kind.name)
-    return tried
+def try_or_say(kind: Kind, keep: Path | None) -> Tried | NotBuilt:
+    """Try one kind in a temporary folder; an exporter that does not run is said, not raised."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+        folder = Path(temporary)
+        try:
+            one = try_kind(kind, folder)
+        except (RuntimeError, subprocess.CalledProcessError) as error:
+            traceback.print_exc()
+            return NotBuilt(kind, str(error).strip().splitlines()[-1])
+        if keep is not None:
+            (keep / kind.name).mkdir(parents=True, exist_ok=True)
+            for path in folder.glob("*.zip"):
+                shutil.copy(path, keep / kind.name)
+    return one
 
 
 def main() -> None:
@@ -586,25 +612,20 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write the record and the page")
     options = parser.parse_args()
     chosen = [kind for kind in KINDS if not options.kinds or kind.name in options.kinds]
+    tried: list[Tried | NotBuilt] = []
     with warnings.catch_warnings():
         # Of libraries: files left open, and that TorchScript will go.
         warnings.simplefilter("ignore")
-        tried = _try_all(chosen, options.keep)
-        gc.collect()
-    found = tables(tried)
-    print_tables(found)
-    if options.record:
-        save(
-            "pages/ported",
-            merged(found, load_records(FOLDER / "pages")),
-            title="Ported in public",
-            command="python benchmarks/ported.py --record",
-            order=0,
-            text=TEXT,
-        )
-        (record,) = load_records(FOLDER / "pages")
-        with replace_whole(PAGE) as temporary:
-            temporary.write_text(page(record), encoding="utf-8")
+        for kind in chosen:
+            print(f"{kind.name} ...", flush=True)
+            tried.append(try_or_say(kind, options.keep))
+            last = tried[-1]
+            said = f"{kind.name}: {last.reason}" if isinstance(last, NotBuilt) else _summary(last)
+            print(said, flush=True)
+            if options.record:
+                record_page(tried)
+            gc.collect()
+    print_tables(tables(tried))
 
 
 if __name__ == "__main__":

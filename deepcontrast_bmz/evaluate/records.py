@@ -159,6 +159,9 @@ class Evaluation(Record):
     """One per dial, rising from 0, the raw image."""
     previews: tuple[Preview, ...] = Field(default=(), exclude=True, repr=False)
     """One per dial, all between the same black and white; not part of the JSON."""
+    agreement: tuple[Preview, ...] = Field(default=(), exclude=True, repr=False)
+    """How far both halves of the light agree on what each dial added, 0 (black, chance) to 1 (the
+    same detail in both), see `map_reliability`; not part of the JSON."""
     stack_axis: str | None = Field(default=None, exclude=True, repr=False)
     """Along which axis the further planes lie."""
     stack: tuple[PlanePictures, ...] = Field(default=(), exclude=True, repr=False)

@@ -48,6 +48,7 @@ from deepcontrast_bmz.physics.camera import estimate_camera
 from deepcontrast_bmz.physics.noise import estimate_noise, split_gaussian
 from deepcontrast_bmz.physics.scatter import widths_in_pixels
 from deepcontrast_bmz.predict.blocks import block_grids, block_sides, run_box
+from deepcontrast_bmz.predict.reliability import compare_detail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,6 +66,8 @@ Float64 = NDArray[np.float64]
 
 DIAL_GRID = 0.25
 """Optical depth between the dials of a sweep."""
+AGREEMENT_SIDE = 512
+"""Largest side of the maps of agreement, in pixels: they are smooth."""
 
 _log = logging.getLogger(__name__)
 
@@ -100,6 +103,7 @@ class _Sweep(NamedTuple):
 
     scores: tuple[DialScores, ...]
     previews: tuple[Preview, ...]
+    agreement: tuple[Preview, ...]
     reference_preview: Preview | None
     residual_preview: Preview | None
 
@@ -224,12 +228,14 @@ def _score_dials(
     black, white = (float(v) for v in np.quantile(shown, (0.003, 0.998)))
     rows: list[DialScores] = []
     previews: list[Preview] = []
+    agreement: list[Preview] = []
     residual: Preview | None = None
     for number, dial in enumerate(dials):
         candidate = Candidate(dial, *(part.at(dial, step) for part in parts))
         row, z = scorer.score(candidate, decision.weigh(dial))
         rows.append(row)
         previews.append(shrink(candidate.whole, black, white))
+        agreement.append(_map_agreement(parts, candidate))
         if dial == automatic:
             residual = shrink(z, -6.0, 6.0)
         tell(0.8 + 0.2 * (number + 1) / len(dials))
@@ -237,7 +243,14 @@ def _score_dials(
     if scorer.truth is not None:
         fitted = metrics.best_scale_and_offset(scorer.truth, shown)
         reference = shrink(fitted, black, white)
-    return _Sweep(tuple(rows), tuple(previews), reference, residual)
+    return _Sweep(tuple(rows), tuple(previews), tuple(agreement), reference, residual)
+
+
+def _map_agreement(parts: Sequence[_Iterated], candidate: Candidate) -> Preview:
+    """Return how far both halves agree on what a dial added, as `predict --reliability` maps it."""
+    halves = (candidate.one, candidate.two)
+    added = [half - part.raw.numpy() for half, part in zip(halves, parts[1:], strict=True)]
+    return shrink(compare_detail(added[0], added[1]), 0.0, 1.0, AGREEMENT_SIDE)
 
 
 def _summarise(

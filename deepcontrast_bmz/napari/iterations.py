@@ -5,11 +5,9 @@ Planes are computed when they are asked for; as many are kept as a share of the 
 
 from __future__ import annotations
 
-__all__ = ["Cancelled", "Dialled", "Iterations", "make_cancellable"]
+__all__ = ["LARGEST_SIDE", "Cancelled", "Dialled", "Iterations", "make_cancellable"]
 
-import itertools
 import threading
-from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +21,12 @@ from deepcontrast_bmz.image import channel_names, check_pixels, pixel_size_um
 from deepcontrast_bmz.image.blocks import Box, cut
 from deepcontrast_bmz.model.loop import blend
 from deepcontrast_bmz.model.units import Source
+from deepcontrast_bmz.napari.planewise import Kept, Planewise, list_nearest
 from deepcontrast_bmz.predict.blocks import block_grids, block_sides, run_box
 from deepcontrast_bmz.predict.enhance import check_grey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     import xarray as xr
     from numpy.typing import NDArray
@@ -35,12 +34,13 @@ if TYPE_CHECKING:
 
     from deepcontrast_bmz.dial.automatic import DialChoice
     from deepcontrast_bmz.dial.experiment import PlaneChoices
+    from deepcontrast_bmz.dial.table import DialTable
     from deepcontrast_bmz.model.model import Model
 
 _SHARE = 0.4
 """Of the memory at hand, for iterations that are kept."""
 
-_LARGEST_SIDE = 1024
+LARGEST_SIDE = 1024
 """Of a block, in pixels: larger ones take long to be cancelled."""
 
 
@@ -123,9 +123,8 @@ class Iterations:
         self.dials: NDArray[np.float64] | None = None
         self.reason = ""
         self._chosen: PlaneChoices | None = None
-        self._memory = _SHARE * psutil.virtual_memory().available if memory is None else memory
-        self._kept: OrderedDict[tuple[int, ...], NDArray[np.float32]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._table: DialTable | None = None
+        self._kept = Kept(_SHARE * psutil.virtual_memory().available if memory is None else memory)
         self._working = threading.Lock()
 
     # ---- pieces: planes, or slabs of a stack
@@ -159,26 +158,21 @@ class Iterations:
         first : tuple of int
             Where to begin.
         """
-        near = sorted(
-            np.ndindex(*self.planes),
-            key=lambda place: sum(abs(a - b) for a, b in zip(place, first, strict=True)),
-        )
+        near = list_nearest(self.planes, first)
         pieces: dict[tuple[int, ...], tuple[int, ...]] = {}
         for place in near:
             pieces.setdefault(self._piece(place), place)
         used, wanted = 0, list[tuple[int, ...]]()
         for piece, place in pieces.items():
             used += self._bytes(piece)
-            if used > self._memory and wanted:
+            if used > self._kept.memory and wanted:
                 break
             wanted.append(place)
-        with self._lock:
-            return [place for place in wanted if self._piece(place) not in self._kept]
+        return [place for place in wanted if not self.has(place)]
 
     def has(self, plane: tuple[int, ...]) -> bool:
         """Return whether a plane can be shown at once."""
-        with self._lock:
-            return self._piece(plane) in self._kept
+        return self._kept.has(self._piece(plane))
 
     def compute(
         self, plane: tuple[int, ...], model: Model | None = None
@@ -200,7 +194,7 @@ class Iterations:
         if self.has(plane):
             return
         piece = self._piece(plane)
-        lateral = tuple(min(side, _LARGEST_SIDE) for side in block_sides(model)[-2:])
+        lateral = tuple(min(side, LARGEST_SIDE) for side in block_sides(model)[-2:])
         boxes = cut(self.source.shape[-2:], lateral, block_grids(model)[-2:])
         place, deep = plane, list[tuple[int, int]]()
         if self._thick is not None:
@@ -217,15 +211,7 @@ class Iterations:
                 run = run_box(model, self.source, [place], [0.0], box, self.count)
             found[1:][inside] = run[0]
             yield done, len(boxes)
-        self._keep(piece, found)
-
-    def _keep(self, piece: tuple[int, ...], found: NDArray[np.float32]) -> None:
-        with self._lock:
-            self._kept[piece] = found
-            used = sum(part.nbytes for part in self._kept.values())
-            while used > self._memory and len(self._kept) > 1:
-                _, dropped = self._kept.popitem(last=False)
-                used -= dropped.nbytes
+        self._kept.put(piece, found)
 
     # ---- the dial
 
@@ -240,8 +226,8 @@ class Iterations:
         model = model or self.model
         names, size = channel_names(self.image), pixel_size_um(self.image)
         self._chosen = choose_per_plane(model, self.source, size, names)
-        ((table, self.reason),) = share_dials([self._chosen])
-        dials = table.spread(self._chosen.dims, self.planes, self.source.name)
+        ((self._table, self.reason),) = share_dials([self._chosen])
+        dials = self._table.spread(self._chosen.dims, self.planes, self.source.name)
         self.dials = np.clip(np.reshape(dials, self.planes), 0, self.largest_dial)
 
     def choice_at(self, plane: tuple[int, ...]) -> DialChoice | None:
@@ -276,6 +262,12 @@ class Iterations:
             return dial
         return self.step if self.dials is None else float(self.dials[plane])
 
+    def dial_words(self, dial: float | None) -> str:
+        """Return a dial as `predict` takes it: a number, or all automatic ones for None."""
+        if dial is None and self._table is not None:
+            return self._table.text
+        return f"{self.step if dial is None else dial:g}"
+
     def look(self, plane: tuple[int, ...], dial: float | None) -> NDArray[np.float32] | None:
         """Return a plane at a dial, (Y, X); None where its iterations are not there yet.
 
@@ -286,11 +278,9 @@ class Iterations:
             None for the automatic one of this plane.
         """
         piece = self._piece(plane)
-        with self._lock:
-            found = self._kept.get(piece)
-            if found is None:
-                return None
-            self._kept.move_to_end(piece)
+        found = self._kept.get(piece)
+        if found is None:
+            return None
         if self._thick is not None:
             found = found[:, plane[-1] - self._slab(piece)[0]]
         kept = torch.from_numpy(found)
@@ -329,11 +319,8 @@ class Iterations:
         return self.image.copy(data=data)
 
 
-class Dialled:
+class Dialled(Planewise):
     """An image at a dial that can be moved, read by slices as napari reads its layers.
-
-    What is not computed yet is NaN, which napari leaves transparent; as a whole (``np.asarray``)
-    everything is computed.
 
     Parameters
     ----------
@@ -344,62 +331,20 @@ class Dialled:
         Told of the first plane that was asked for and is not there yet.
     """
 
-    dtype = np.dtype(np.float32)
-
     def __init__(
         self,
         iterations: Iterations,
         dial: float | None = None,
         missing: Callable[[tuple[int, ...]], None] | None = None,
     ) -> None:
+        super().__init__(iterations.image.shape, iterations.planes, missing)
         self.iterations = iterations
         self.dial = dial
-        self.missing = missing
-        self.shape: tuple[int, ...] = tuple(iterations.image.shape)
-        self.ndim = len(self.shape)
-        self.size = int(np.prod(self.shape))
 
-    def __len__(self) -> int:
-        """Return the length of the first axis."""
-        return self.shape[0]
+    def look(self, plane: tuple[int, ...]) -> NDArray[np.float32] | None:
+        """Return a plane at the dial; None where its iterations are not there yet."""
+        return self.iterations.look(plane, self.dial)
 
-    def __getitem__(self, key: Any) -> NDArray[np.float32]:
-        """Return a part; NaN where the iterations are not there yet."""
-        keys = _expand(key, self.ndim)
-        lines = [
-            np.arange(n)[k] if isinstance(k, slice) else np.array([int(k)])
-            for k, n in zip(keys[:-2], self.shape[:-2], strict=True)
-        ]
-        rows, columns = keys[-2:]
-        blank = np.empty(self.shape[-2:], np.float32)[rows, columns]
-        part = np.full((*(len(line) for line in lines), *blank.shape), np.nan, np.float32)
-        lost: tuple[int, ...] | None = None
-        for at, place in zip(
-            np.ndindex(*part.shape[: len(lines)]), itertools.product(*lines), strict=True
-        ):
-            plane = tuple(int(i) % n for i, n in zip(place, self.iterations.planes, strict=True))
-            shown = self.iterations.look(plane, self.dial)
-            if shown is not None:
-                part[at] = shown[rows, columns]
-            elif lost is None:
-                lost = plane
-        if lost is not None and self.missing is not None:
-            self.missing(lost)
-        single = tuple(0 if not isinstance(k, slice) else slice(None) for k in keys[:-2])
-        return part[single]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """Return everything, computed where it is not there yet."""
-        whole = np.empty(self.shape, np.float32)
-        for plane in np.ndindex(*self.iterations.planes):
-            whole[plane] = self.iterations.get(plane, self.dial)
-        return whole.astype(dtype or self.dtype, copy=False)
-
-
-def _expand(key: Any, ndim: int) -> Sequence[Any]:
-    """Return an index or slice for every axis."""
-    keys = list(key) if isinstance(key, tuple) else [key]
-    if Ellipsis in keys:
-        at = keys.index(Ellipsis)
-        keys[at : at + 1] = [slice(None)] * (ndim - len(keys) + 1)
-    return [*keys, *[slice(None)] * (ndim - len(keys))]
+    def get(self, plane: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return a plane at the dial, computed first where it is missing."""
+        return self.iterations.get(plane, self.dial)

@@ -5,12 +5,14 @@ from __future__ import annotations
 __all__ = [
     "Failed",
     "Made",
+    "Mapped",
     "Ready",
     "Share",
     "Shown",
     "Step",
     "enhance_steps",
     "fetch_steps",
+    "map_steps",
     "report_steps",
     "save_steps",
 ]
@@ -27,6 +29,7 @@ from deepcontrast_bmz.errors import InputError, Unfinished
 from deepcontrast_bmz.image import write_image
 from deepcontrast_bmz.model.open import SHIPPED, open_model
 from deepcontrast_bmz.napari.iterations import Cancelled, Iterations, make_cancellable
+from deepcontrast_bmz.napari.maps import Maps
 
 if TYPE_CHECKING:
     import threading
@@ -56,6 +59,13 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class Mapped:
+    """The first map of reliability is there: they can be shown."""
+
+    maps: Maps
+
+
+@dataclass(frozen=True)
 class Shown:
     """One more plane is there."""
 
@@ -78,7 +88,7 @@ class Failed:
     """False for a mistake of this project, whose traceback is in the log."""
 
 
-Step = Share | Ready | Shown | Made | Failed
+Step = Share | Ready | Mapped | Shown | Made | Failed
 
 
 def _guarded(steps: Iterator[Step]) -> Iterator[Step]:
@@ -157,13 +167,13 @@ def _enhance(
 
 
 def fetch_steps(
-    iterations: Iterations, plane: tuple[int, ...], cancelled: threading.Event
+    kept: Iterations | Maps, plane: tuple[int, ...], cancelled: threading.Event
 ) -> Iterator[Step]:
     """Compute one plane that was not kept.
 
     Parameters
     ----------
-    iterations : Iterations
+    kept : Iterations or Maps
     plane : tuple of int
     cancelled : threading.Event
 
@@ -171,16 +181,52 @@ def fetch_steps(
     ------
     Share, Shown or Failed
     """
-    yield from _guarded(_fetch(iterations, plane, cancelled))
+    yield from _guarded(_fetch(kept, plane, cancelled))
 
 
 def _fetch(
-    iterations: Iterations, plane: tuple[int, ...], cancelled: threading.Event
+    kept: Iterations | Maps, plane: tuple[int, ...], cancelled: threading.Event
 ) -> Iterator[Step]:
-    model = make_cancellable(iterations.model, cancelled)
-    for done, blocks in iterations.compute(plane, model):
+    model = make_cancellable(kept.model, cancelled)
+    for done, blocks in kept.compute(plane, model):
         yield Share(done / blocks, "this plane")
     yield Shown(plane)
+
+
+def map_steps(
+    iterations: Iterations, dial: float | None, first: tuple[int, ...], cancelled: threading.Event
+) -> Iterator[Step]:
+    """Map, plane by plane, how far both halves of the light agree on what a dial added.
+
+    Parameters
+    ----------
+    iterations : Iterations
+    dial : float, optional
+        None for the automatic one of each plane.
+    first : tuple of int
+        Plane that is shown now.
+    cancelled : threading.Event
+        Ends the work at the next block.
+
+    Yields
+    ------
+    Share, Mapped, Shown or Failed
+    """
+    yield from _guarded(_map(iterations, dial, first, cancelled))
+
+
+def _map(
+    iterations: Iterations, dial: float | None, first: tuple[int, ...], cancelled: threading.Event
+) -> Iterator[Step]:
+    yield Share(0.0, "both halves of the light")
+    model = make_cancellable(iterations.model, cancelled)
+    maps = Maps(iterations, dial)
+    planes = maps.list_missing(first)
+    for number, plane in enumerate(planes, start=1):
+        for done, blocks in maps.compute(plane, model):
+            share = (number - 1 + done / blocks) / len(planes)
+            yield Share(share, f"map {number} of {len(planes)}")
+        yield Mapped(maps) if number == 1 else Shown(plane)
 
 
 def save_steps(

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 __all__ = ["EnhanceWidget"]
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.utils.colormaps import Colormap
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
@@ -31,11 +33,13 @@ from deepcontrast_bmz.napari.dial_slider import DialSlider
 from deepcontrast_bmz.napari.iterations import Dialled
 from deepcontrast_bmz.napari.job import (
     Failed,
+    Mapped,
     Ready,
     Share,
     Shown,
     enhance_steps,
     fetch_steps,
+    map_steps,
     report_steps,
     save_steps,
 )
@@ -46,10 +50,18 @@ if TYPE_CHECKING:
     from deepcontrast_bmz.napari.iterations import Iterations
     from deepcontrast_bmz.napari.job import Step
     from deepcontrast_bmz.napari.layers import LayerData, LayerImage
+    from deepcontrast_bmz.napari.maps import Maps
 
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 _SHOWN_RANGE = (0.003, 0.998)
 """Quantiles that are shown black and white, as in the report."""
+_TINT = "#ff7a00"
+"""Light that is added where the halves of the light do not agree, as in the report."""
+_MAP_WORDS = (
+    "How far both halves of the light agree on the detail that the dial added. "
+    "Orange: it is in one half only, so it is noise. No tint: it is in both. What the model does "
+    "wrong in both alike is not seen."
+)
 
 
 class EnhanceWidget(QWidget):
@@ -68,6 +80,7 @@ class EnhanceWidget(QWidget):
         self.iterations: Iterations | None = None
         self.dialled: Dialled | None = None
         self.result: Any = None
+        self.map: Any = None
         self._placed: dict[str, Any] = {}
         self._build()
         self._list_layers()
@@ -121,6 +134,10 @@ class EnhanceWidget(QWidget):
             label.setWordWrap(True)
             label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.warning.setStyleSheet("color: #d97706; font-weight: bold;")
+        self.reliability = QPushButton("Map reliability")
+        self.reliability.setToolTip("At the dial that is shown; runs the model twice more")
+        self.reliability.clicked.connect(self.start_map)
+        self.legend = _Legend(_TINT, _MAP_WORDS)
         self.save = QPushButton("Save as...")
         self.evaluate = QPushButton("Evaluate...")
         self.evaluate.setToolTip("Scores of every dial, as a report in the browser")
@@ -135,6 +152,8 @@ class EnhanceWidget(QWidget):
         column.addWidget(_in_row(self.automatic, self.dial.number))
         column.addWidget(self.reason)
         column.addWidget(self.warning)
+        column.addWidget(self.reliability)
+        column.addWidget(self.legend)
         column.addWidget(_in_row(self.save, self.evaluate))
         column.addStretch(1)
 
@@ -146,6 +165,8 @@ class EnhanceWidget(QWidget):
         self.cancel.setEnabled(busy)
         self.progress.setVisible(busy)
         self.save.setEnabled(ready and not busy)
+        self.reliability.setEnabled(ready and not busy)
+        self.legend.setVisible(self.map is not None)
         self.dial.setEnabled(ready)
         self.automatic.setEnabled(ready)
 
@@ -155,7 +176,8 @@ class EnhanceWidget(QWidget):
         """List the layers; what was chosen stays, else the selected image."""
         before = self.layer.currentText()
         # What this widget made is not enhanced again by mistake.
-        names = [one.name for one in self.viewer.layers if one is not self.result]
+        ours = (self.result, self.map)
+        names = [one.name for one in self.viewer.layers if not any(one is own for own in ours)]
         self.layer.blockSignals(True)
         self.layer.clear()
         self.layer.addItems(names)
@@ -236,6 +258,12 @@ class EnhanceWidget(QWidget):
         model, device = self.model.currentText(), self.device.currentText()
         self._run(report_steps, model, device, taken.image, path)
 
+    def start_map(self) -> None:
+        """Map in a thread how far both halves of the light agree, at the dial that is shown."""
+        if self.iterations is not None and self.dialled is not None:
+            shown = self._shown_plane()
+            self._run(map_steps, self.iterations, self.dialled.dial, shown)
+
     def _run(self, steps: Any, *arguments: Any) -> None:
         self.running = start(steps, *arguments, heard=self._hear, ended=self._ended)
         self._show_state()
@@ -259,6 +287,8 @@ class EnhanceWidget(QWidget):
             self.status.setText(step.what)
         elif isinstance(step, Ready):
             self._show_result(step.iterations)
+        elif isinstance(step, Mapped):
+            self._show_map(step.maps)
         elif isinstance(step, Shown):
             self._refresh()
         elif isinstance(step, Failed):
@@ -272,7 +302,7 @@ class EnhanceWidget(QWidget):
 
     def _forget(self) -> None:
         """Take the last result off the widget; its layer stays."""
-        self.iterations = self.dialled = self.result = None
+        self.iterations = self.dialled = self.result = self.map = None
         self.reason.setText("")
         self.warning.setText("")
         self.dial.mark(None)
@@ -280,7 +310,7 @@ class EnhanceWidget(QWidget):
     def _show_result(self, iterations: Iterations) -> None:
         """Add the layer, at the automatic dial."""
         self.iterations = iterations
-        self.dialled = Dialled(iterations, None, self._fetch)
+        self.dialled = Dialled(iterations, None, partial(self._fetch, iterations))
         self.automatic.setChecked(True)
         self.dial.set_range(iterations.largest_dial)
         self.warning.setText(iterations.warning or "")
@@ -292,6 +322,23 @@ class EnhanceWidget(QWidget):
         self.result = self.viewer.add_image(self.dialled, contrast_limits=limits, **self._placed)
         self._list_layers()
         self._plane_changed()
+        self._show_state()
+
+    def _show_map(self, maps: Maps) -> None:
+        """Add the maps as light over the result, in the place of those of another dial."""
+        maps.missing = partial(self._fetch, maps)
+        if self.map is not None:
+            self.viewer.layers.remove(self.map)
+        title = f"{self.result.name}: reliability at dial {maps.words}"
+        tint = Colormap([_TINT, "black"], name="halves that differ")
+        self.map = self.viewer.add_image(
+            maps,
+            **self._placed | {"name": title, "colormap": tint},
+            contrast_limits=(0.0, 1.0),
+            blending="additive",
+            opacity=0.7,
+        )
+        self._list_layers()
         self._show_state()
 
     def _plane_of(self, layer: Any, axes: str, image: Any) -> tuple[int, ...]:
@@ -338,15 +385,16 @@ class EnhanceWidget(QWidget):
             self._refresh()
 
     def _refresh(self) -> None:
-        if self.result is not None:
-            self.result.refresh(extent=False)
+        for layer in (self.result, self.map):
+            if layer is not None:
+                layer.refresh(extent=False)
 
-    def _fetch(self, plane: tuple[int, ...]) -> None:
+    def _fetch(self, kept: Iterations | Maps, plane: tuple[int, ...]) -> None:
         """Compute a plane that is shown and not there, unless work is under way."""
         if self.running is None and self.fetching is None and self.iterations is not None:
             self.fetching = start(
                 fetch_steps,
-                self.iterations,
+                kept,
                 plane,
                 heard=self._hear,
                 ended=self._fetched,
@@ -361,7 +409,9 @@ class EnhanceWidget(QWidget):
     def _layer_removed(self, event: Any) -> None:
         if self.result is not None and event.value is self.result:
             self._forget()
-            self._show_state()
+        elif self.map is not None and event.value is self.map:
+            self.map = None
+        self._show_state()
 
     def _choose_and_save(self) -> None:
         name = f"{self.result.name.replace(' ', '_')}.ome.tif"
@@ -381,6 +431,25 @@ class EnhanceWidget(QWidget):
         """
         if self.iterations is not None and self.dialled is not None:
             self._run(save_steps, self.iterations, self.dialled.dial, path)
+
+
+class _Legend(QWidget):
+    """What the colours of the maps say: a ramp from 0 to 1, and words."""
+
+    def __init__(self, tint: str, words: str) -> None:
+        super().__init__()
+        ramp = QLabel("0 \u2192 1")
+        ramp.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        ramp.setStyleSheet(
+            "color: white; padding: 1px; background: qlineargradient("
+            f"x1:0, y1:0, x2:1, y2:0, stop:0 {tint}, stop:1 black);"
+        )
+        said = QLabel(words)
+        said.setWordWrap(True)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addWidget(ramp)
+        column.addWidget(said)
 
 
 def _in_row(*widgets: Any) -> Any:

@@ -29,6 +29,7 @@ from deepcontrast_bmz.evaluate.report import (
 )
 from deepcontrast_bmz.evaluate.report.curve import HEIGHT, WIDTH, round_ticks
 from deepcontrast_bmz.evaluate.report.drawing import PALETTE
+from deepcontrast_bmz.evaluate.report.pictures import TINT
 from deepcontrast_bmz.evaluate.report.words import TIMES
 from deepcontrast_bmz.image import write_image
 from deepcontrast_bmz.model.model import Model
@@ -227,8 +228,11 @@ def test_ids_are_unique_and_all_references_meet_one(html: str, page: Page) -> No
         for name in ("aria-labelledby", "aria-describedby", "for"):
             assert set((attributes.get(name) or "").split()) <= set(ids)
     wanted = set(re.findall(r'getElementById\("([\w-]+)"\)', html))
-    # These are there where the image is a stack, or the command is known.
-    assert wanted - set(ids) == {"plane", "now-plane", "elsewhere", "command", "copy"}
+    # These are there where the image is a stack, the command is known, or there are maps.
+    assert wanted - set(ids) == {
+        *("plane", "now-plane", "elsewhere", "command", "copy"),
+        *("agree", "agree-legend", "agree-elsewhere"),
+    }
 
 
 def stack_of(*numbers: int) -> dict[str, Any]:
@@ -240,7 +244,8 @@ def stack_of(*numbers: int) -> dict[str, Any]:
 
 
 def test_a_stack_has_a_slider_for_its_planes() -> None:
-    html = render_report(evaluation(**stack_of(2, 11)), predict="dcbmz predict m 'a b.tif'")
+    stacked = evaluation(agreement=tuple(preview(seed) for seed in range(4)), **stack_of(2, 11))
+    html = render_report(stacked, predict="dcbmz predict m 'a b.tif'")
     page = Page(html)
     ids = [a["id"] for _, a in page.elements if "id" in a]
     assert len(ids) == len(set(ids))
@@ -258,6 +263,25 @@ def test_a_stack_has_a_slider_for_its_planes() -> None:
     assert [one["data-below"] for one in frames] == ["0", "0", "1", "2"]
     # (e^0.75 - 1) / (e - 1)
     assert [one["data-weight"] for one in frames] == ["0.0000", "0.6501", "0.0000", "0.0000"]
+
+
+def test_the_maps_of_agreement_lie_over_the_pictures_when_asked_for() -> None:
+    agreed = Preview(height=64, width=32, pixels=bytes([0] * 1024 + [255] * 1024))
+    html = render_report(evaluation(agreement=(agreed,) * 4))
+    page = Page(html)
+    tints = [one for one in page.all("img") if "data-tint" in one]
+    assert [one["data-tint"] for one in tints] == ["0", "1", "2", "3"]
+    assert all("hidden" in one and one["alt"] for one in tints)
+    (box,) = [one for one in page.all("input") if one.get("type") == "checkbox"]
+    assert box["id"] == "agree"
+    assert "Orange, 0: it is in one half only, so it is noise." in page.text
+    # Nothing is added where the halves agree, the tint where they do not.
+    coded = str(tints[0]["src"]).split(",")[1]
+    light = imread(io.BytesIO(base64.b64decode(coded)), format="jpg").astype(int)
+    assert np.abs(light[:24] - TINT).max() < 4
+    assert light[-24:].max() < 4
+    assert "agreement" not in evaluation(agreement=(agreed,) * 4).model_dump_json()
+    assert not [one for one in Page(render_report(evaluation())).all("img") if "data-tint" in one]
 
 
 def test_the_pictures_of_a_stack_are_not_in_the_json() -> None:

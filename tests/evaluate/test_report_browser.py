@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from browser import Page, find_browser, page
 from needed import require
-from test_report import evaluation, stack_of
+from test_report import evaluation, preview, stack_of
 
 from deepcontrast_bmz.evaluate.records import Preview
 from deepcontrast_bmz.evaluate.report import render_report
@@ -31,7 +31,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Generator[Page]:
         require("there is no Chromium on this machine, and DCBMZ_BROWSER names none")
     assert browser is not None
     file = tmp_path_factory.mktemp("report") / "report.html"
-    stacked = evaluation(ood_score=2.0, warning=WARNING, **stack_of(2, 11))
+    maps: dict[str, Any] = {"agreement": tuple(preview(20 + seed) for seed in range(4))}
+    stacked = evaluation(ood_score=2.0, warning=WARNING, **stack_of(2, 11), **maps)
     html = render_report(stacked, command=COMMAND, predict=PREDICT)
     file.write_text(html, encoding="utf-8")
     with page(browser) as opened:
@@ -171,6 +172,34 @@ def test_the_planes_of_a_stack_are_gone_through(shown: Page) -> None:
     shown.key("End")
     assert visible_planes(shown) == [["z = 11", "2", "1"]]
     shown.key("ArrowLeft")
+
+
+def visible_tints(shown: Page) -> list[str]:
+    return shown.evaluate(
+        "[...document.querySelectorAll('[data-tint]')].filter(f => !f.hidden)"
+        ".map(f => f.dataset.tint)"
+    )
+
+
+def test_the_map_of_agreement_follows_the_dial(shown: Page) -> None:
+    again(shown)
+    assert visible_tints(shown) == []
+    legend = "document.getElementById('agree-legend').hidden"
+    assert shown.evaluate(legend) is True
+    tab_to(shown, "agree")
+    shown.evaluate("document.activeElement.click(); 0")
+    assert visible_tints(shown) == ["1"]
+    assert shown.evaluate(legend) is False
+    assert shown.described("#agree")["name"] == "Show where added detail is noise"
+    tab_to(shown, "dial")
+    shown.key("End")
+    assert visible_tints(shown) == ["3"]
+    # Of other planes there is no map, and that is said.
+    tab_to(shown, "plane")
+    shown.key("Home")
+    assert visible_tints(shown) == []
+    assert shown.evaluate("document.getElementById('agree-elsewhere').hidden") is False
+    again(shown)
 
 
 def test_the_dial_is_a_command_to_copy(shown: Page) -> None:

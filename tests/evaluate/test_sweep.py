@@ -21,6 +21,7 @@ from deepcontrast_bmz.model.model import Model
 from deepcontrast_bmz.physics.phantoms import phantom
 from deepcontrast_bmz.physics.scatter import scatter
 from deepcontrast_bmz.predict.enhance import enhance
+from deepcontrast_bmz.predict.reliability import map_reliability
 from deepcontrast_bmz.settings import NetworkSettings, Scatter
 
 if TYPE_CHECKING:
@@ -266,6 +267,19 @@ def test_previews_share_one_black_and_white_and_stay_small(
     monkeypatch.setattr(previews, "PREVIEW_SIDE", 50)
     small = evaluate(inverse, image_of(raw), dials=[0])
     assert (small.previews[0].height, small.previews[0].width) == (37, 42)
+
+
+def test_what_both_halves_agree_on_is_mapped_at_every_dial(
+    found: Evaluation, raw: Double, inverse: Model
+) -> None:
+    maps = [np.frombuffer(one.pixels, np.uint8) / 255 for one in found.agreement]
+    assert len(maps) == len(found.scores)
+    # Nothing is added at dial 0, so nothing differs.
+    assert maps[0].min() == 1
+    for dial, shown in list(zip((row.dial for row in found.scores), maps, strict=True))[1:]:
+        expected = map_reliability(inverse, image_of(raw), dial).values
+        # The same light, split by other random numbers.
+        assert shown.mean() == pytest.approx(float(expected.mean()), abs=0.05)
 
 
 def test_the_record_survives_json_without_its_pictures(found: Evaluation) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from conftest import raw_stack, run_record, untrained_loop
 
-from deepcontrast_bmz import enhance, open_model, read_image
+from deepcontrast_bmz import enhance, map_reliability, open_model, read_image
 from deepcontrast_bmz.model.build import model_of_loop
 from deepcontrast_bmz.model.run_folder import describe_run
 from deepcontrast_bmz.napari import job
 from deepcontrast_bmz.napari.iterations import Cancelled, Dialled, Iterations, make_cancellable
+from deepcontrast_bmz.napari.maps import Maps
 from deepcontrast_bmz.settings import Recipe
 
 if TYPE_CHECKING:
@@ -149,6 +150,39 @@ def test_what_is_missing_is_empty_and_asked_for(model: Model) -> None:
     shown = dialled[:]
     assert [bool(np.isnan(plane).any()) for plane in shown] == [True, True, False, True]
     assert asked == [(2,), (0,)]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_the_maps_are_those_of_predict(model: Model, lazy: bool) -> None:
+    iterations = Iterations(model, image_of(3, lazy=lazy))
+    iterations.choose()
+    enhanced = enhance(model, image_of(3), dial="auto")
+    for dial, asked in ((1.3, 1.3), (None, enhanced.dial)):
+        expected = map_reliability(model, image_of(3), asked).values
+        assert 0 < expected.mean() < 1
+        maps = Maps(iterations, dial)
+        assert maps.look((1,)) is None
+        np.testing.assert_allclose(np.asarray(maps), expected, atol=1e-5)
+        assert maps.list_missing((0,)) == []
+
+
+def test_the_maps_of_a_model_of_stacks_are_those_of_predict(stacks: Model) -> None:
+    image = image_of(planes=5)
+    expected = map_reliability(stacks, image, 1.5).values
+    found = Maps(Iterations(stacks, image), 1.5)
+    np.testing.assert_allclose(found[3], np.nan)
+    np.testing.assert_allclose(np.asarray(found), expected, atol=1e-5)
+
+
+def test_the_map_of_the_plane_that_is_looked_at_comes_first(model: Model) -> None:
+    iterations = Iterations(model, image_of())
+    mapped, *others = steps_of(job.map_steps(iterations, 1.0, (2,), threading.Event()))
+    assert isinstance(mapped, job.Mapped)
+    assert [step.plane for step in others] == [(1,), (3,), (0,)]
+    assert mapped.maps.words == "1"
+    cancelled = threading.Event()
+    cancelled.set()
+    assert steps_of(job.map_steps(iterations, 1.0, (2,), cancelled)) == []
 
 
 def steps_of(steps: Any) -> list[Any]:

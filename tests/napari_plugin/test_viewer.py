@@ -288,6 +288,42 @@ def test_removing_the_result_empties_the_widget(viewer: Any, widget: Any, wait: 
     assert widget.layer.currentText() == "stack"
 
 
+def test_the_map_of_reliability_is_a_layer(
+    viewer: Any, widget: Any, wait: Any, said: list[str], tiny_run: Path
+) -> None:
+    from deepcontrast_bmz import map_reliability
+
+    raw = add_stack(viewer, planes=2)
+    assert not widget.reliability.isEnabled()
+    result = enhanced(widget, wait)
+    widget.dial.slider.setValue(150)
+    widget.reliability.click()
+    wait(lambda: widget.running is None)
+    assert said == []
+    layer = widget.map
+    assert layer.name == f"{result.name}: reliability at dial 1.5"
+    assert (layer.blending, tuple(layer.contrast_limits)) == ("additive", (0.0, 1.0))
+    assert np.allclose(layer.scale, raw.scale)
+    assert layer.units == raw.units
+    model = open_model(tiny_run, device="cpu")
+    expected = map_reliability(model, raw_stack(planes=2, size=48), 1.5).values
+    np.testing.assert_allclose(np.asarray(layer.data), expected, atol=1e-5)
+    # Light where the halves differ, none where they agree.
+    lit, unlit = layer.colormap.map(np.array([0.0, 1.0]))
+    assert lit[0] > 0.9
+    assert unlit[:3].max() == 0
+    # Of another dial it takes the place of the last; what this widget made is not offered.
+    widget.dial.slider.setValue(50)
+    widget.reliability.click()
+    wait(lambda: widget.running is None)
+    assert [one.name for one in viewer.layers][-1] == f"{result.name}: reliability at dial 0.5"
+    assert len(viewer.layers) == 3
+    assert [widget.layer.itemText(i) for i in range(widget.layer.count())] == [raw.name]
+    viewer.layers.remove(widget.map)
+    assert widget.map is None
+    assert widget.legend.isHidden()
+
+
 def test_evaluate_opens_the_report(
     viewer: Any, widget: Any, wait: Any, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,6 +141,7 @@ def _gather_pictures(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "frames": frames,
         "stack": pictures.list_planes(evaluation),
+        "tints": [pictures.tint_uri(one) for one in evaluation.agreement] if frames else [],
         "now": pictures.make_frame(evaluation, evaluation.chosen),
         "start": evaluation.scores.index(evaluation.chosen),
         "raw": raw,

@@ -13,6 +13,7 @@ __all__ = [
     "make_frame",
     "make_frames",
     "make_scale_bar",
+    "tint_uri",
 ]
 
 import base64
@@ -28,12 +29,17 @@ from deepcontrast_bmz.evaluate.report.words import MINUS, dial_word, number, rea
 from deepcontrast_bmz.model.loop import dial_position
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from deepcontrast_bmz.evaluate.records import DialScores, Evaluation, Preview
 
 SMALL_SIDE = 400
 """Pictures up to this side are stored without loss, larger ones as JPEG."""
 _JPEG = {"quality": 88, "optimize": True, "progressive": True}
 """The last two save an eighth of the bytes and change no pixel."""
+TINT = (255, 122, 0)
+"""What is added to a picture where the halves of the light do not agree at all; page.css has the
+same colour in its legend."""
 
 
 class Frame(NamedTuple):
@@ -84,13 +90,30 @@ def data_uri(picture: Preview, *, light: bool = False) -> str:
         JPEG in any case: one of many.
     """
     pixels = np.frombuffer(picture.pixels, np.uint8).reshape(picture.height, picture.width)
-    small = is_small(picture) and not light
-    buffer = io.BytesIO()
-    options: dict[str, Any] = {} if small else {"pil_kwargs": _JPEG}
     # Three equal channels: a grey colour map would round the levels.
     colours = np.repeat(pixels[..., None], 3, axis=2)
-    imsave(buffer, colours, format="png" if small else "jpg", **options)
-    kind = "png" if small else "jpeg"
+    return _encode(colours, lossless=is_small(picture) and not light)
+
+
+def tint_uri(agreement: Preview) -> str:
+    """Return a map of agreement as light to be added to a picture: none where the halves agree.
+
+    Parameters
+    ----------
+    agreement : Preview
+        0 (none) to 255 (the same detail in both halves).
+    """
+    pixels = np.frombuffer(agreement.pixels, np.uint8).reshape(agreement.height, agreement.width)
+    missing = 1 - pixels[..., None] / 255
+    return _encode(np.rint(missing * np.array(TINT)).astype(np.uint8), lossless=False)
+
+
+def _encode(colours: NDArray[np.uint8], *, lossless: bool) -> str:
+    """Return (Y, X, 3) as a data URI: PNG without loss, else JPEG."""
+    buffer = io.BytesIO()
+    options: dict[str, Any] = {} if lossless else {"pil_kwargs": _JPEG}
+    imsave(buffer, colours, format="png" if lossless else "jpg", **options)
+    kind = "png" if lossless else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 

@@ -162,10 +162,7 @@ def outcome(evaluation: Evaluation) -> str:
     """
     row = evaluation.chosen
     if row.dial == 0:
-        return (
-            "The automatic dial is 0: the raw image should stay as it is "
-            f"({evaluation.chosen_reason})."
-        )
+        return f"The raw image should stay as it is: {evaluation.chosen_reason}."
     gain = "an unmeasurable number of" if row.contrast_gain is None else number(row.contrast_gain)
     parts = [
         f"At the automatic dial {dial_word(row.dial)} the contrast is {gain} times the raw image's"

@@ -7,6 +7,7 @@
   var home = dial.value;
   var plane = document.getElementById("plane");
   var command = document.getElementById("command");
+  var agree = document.getElementById("agree");
   function all(selector) {
     return Array.prototype.slice.call(document.querySelectorAll(selector));
   }
@@ -31,10 +32,20 @@
     document.querySelector(".readout").classList.toggle("stale", !judged);
     plane.setAttribute("aria-valuetext", words);
   }
+  /* The map lies over the picture of its dial; there is one of the judged plane alone. */
+  function showAgreement() {
+    var here = !plane || plane.value === plane.defaultValue;
+    all("[data-tint]").forEach(function (tint) {
+      tint.hidden = !(agree.checked && here && tint.dataset.tint === dial.value);
+    });
+    document.getElementById("agree-legend").hidden = !agree.checked;
+    document.getElementById("agree-elsewhere").hidden = here;
+  }
   function show() {
     var chosen = frames[Number(dial.value)];
     frames.forEach(function (frame) { frame.hidden = frame !== chosen; });
     if (plane) { showPlane(chosen); }
+    if (agree) { showAgreement(); }
     if (command) {
       command.textContent = command.dataset.base + " --dial " + chosen.dataset.dial;
     }
@@ -83,6 +94,7 @@
     divide();
   }
   dial.addEventListener("input", show);
+  if (agree) { agree.addEventListener("change", showAgreement); }
   cut.addEventListener("input", divide);
   stage.addEventListener("pointerdown", drag);
   stage.addEventListener("pointermove", drag);
