@@ -4,18 +4,15 @@ from __future__ import annotations
 
 __all__ = ["read_card", "write_card"]
 
-import functools
 import re
 from typing import TYPE_CHECKING, Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.export.facts import describe_photons, smallest_block, title
 from deepcontrast_bmz.export.parity import PARITY_LIMIT
+from deepcontrast_bmz.export.template import join_sizes, render_template
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from deepcontrast_bmz.export.facts import ModelFacts
@@ -59,35 +56,9 @@ def write_card(card: str | None, facts: ModelFacts) -> str:
     return f"{text.rstrip()}\n\n{_BEGIN}\n{chr(10).join(sections)}{_END}\n"
 
 
-@functools.cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("deepcontrast_bmz", "export/templates"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    functions: dict[str, Any] = {"number": _number, "numbers": _numbers, "sizes": _sizes}
-    environment.globals.update(functions)
-    return environment
-
-
-def _number(value: float) -> str:
-    return f"{value:g}"
-
-
-def _numbers(values: Iterable[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
-
-
-def _sizes(sides: Iterable[int]) -> str:
-    return " x ".join(map(str, sides))
-
-
 def _render(section: str, values: dict[str, Any]) -> str:
     """Return one section, without empty lines around it and in lists."""
-    text = _environment().get_template("card.md.jinja").render(section=section, **values)
+    text = render_template("card.md.jinja", section=section, **values)
     return re.sub(r"\n{3,}", "\n\n", text.strip("\n")) + "\n"
 
 
@@ -114,9 +85,9 @@ def _values(facts: ModelFacts) -> dict[str, Any]:
         "step": loop.step_optical_depth,
         "stacks": stacks,
         "photons": describe_photons(recipe.physics),
-        "patch": _sizes((recipe.data.patch_planes, patch, patch) if stacks else (patch, patch)),
+        "patch": join_sizes((recipe.data.patch_planes, patch, patch) if stacks else (patch, patch)),
         "scores": [(names.get(key, key), value) for key, value in run.validation.items()],
-        "parity_sizes": ", ".join(_sizes((batch, *sides)) for batch, _, *sides in shapes),
+        "parity_sizes": ", ".join(join_sizes((batch, *sides)) for batch, _, *sides in shapes),
         "parity_limit": PARITY_LIMIT,
         "own_sample": facts.sample,
         "least": least,

@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 import math
+import tomllib
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
@@ -43,13 +44,13 @@ from deepcontrast_bmz.export.facts import (
 from deepcontrast_bmz.export.fiji_order import loads_first, shares_slot
 from deepcontrast_bmz.export.onnx_lower import OPSET_VERSION
 from deepcontrast_bmz.export.records import INPUT_ID, OUTPUT_ID
+from deepcontrast_bmz.export.template import render_template
 from deepcontrast_bmz.settings import PublicationSettings, Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from deepcontrast_bmz.export.facts import ModelFacts
-    from deepcontrast_bmz.settings import Recipe
 
 FORMAT_VERSION = "0.5.4"
 
@@ -170,110 +171,19 @@ def absolute_tolerance(low: float, high: float) -> float:
     return float(f"{max(math.floor(wanted / digit), 1) * digit:.1e}")
 
 
-_NETWORK_TEXT = {
-    "dilated": (
-        "dilated convolutions",
-        "3 x 3 convolutions of growing and shrinking dilation without pooling or bias; kernels "
-        "sum to one and channels are sorted in pairs, so that the network commutes with scaling "
-        "and shifting of grey values and with shifts of the image.",
-    ),
-    "dilated_3d": (
-        "dilated convolutions",
-        "3 x 3 convolutions of growing and shrinking dilation, some of them over three "
-        "neighbouring planes (3 x 3 x 3), without pooling or bias; kernels sum to one and channels "
-        "are sorted in pairs, so that the network commutes with scaling and shifting of grey "
-        "values and with shifts of the stack along z, y and x.",
-    ),
-    "invertible": (
-        "affine couplings",
-        "Affine couplings between the bands of a Haar pyramid, a bijection of images; kernels sum "
-        "to one or zero and channels are sorted in pairs, so that the network commutes with "
-        "scaling and shifting of grey values.",
-    ),
-}
-
-
-def _patch_text(recipe: Recipe) -> str:
-    side = recipe.data.patch
-    if recipe.network.dims == 3:
-        return f"{recipe.data.patch_planes} planes of {side} x {side} pixels"
-    return f"{side} pixels"
-
-
-def _trained_on(recipe: Recipe) -> str:
-    if recipe.network.dims == 3:
-        return "stacks whose planes are all seen through the same tissue"
-    return "single planes"
-
-
-def _limits(recipe: Recipe) -> dict[str, str]:
-    return {
-        "known_biases": "Structures that are rare in the training images may be restored "
-        "less well than common ones.",
-        "risks": "Every iteration beyond the optical depth of the specimen invents contrast "
-        "and removes detail.",
-        "limitations": f"Trained on {_trained_on(recipe)}, degradations of optical depth "
-        f"{recipe.physics.step_optical_depth:g} per step and "
-        f"{describe_photons(recipe.physics)}.",
-        "recommendations": "Begin with iteration_1, take the smallest iteration that serves, "
-        "and compare with the raw image before measuring.",
-    }
-
-
-def _bioimageio_config(facts: ModelFacts) -> dict[str, Any]:
-    recipe, run = facts.recipe, facts.run
-    physics, training = recipe.physics, recipe.training
-    kind, text = _NETWORK_TEXT[recipe.network.kind]
-    hours = float(f"{run.training_seconds / 3600:.3g}")
-    return {
-        "architecture_type": kind,
-        "architecture_description": f"{text} Applied {facts.loop.iterations} times in the graph; "
-        "every iteration is an output channel.",
-        "modality": "fluorescence microscopy",
-        "target_structure": ["any structure in scattering tissue"],
-        "task": "contrast enhancement",
-        "out_of_scope_use": "Not for measuring intensities, for images blurred by anything but "
-        "scattering (defocus, motion), or for images without noise.",
-        "bias_risks_limitations": _limits(recipe),
-        "model_parameter_count": facts.exported.parameters,
-        "training": {
-            "training_preprocessing": "Raw images, converted to photons and degraded further by "
-            f"optical depth {physics.step_optical_depth:g} of scattering with absorption, veil, "
-            f"shot noise and read noise drawn at random; patches of {_patch_text(recipe)}, "
-            "turned and mirrored at random.",
-            "training_epochs": run.steps / training.steps_per_epoch,
-            "training_batch_size": training.batch,
-            "initial_learning_rate": training.learning_rate,
-            "learning_rate_schedule": "torch.optim.lr_scheduler.OneCycleLR (largest rate given)",
-            "loss_function": "torch.nn.L1Loss",
-            "optimizer": "torch.optim.Adam",
-            "regularization": f"gradients clipped to norm {training.gradient_clip:g}",
-            "training_duration": hours,
-        },
-        "environmental_impact": {
-            "hardware_type": "GPU" if run.device == "cuda" else "CPU",
-            "hours_used": hours,
-        },
-    }
-
-
-def _cite(version: str) -> list[dict[str, str]]:
-    return [
-        {
-            "text": "N. Pimpão Martins, Y. Kalaidzidis, M. Zerial, F. Jug: DeepContrast: Deep "
-            "Tissue Contrast Enhancement using Synthetic Data Degradations and OOD Model "
-            "Predictions, 2023. The idea: degrade raw images further, learn the way back, "
-            "apply it to the raw images. Forward model, network and loop of this package are "
-            f"those of deepcontrast_bmz {version}, not of the paper.",
-            "doi": "10.48550/arXiv.2308.08365",
-        },
-        {
-            "text": "S. Herbreteau, E. Moebel, C. Kervrann: Normalization-Equivariant Neural "
-            "Networks with Application to Image Denoising, NeurIPS 2023. Convolutions that "
-            "sum to one and sorting instead of ReLU.",
-            "doi": "10.48550/arXiv.2306.05037",
-        },
-    ]
+def _read_words(facts: ModelFacts) -> dict[str, Any]:
+    """Return what a description says in words."""
+    filled = render_template(
+        "rdf.toml.jinja",
+        recipe=facts.recipe,
+        physics=facts.recipe.physics,
+        photons=describe_photons(facts.recipe.physics),
+        run=facts.run,
+        hours=float(f"{facts.run.training_seconds / 3600:.3g}"),
+        loop=facts.loop,
+        exported=facts.exported,
+    )
+    return tomllib.loads(filled)
 
 
 def _tensors(
@@ -368,43 +278,24 @@ def build_rdf(
         If the halo is too large for ilastik's tiles.
     """
     _check_halo(facts)
-    loop, run = facts.loop, facts.run
     given, returned = _tensors(facts, files)
+    words = _read_words(facts)
     rdf: dict[str, Any] = {
+        **words,
         "format_version": FORMAT_VERSION,
         "type": "model",
         "id": model_id(facts.name),
         "name": title(facts.name),
-        "description": "Undoes the loss of contrast deep in scattering tissue, optical depth "
-        f"{loop.step_optical_depth:g} per iteration. Channel iteration_k of the output is the "
-        "image after k iterations: choose the balance between contrast and detail. Trained on raw "
-        "images alone.",
         "covers": [files["cover"].path],
         "documentation": files["documentation"].path,
-        "authors": [{"name": "The deepcontrast_bmz maintainers"}],
-        "cite": _cite(run.version),
-        "license": "MIT",
-        "tags": [
-            "deepcontrast",
-            "contrast-enhancement",
-            "image-restoration",
-            "scattering",
-            "deep-tissue",
-            "fluorescence-light-microscopy",
-            f"{loop.dims}d",
-            "pytorch",
-            "deepimagej",
-            *(("qupath",) if loop.dims == 2 else ()),
-            "ilastik",
-        ],
-        "timestamp": run.finished_utc,
+        "timestamp": facts.run.finished_utc,
         "attachments": [_source(files[role]) for role in ATTACHED if role in files],
         "inputs": [given],
         "outputs": [returned],
         "weights": _weights(facts, files),
         "config": {
-            "bioimageio": _bioimageio_config(facts),
-            "dcbmz": loop.model_dump(mode="json", exclude_none=True),
+            **words["config"],
+            "dcbmz": facts.loop.model_dump(mode="json", exclude_none=True),
         },
     }
     return publish(rdf, publication or PublicationSettings())
