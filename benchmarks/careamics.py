@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deepcontrast_bmz.check.engines.cache import cache_folder
+from deepcontrast_bmz.check.engines.cache import make_cache_folder
 from deepcontrast_bmz.physics.phantoms import phantom
 
 _VERSION = "0.3.5"
@@ -117,7 +117,7 @@ class Spent(NamedTuple):
 
 def environment(work: Path | None) -> Path:
     """Return the python of an environment with CAREamics over the packages of this one."""
-    folder = (work or cache_folder("environments")) / f"careamics-{_VERSION}"
+    folder = (work or make_cache_folder("environments")) / f"careamics-{_VERSION}"
     python, stamp = folder / "bin" / "python", folder / "ready"
     base = str(Path(np.__file__).parent.parent)
     if stamp.exists() and stamp.read_text(encoding="utf-8") == base:

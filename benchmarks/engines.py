@@ -29,8 +29,8 @@ import torch
 
 from deepcontrast_bmz.check.engines.engine import EngineMissingError
 from deepcontrast_bmz.check.engines.java import JAVA_ENGINES, prepare_java, run_java
-from deepcontrast_bmz.export.onnx import onnx_bytes
-from deepcontrast_bmz.export.torchscript import torchscript_bytes
+from deepcontrast_bmz.export.onnx import serialize_onnx
+from deepcontrast_bmz.export.torchscript import serialize_torchscript
 from deepcontrast_bmz.model.devices import fast_loop
 from deepcontrast_bmz.model.loop import Loop
 from deepcontrast_bmz.model.network import DilatedNetwork, DilatedVolumeNetwork
@@ -125,10 +125,10 @@ def main() -> None:
         weights["onnxruntime"] = options.onnx
         if weights["libtorch"] is None:
             weights["libtorch"] = folder / "loop.pt"
-            weights["libtorch"].write_bytes(torchscript_bytes(loop))
+            weights["libtorch"].write_bytes(serialize_torchscript(loop))
         if weights["onnxruntime"] is None:
             weights["onnxruntime"] = folder / "loop.onnx"
-            weights["onnxruntime"].write_bytes(onnx_bytes(loop))
+            weights["onnxruntime"].write_bytes(serialize_onnx(loop))
         for engine in options.engines:
             path = weights[JAVA_ENGINES[engine].kind]
             assert path is not None
@@ -143,7 +143,7 @@ def main() -> None:
             measure(engine, path, options.rounds, sizes)
             if options.control and engine.startswith("libtorch"):
                 control = folder / "control.pt"
-                control.write_bytes(torchscript_bytes(Loop(SumsNotInPlace())))
+                control.write_bytes(serialize_torchscript(Loop(SumsNotInPlace())))
                 print(f"{engine}, sums not in place", flush=True)
                 measure(engine, control, 1, SIZES)
 

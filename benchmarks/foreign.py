@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepcontrast_bmz.check.engines.cache import cache_folder
+from deepcontrast_bmz.check.engines.cache import make_cache_folder
 
 LONGEST_MESSAGE = 2000
 """Characters of an exporter's error that are shown: the end of its traceback."""
@@ -237,7 +237,7 @@ def build_environment(exporter: Exporter, work: Path | None = None) -> Path:
     subprocess.CalledProcessError
         If it cannot be installed.
     """
-    folder = (work or cache_folder("environments")) / exporter.name
+    folder = (work or make_cache_folder("environments")) / exporter.name
     python, stamp = folder / "bin" / "python", folder / "ready"
     base = str(Path(np.__file__).parent.parent) if exporter.over_torch else "alone"
     if stamp.exists() and stamp.read_text(encoding="utf-8") == base:

@@ -91,7 +91,7 @@ class Folded(Plain):
         return x[:, :, r:-r, r:-r] + F.conv2d(g, self.last)
 
 
-def onnx_session(module: torch.nn.Module, x: Tensor, threads: int) -> Callable[[], Any]:
+def open_session(module: torch.nn.Module, x: Tensor, threads: int) -> Callable[[], Any]:
     """Return a run of a module by ONNX Runtime."""
     file = io.BytesIO()
     axes = {2: "y", 3: "x"}
@@ -143,9 +143,9 @@ def back_ends(network: DilatedNetwork, x: Tensor, threads: int, *, everything: b
         "torch, edge replicated before each layer": lambda: padded(network, inside),
         "TorchScript of the strips (exported)": torchscript(strips, x, scripted=True),
         "TorchScript, traced": torchscript(plain, x),
-        "ONNX Runtime, convolutions, sums, Relu (exported)": onnx_session(same_size, x, threads),
-        "ONNX Runtime, folded": onnx_session(folded, x, threads),
-        "ONNX Runtime": onnx_session(plain, x, threads),
+        "ONNX Runtime, convolutions, sums, Relu (exported)": open_session(same_size, x, threads),
+        "ONNX Runtime, folded": open_session(folded, x, threads),
+        "ONNX Runtime": open_session(plain, x, threads),
     }
     if everything:
         works["torch, whole, bfloat16"] = lambda: half(x.bfloat16())

@@ -85,10 +85,10 @@ def memory(name):
 way, _, name = kind.partition(" of ")
 multiple = 1
 if way == "onnx" and name == "dilated_3d":
-    from deepcontrast_bmz.model.devices import onnx_session
-    from deepcontrast_bmz.export.onnx import onnx_bytes
+    from deepcontrast_bmz.model.devices import open_onnx_session
+    from deepcontrast_bmz.export.onnx import serialize_onnx
     loop = Loop(build_network(NetworkSettings(kind=name)), iterations).eval()
-    session, _ = onnx_session(onnx_bytes(loop), "cpu")
+    session, _ = open_onnx_session(serialize_onnx(loop), "cpu")
     radii, given = loop.network.radii, session.get_inputs()[0].name
     run = lambda x, _: session.run(None, {given: x.numpy()})
 elif name and way != "whole":

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from needed import require
 
-from deepcontrast_bmz.check.engines.cache import cache_folder
-from deepcontrast_bmz.check.engines.java import java, java_missing, maven
+from deepcontrast_bmz.check.engines.cache import make_cache_folder
+from deepcontrast_bmz.check.engines.java import explain_missing_java, java, maven
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,14 +33,14 @@ def class_path(groovy: str) -> str:
     digest = hashlib.sha256(groovy.encode())
     for path in [SOURCES / "pom.xml", *sorted(SOURCES.glob("src/**/*.java"))]:
         digest.update(path.read_bytes())
-    folder = cache_folder("java", "attachments") / digest.hexdigest()[:12]
+    folder = make_cache_folder("java", "attachments") / digest.hexdigest()[:12]
     listed = folder / "classpath.txt"
     if java() is None:
         require("there is no Java")
     if not listed.is_file() or not all(
         Path(jar).is_file() for jar in listed.read_text(encoding="utf-8").split(os.pathsep)
     ):
-        reason = java_missing()
+        reason = explain_missing_java()
         if reason is not None:
             require(reason)
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from deepcontrast_bmz.export.package import package_from_rdf, write_repository_model
+from deepcontrast_bmz.export.package import pack_described, write_repository_model
 from deepcontrast_bmz.model.open import open_model
 from deepcontrast_bmz.settings import read_recipe
 
@@ -107,7 +107,7 @@ def test_it_is_small() -> None:
 
 
 def test_flattened_package_holds_the_same_weights(tmp_path: Path) -> None:
-    package = package_from_rdf(ROOT / "rdf.yaml", tmp_path / "model.zip")
+    package = pack_described(ROOT / "rdf.yaml", tmp_path / "model.zip")
     test_input = np.load(ROOT / "weights/deepcontrast.test_input.npy")[..., :40, :50]
     block = torch.from_numpy(test_input)
     one = open_model(package, device="cpu")

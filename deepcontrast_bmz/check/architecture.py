@@ -9,11 +9,11 @@ from __future__ import annotations
 
 __all__ = [
     "OwnNetwork",
+    "find_unfit_arguments",
+    "find_unfit_outputs",
+    "find_unfit_tensors",
+    "find_unknown_callable",
     "read_own_network",
-    "unfit_arguments",
-    "unfit_outputs",
-    "unfit_tensors",
-    "unknown_callable",
 ]
 
 import re
@@ -65,7 +65,7 @@ def _read_declared(package: Package) -> _Declared | None:
     return _Declared(name, kwargs, None if path is None else read_architecture(path), source)
 
 
-def unknown_callable(package: Package) -> Iterator[str]:
+def find_unknown_callable(package: Package) -> Iterator[str]:
     """Yield a callable that the architecture file does not define."""
     declared = _read_declared(package)
     if declared is None or declared.file is None:
@@ -76,7 +76,7 @@ def unknown_callable(package: Package) -> Iterator[str]:
         yield f"{declared.callable or 'no callable'}, which {declared.file_name} does not define"
 
 
-def unfit_arguments(package: Package) -> Iterator[str]:
+def find_unfit_arguments(package: Package) -> Iterator[str]:
     """Yield arguments that the callable does not take, and those that it needs and does not get."""
     declared = _read_declared(package)
     signature = (
@@ -91,7 +91,7 @@ def unfit_arguments(package: Package) -> Iterator[str]:
         yield f"no kwargs.{name}, which {declared.callable} needs"
 
 
-def unfit_tensors(package: Package) -> Iterator[str]:
+def find_unfit_tensors(package: Package) -> Iterator[str]:
     """Yield where the tensors of the state dict are not those of the declared network."""
     path = package.weights_file("pytorch_state_dict")
     declared = _read_declared(package)
@@ -119,7 +119,7 @@ def unfit_tensors(package: Package) -> Iterator[str]:
                 )
 
 
-def unfit_outputs(package: Package) -> Iterator[str]:
+def find_unfit_outputs(package: Package) -> Iterator[str]:
     """Yield iterations that are not as many as the channels of the output."""
     own = read_own_network(package)
     if own is None or not package.view.outputs:

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 from deepcontrast_bmz.check.engines.engine import Engine
 from deepcontrast_bmz.check.findings import Finding, Measured, Report, Row, Verdict
 from deepcontrast_bmz.check.measure import attempt
-from deepcontrast_bmz.check.program import build_row, refused_row
+from deepcontrast_bmz.check.program import build_refused_row, build_row
 from deepcontrast_bmz.check.programs import bioengine, core, fiji, ilastik, qupath
 from deepcontrast_bmz.check.rule import apply_rules
 from deepcontrast_bmz.check.session import Session
-from deepcontrast_bmz.check.zoo.case import as_published
+from deepcontrast_bmz.check.zoo.case import give_id
 from deepcontrast_bmz.check.zoo.foretell import foretell, require_test_tensors
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.package.files import open_package
@@ -84,7 +84,7 @@ def _check(session: Session, engines: Sequence[str]) -> tuple[Row, ...]:
     rows: list[Row] = []
     for program in PROGRAMS:
         if refused[program.name]:
-            rows.append(refused_row(program, refused[program.name]))
+            rows.append(build_refused_row(program, refused[program.name]))
             continue
         findings = apply_rules(program.rules, package, Finding)
         if program.inspect is not None:
@@ -136,7 +136,7 @@ def check_package(
     with open_package(path) as package:
         if zoo:
             require_test_tensors(package)
-        with Session(as_published(package) if zoo else package, run_code) as session:
+        with Session(give_id(package) if zoo else package, run_code) as session:
             rows = _check(session, engines)
             verdict = foretell(package, session, rows, engines, by_spec=by_spec) if zoo else None
         return Report(package=path.name, engines=engines, rows=rows, zoo=verdict)

@@ -28,7 +28,7 @@ from deepcontrast_bmz.check.tiling import (
     NotPossibleError,
     cut,
     join,
-    relative_difference,
+    measure_difference,
     take,
 )
 from deepcontrast_bmz.image.blocks import mirror_indices
@@ -128,7 +128,7 @@ class Bench:
         """Position of the output's channel axis."""
         return next((i for i, a in enumerate(self.output.axes) if a.kind == "channel"), None)
 
-    def positions(self) -> tuple[int, ...]:
+    def find_positions(self) -> tuple[int, ...]:
         """Return the positions of (z,) y and x, the same in input and output."""
         names = [axis.name for axis in self.input.spatial]
         if names not in (["y", "x"], ["z", "y", "x"]):
@@ -153,7 +153,7 @@ class Bench:
 
     # ------------------------------------------------------------------------ running
 
-    def graph(self, weights_format: str) -> Callable[[Array], Array]:
+    def load_graph(self, weights_format: str) -> Callable[[Array], Array]:
         """Return the network of one weights format as a function of arrays."""
         if weights_format not in self._graphs:
             foreign = is_foreign_code(self.package, weights_format)
@@ -165,7 +165,7 @@ class Bench:
             )
         return self._graphs[weights_format]
 
-    def stand_in(self, weights_format: str) -> str:
+    def describe_stand_in(self, weights_format: str) -> str:
         """Return what runs these weights in place of the package's code; empty if nothing does."""
         return describe_stand_in(self.package, weights_format, run_code=self.run_code)
 
@@ -177,9 +177,9 @@ class Bench:
         """Return the network's result after the declared postprocessing."""
         return apply_operations(self.output.operations, out, self.out_names)
 
-    def here(self, weights_format: str) -> Batch:
+    def run_here(self, weights_format: str) -> Batch:
         """Return preprocessing, network and postprocessing in this process."""
-        graph = self.graph(weights_format)
+        graph = self.load_graph(weights_format)
 
         def run(arrays: Sequence[Array]) -> list[Array]:
             with quiet():
@@ -187,7 +187,7 @@ class Bench:
 
         return run
 
-    def around(self, run: Callable[[Sequence[Array]], list[Array]]) -> Batch:
+    def wrap(self, run: Callable[[Sequence[Array]], list[Array]]) -> Batch:
         """Return a network that runs elsewhere, with pre- and postprocessing done here."""
 
         def whole(arrays: Sequence[Array]) -> list[Array]:
@@ -197,7 +197,7 @@ class Bench:
 
     # ------------------------------------------------------------------------- images
 
-    def image(self, sizes: Mapping[str, int], *, shift: int = 0) -> Array:
+    def make_image(self, sizes: Mapping[str, int], *, shift: int = 0) -> Array:
         """Return the raw test input, mirrored or cropped to these sizes by axis id.
 
         It begins `shift` thirds of the test input further on.
@@ -211,14 +211,14 @@ class Bench:
                 x = x.take(indices, axis=index)
         return np.ascontiguousarray(x)
 
-    def scene(self, sizes: Mapping[str, int]) -> Array:
+    def make_scene(self, sizes: Mapping[str, int]) -> Array:
         """Return an image of these sizes that is nowhere its own mirror image.
 
         Where it was, a tile that ends there would go on as the image does, and hide its seam.
         """
-        return (self.image(sizes) + self.image(sizes, shift=1)) / 2
+        return (self.make_image(sizes) + self.make_image(sizes, shift=1)) / 2
 
-    def _of_sizes(self, wanted: Sequence[Sequence[int]]) -> list[dict[str, int]]:
+    def _make_legal(self, wanted: Sequence[Sequence[int]]) -> list[dict[str, int]]:
         """Return legal sizes by axis id, each once, without those that are too large."""
         found: list[dict[str, int]] = []
         for sizes in wanted:
@@ -230,20 +230,20 @@ class Bench:
                 found.append(legal)
         return found
 
-    def sizes(self) -> list[dict[str, int]]:
+    def list_sizes(self) -> list[dict[str, int]]:
         """Return the smallest legal size and some odd ones."""
         smallest = [axis.smallest or 1 for axis in self.input.spatial]
         if len(smallest) > 3:
-            return self._of_sizes([smallest])
+            return self._make_legal([smallest])
         extra = ((0, 0, 0), (3, 1, 16), (1, 37, 54), (2, 64, 5))
-        return self._of_sizes(
+        return self._make_legal(
             [
                 [s + e for s, e in zip(smallest, more[-len(smallest) :], strict=True)]
                 for more in extra
             ]
         )
 
-    def tiled_sizes(self, handling: Handling) -> list[dict[str, int]]:
+    def list_tiled_sizes(self, handling: Handling) -> list[dict[str, int]]:
         """Return sizes larger than two tiles, and smaller than one, with edge tiles off the grid.
 
         Raises
@@ -252,7 +252,7 @@ class Bench:
             If the model takes one size only, or these images are too large to run.
         """
         if handling.tile is None:
-            return self.sizes()
+            return self.list_sizes()
         if any(axis.size is not None for axis in self.input.spatial):
             raise NotPossibleError(
                 "the model takes one size only: there is no whole image to compare"
@@ -264,16 +264,16 @@ class Bench:
             [*deep, 2 * high + 41, (3 * wide // 4) | 1],
             [*(3 * d // 2 for d in deep), (7 * tall // 8) | 1, wide + 49],
         ]
-        found = self._of_sizes(wanted)
+        found = self._make_legal(wanted)
         if not found:
             raise NotPossibleError("images of more than one tile are too large to run here")
         return found
 
-    def whole(self, *, padded: bool) -> Handling:
+    def handle_whole(self, *, padded: bool) -> Handling:
         """Return the handling of programs that run images whole; `padded`: mirrored by the halo."""
         return Handling(self.halo if padded else (0,) * len(self.halo), "symmetric")
 
-    def smaller_sizes(self, handling: Handling) -> list[dict[str, int]]:
+    def list_smaller_sizes(self, handling: Handling) -> list[dict[str, int]]:
         """Return a size below the smallest that the model takes, where tiles are filled up."""
         smallest = [axis.minimum or 1 for axis in self.input.spatial]
         free = all(axis.size is None for axis in self.input.spatial)
@@ -285,7 +285,7 @@ class Bench:
 
     # --------------------------------------------------------------------- comparing
 
-    def margins(self, array: Array, margin: Margin) -> list[slice]:
+    def find_inside(self, array: Array, margin: Margin) -> list[slice]:
         """Return the region beyond a margin from every border; empty where there is none."""
         region = [slice(0, size) for size in array.shape]
         names = [axis.name for axis in self.input.spatial]
@@ -298,9 +298,7 @@ class Bench:
                 region[position] = slice(lost, max(size - lost, lost))
         return region
 
-    def difference(
-        self, actual: Array, expected: Array, margin: Sequence[int] | Margin
-    ) -> Difference:
+    def measure(self, actual: Array, expected: Array, margin: Sequence[int] | Margin) -> Difference:
         """Compare two results; a margin along (z,) y, x parts inside and border.
 
         Of a plain margin at least the middle is left inside.
@@ -311,28 +309,28 @@ class Bench:
             )
         if not isinstance(margin, Margin):
             margin = Margin(tuple(margin), (0,) * len(margin))
-        inside = self.margins(expected, margin)
+        inside = self.find_inside(expected, margin)
         names = [axis.name for axis in self.input.spatial]
         sizes = tuple(n for a, n in zip(self.out_names, expected.shape, strict=True) if a in names)
         return Difference(
             sizes,
-            *relative_difference(actual, expected, self.channel, inside),
+            *measure_difference(actual, expected, self.channel, inside),
             has_inside=all(part.stop > part.start for part in inside),
         )
 
-    def expected(self, weights_format: str, sizes: Mapping[str, int]) -> Array:
+    def run_whole(self, weights_format: str, sizes: Mapping[str, int]) -> Array:
         """Return the result of the scene of these sizes, whole, in this process.
 
         Below the smallest size it is mirrored up to that, and the result cropped.
         """
         key = (weights_format, tuple(sizes.values()))
         if key not in self._whole:
-            scene = self.scene(sizes)
+            scene = self.make_scene(sizes)
             for axis in self.input.spatial:
                 size = sizes[axis.name]
                 indices = mirror_indices(0, axis.legal(size), size)
                 scene = scene.take(indices, axis=self.in_names.index(axis.name))
-            (whole,) = self.here(weights_format)([np.ascontiguousarray(scene)])
+            (whole,) = self.run_here(weights_format)([np.ascontiguousarray(scene)])
             crop = [slice(sizes.get(n)) if n in sizes else slice(None) for n in self.out_names]
             self._whole[key] = whole[tuple(crop)]
         return self._whole[key]
@@ -347,26 +345,26 @@ class Bench:
         NotPossibleError
             If the package leaves nothing to compare.
         """
-        positions = self.positions()
+        positions = self.find_positions()
         too_rigid = ""
         try:
-            several = self.tiled_sizes(handling)
+            several = self.list_tiled_sizes(handling)
         except NotPossibleError as error:
             several, too_rigid = [], str(error)
-        smaller = self.smaller_sizes(handling)
-        images = [np.asarray(self.test_input), *map(self.scene, (*several, *smaller))]
+        smaller = self.list_smaller_sizes(handling)
+        images = [np.asarray(self.test_input), *map(self.make_scene, (*several, *smaller))]
         wholes = [
             self.test_output,
-            *(self.expected(weights_format, sizes) for sizes in (*several, *smaller)),
+            *(self.run_whole(weights_format, sizes) for sizes in (*several, *smaller)),
         ]
-        joined = self._handled(batch, images, wholes, handling, positions)
+        joined = self._run_handled(batch, images, wholes, handling, positions)
         least = LEAST_MARGIN if handling.tile is not None else 0
         seen = tuple(max(a, b) for a, b in zip(handling.halo, self.halo, strict=True))
         # Where a program goes on beyond the border otherwise than the network, the halo differs.
         needed = (0,) * len(seen) if handling.border == "symmetric" else seen
         margin = Margin(tuple(max(halo, least) for halo in seen), needed)
         found = [
-            self.difference(done, whole, margin) for done, whole in zip(joined, wholes, strict=True)
+            self.measure(done, whole, margin) for done, whole in zip(joined, wholes, strict=True)
         ]
         return Comparison(
             test=found[0],
@@ -375,7 +373,7 @@ class Bench:
             smaller=tuple(found[1 + len(several) :]),
         )
 
-    def _handled(
+    def _run_handled(
         self,
         batch: Batch,
         images: Sequence[Array],
@@ -404,17 +402,17 @@ class Bench:
         """Compare weights formats with the first, at several sizes: format and difference."""
         reference, *others = formats
         found: list[tuple[str, Difference]] = []
-        for sizes in self.sizes():
-            x = self.preprocess(self.image(sizes))
+        for sizes in self.list_sizes():
+            x = self.preprocess(self.make_image(sizes))
             with quiet():
-                expected = self.graph(reference)(x)
+                expected = self.load_graph(reference)(x)
                 for name in others:
-                    actual = self.graph(name)(x)
+                    actual = self.load_graph(name)(x)
                     if actual.shape != expected.shape:
                         words = " x ".join(map(str, sizes.values()))
                         raise NotPossibleError(
                             f"{name} returns {actual.shape} and {reference} {expected.shape} "
                             f"at {words}"
                         )
-                    found.append((name, self.difference(actual, expected, self.halo)))
+                    found.append((name, self.measure(actual, expected, self.halo)))
         return found

@@ -6,35 +6,39 @@ Each takes a `Package` (and choices, by keyword) and yields the value met at eve
 from __future__ import annotations
 
 __all__ = [
-    "axes_without_id",
-    "axis_types",
-    "batch_sizes",
-    "channels_without_names",
-    "debug_paths",
-    "external_onnx",
-    "image_statistics",
-    "input_without_channel",
-    "maps_for_text",
-    "more_than_one_tensor",
-    "new_patch_version",
-    "no_such_weights",
-    "no_whole_channel_count",
-    "nulls",
-    "onnx_static",
-    "onnx_too_new",
-    "operations_outside",
-    "percentiles_missing",
-    "reference_tensor",
-    "required_keys",
+    "find_axes_without_id",
+    "find_axis_types",
+    "find_batch_sizes",
+    "find_channels_without_names",
+    "find_debug_paths",
+    "find_external_onnx",
+    "find_input_without_channel",
+    "find_maps_for_text",
+    "find_more_than_one_tensor",
+    "find_new_patch_version",
+    "find_no_such_weights",
+    "find_no_whole_channel_count",
+    "find_nulls",
+    "find_onnx_static",
+    "find_onnx_too_new",
+    "find_operations_outside",
+    "find_percentiles_missing",
+    "find_reference_tensor",
+    "find_required_keys",
+    "find_statistics",
+    "find_unfrozen_interpolate",
+    "find_unlike_versions",
     "steps",
-    "unfrozen_interpolate",
-    "unlike_versions",
 ]
 
 from typing import TYPE_CHECKING, Any, cast
 
 from deepcontrast_bmz.package.description import as_list, integer
-from deepcontrast_bmz.package.weights import local_paths, onnx_facts, script_defines_interpolate
+from deepcontrast_bmz.package.weights import (
+    find_local_paths,
+    read_onnx_facts,
+    script_defines_interpolate,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -54,21 +58,21 @@ def steps(view: ModelView) -> Iterator[tuple[TensorView, Operation]]:
             yield tensor, operation
 
 
-def unlike_versions(package: Package, *, accepted: Collection[str]) -> Iterator[str]:
+def find_unlike_versions(package: Package, *, accepted: Collection[str]) -> Iterator[str]:
     """Yield a format version that begins with none of the accepted ones."""
     version = package.view.version
     if ".".join(version.split(".")[:2]) not in accepted:
         yield f"format_version {version or 'missing'}"
 
 
-def new_patch_version(package: Package) -> Iterator[str]:
+def find_new_patch_version(package: Package) -> Iterator[str]:
     """Yield a format version of 0.5 above 0.5.4."""
     parts = package.view.version.split(".")
     if parts[:2] == ["0", "5"] and len(parts) > 2 and parts[2].isdigit() and int(parts[2]) > 4:
         yield f"format_version {package.view.version}"
 
 
-def required_keys(
+def find_required_keys(
     package: Package, *, keys: Collection[str], qupath: bool = False
 ) -> Iterator[str]:
     """Yield every top-level key that is absent or empty."""
@@ -78,7 +82,7 @@ def required_keys(
             yield f"no {key}"
 
 
-def maps_for_text(package: Package, *, qupath: bool = False) -> Iterator[str]:
+def find_maps_for_text(package: Package, *, qupath: bool = False) -> Iterator[str]:
     """Yield `documentation` and `covers` entries that are maps with a source."""
     rdf = package.qupath_rdf if qupath and package.qupath_rdf is not None else package.rdf
     if isinstance(rdf.get("documentation"), dict):
@@ -88,7 +92,7 @@ def maps_for_text(package: Package, *, qupath: bool = False) -> Iterator[str]:
             yield f"covers[{index}] as a map"
 
 
-def nulls(package: Package) -> Iterator[str]:
+def find_nulls(package: Package) -> Iterator[str]:
     """Yield where a key outside `config` holds null."""
 
     def walk(value: Any, where: str) -> Iterator[str]:
@@ -105,7 +109,7 @@ def nulls(package: Package) -> Iterator[str]:
     yield from walk(package.rdf, "")
 
 
-def channels_without_names(package: Package, *, qupath: bool = False) -> Iterator[str]:
+def find_channels_without_names(package: Package, *, qupath: bool = False) -> Iterator[str]:
     """Yield 0.5 channel axes without `channel_names`."""
     view = _described(package, qupath)
     if view.is_04:
@@ -116,7 +120,7 @@ def channels_without_names(package: Package, *, qupath: bool = False) -> Iterato
                 yield f"no channel_names on the channel axis of {tensor.name}"
 
 
-def axes_without_id(package: Package) -> Iterator[str]:
+def find_axes_without_id(package: Package) -> Iterator[str]:
     """Yield 0.5 axes without an explicit `id`."""
     for tensor in package.view.tensors:
         for index, axis in enumerate(tensor.axes):
@@ -124,7 +128,7 @@ def axes_without_id(package: Package) -> Iterator[str]:
                 yield f"no id on axis {index} ({axis.kind}) of {tensor.name}"
 
 
-def axis_types(package: Package, *, refused: Collection[str]) -> Iterator[str]:
+def find_axis_types(package: Package, *, refused: Collection[str]) -> Iterator[str]:
     """Yield axes of a refused type."""
     for tensor in package.view.tensors:
         for axis in tensor.axes:
@@ -132,14 +136,14 @@ def axis_types(package: Package, *, refused: Collection[str]) -> Iterator[str]:
                 yield f"a {axis.kind} axis in {tensor.name}"
 
 
-def input_without_channel(package: Package) -> Iterator[str]:
+def find_input_without_channel(package: Package) -> Iterator[str]:
     """Yield inputs without a channel axis."""
     for tensor in package.view.inputs:
         if tensor.axes and tensor.channel is None:
             yield f"no channel axis in {tensor.name}"
 
 
-def more_than_one_tensor(package: Package, *, outputs: bool = False) -> Iterator[str]:
+def find_more_than_one_tensor(package: Package, *, outputs: bool = False) -> Iterator[str]:
     """Yield a number of inputs (and, where asked, outputs) other than one."""
     if len(package.view.inputs) != 1:
         yield f"{len(package.view.inputs)} inputs"
@@ -147,7 +151,7 @@ def more_than_one_tensor(package: Package, *, outputs: bool = False) -> Iterator
         yield f"{len(package.view.outputs)} outputs"
 
 
-def no_whole_channel_count(package: Package) -> Iterator[str]:
+def find_no_whole_channel_count(package: Package) -> Iterator[str]:
     """Yield outputs whose channel count is not a fixed whole number."""
     for tensor in package.view.outputs:
         channel = tensor.channel
@@ -155,14 +159,14 @@ def no_whole_channel_count(package: Package) -> Iterator[str]:
             yield f"the channel count of {tensor.name} is not fixed"
 
 
-def operations_outside(package: Package, *, known: Collection[str]) -> Iterator[str]:
+def find_operations_outside(package: Package, *, known: Collection[str]) -> Iterator[str]:
     """Yield operations that are not among the known ones."""
     for tensor, operation in steps(package.view):
         if operation.name not in known:
             yield f"{operation.name or 'an operation without name'} on {tensor.name}"
 
 
-def image_statistics(package: Package, *, operations: Collection[str]) -> Iterator[str]:
+def find_statistics(package: Package, *, operations: Collection[str]) -> Iterator[str]:
     """Yield operations that take their numbers from the image (or the tile) at hand."""
     for tensor, operation in steps(package.view):
         if operation.name not in operations:
@@ -174,7 +178,7 @@ def image_statistics(package: Package, *, operations: Collection[str]) -> Iterat
         yield f"{operation.name} on {tensor.name}"
 
 
-def percentiles_missing(package: Package) -> Iterator[str]:
+def find_percentiles_missing(package: Package) -> Iterator[str]:
     """Yield `scale_range` without both percentiles."""
     for tensor, operation in steps(package.view):
         if operation.name == "scale_range":
@@ -183,32 +187,32 @@ def percentiles_missing(package: Package) -> Iterator[str]:
                     yield f"scale_range without {key} on {tensor.name}"
 
 
-def reference_tensor(package: Package) -> Iterator[str]:
+def find_reference_tensor(package: Package) -> Iterator[str]:
     """Yield operations whose statistics come from another tensor."""
     for tensor, operation in steps(package.view):
         if operation.kwargs.get("reference_tensor"):
             yield f"{operation.name} with reference_tensor on {tensor.name}"
 
 
-def no_such_weights(package: Package, *, accepted: Collection[str]) -> Iterator[str]:
+def find_no_such_weights(package: Package, *, accepted: Collection[str]) -> Iterator[str]:
     """Yield the formats present when none of them is accepted."""
     if not any(name in package.view.weights for name in accepted):
         yield f"only {', '.join(package.view.weights) or 'nothing'}"
 
 
-def unfrozen_interpolate(package: Package) -> Iterator[str]:
+def find_unfrozen_interpolate(package: Package) -> Iterator[str]:
     """Yield TorchScript files that carry `interpolate` with operators of a recent torch."""
     path = package.weights_file("torchscript")
     if path is not None and script_defines_interpolate(path):
         yield f"{path.name}, scripted and not frozen, with torch.nn.functional.interpolate"
 
 
-def onnx_too_new(package: Package, *, opset: int, ir_version: int) -> Iterator[str]:
+def find_onnx_too_new(package: Package, *, opset: int, ir_version: int) -> Iterator[str]:
     """Yield an ONNX opset or IR version above what the program's onnxruntime reads."""
     path = package.weights_file("onnx")
     if path is None:
         return
-    facts = onnx_facts(path)
+    facts = read_onnx_facts(path)
     if facts.problem:
         yield facts.problem
         return
@@ -221,19 +225,19 @@ def onnx_too_new(package: Package, *, opset: int, ir_version: int) -> Iterator[s
         yield f"opset {facts.opset} in {path.name}, declared as {declared}"
 
 
-def onnx_static(package: Package) -> Iterator[str]:
+def find_onnx_static(package: Package) -> Iterator[str]:
     """Yield axes of variable size that the ONNX graph takes in one size only."""
     path = package.weights_file("onnx")
     if path is None or not package.view.inputs:
         return
     axes = package.view.inputs[0].axes
-    for axis, size in zip(axes, onnx_facts(path).input_shape, strict=False):
+    for axis, size in zip(axes, read_onnx_facts(path).input_shape, strict=False):
         free = axis.minimum is not None or (axis.kind == "batch" and axis.size is None)
         if free and size is not None:
             yield f"size {size} only, on axis {axis.name}, in {path.name}"
 
 
-def batch_sizes(package: Package) -> Iterator[str]:
+def find_batch_sizes(package: Package) -> Iterator[str]:
     """Yield batch axes of a fixed size other than 1."""
     for tensor in package.view.inputs:
         for axis in tensor.axes:
@@ -241,17 +245,17 @@ def batch_sizes(package: Package) -> Iterator[str]:
                 yield f"batch of {axis.size} in {tensor.name}"
 
 
-def external_onnx(package: Package) -> Iterator[str]:
+def find_external_onnx(package: Package) -> Iterator[str]:
     """Yield an ONNX file whose weights lie in a second file."""
     path = package.weights_file("onnx")
-    if path is not None and onnx_facts(path).external_data:
+    if path is not None and read_onnx_facts(path).external_data:
         yield f"{path.name} with external data"
 
 
-def debug_paths(package: Package) -> Iterator[str]:
+def find_debug_paths(package: Package) -> Iterator[str]:
     """Yield weights files that carry paths of the machine that wrote them."""
     for name in package.view.weights:
         path = package.weights_file(name)
-        found = local_paths(path) if path is not None else []
+        found = find_local_paths(path) if path is not None else []
         if found:
             yield f"{found[0]} in {path.name if path is not None else name}"

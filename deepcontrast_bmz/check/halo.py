@@ -66,7 +66,7 @@ def measure_reach(bench: Bench, weights_format: str, axis: Axis, tolerance: floa
     Values are the same up to `tolerance` of the range. None where every pixel depends on the whole
     image, or no other size is taken.
     """
-    graph = bench.graph(weights_format)
+    graph = bench.load_graph(weights_format)
     index = bench.in_names.index(axis.name)
     for wanted in WINDOWS:
         part = axis.legal(wanted)
@@ -77,7 +77,7 @@ def measure_reach(bench: Bench, weights_format: str, axis: Axis, tolerance: floa
         sizes[axis.name] = part + 2 * start
         if np.prod(list(sizes.values())) > LARGEST_SCENE:
             return None
-        scene = bench.preprocess(bench.scene(sizes))
+        scene = bench.preprocess(bench.make_scene(sizes))
         try:
             with quiet():
                 reach = reach_along(graph, scene, index, (start, start + part), tolerance)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["attempt", "emulated", "judge", "run_real", "whole_image"]
+__all__ = ["attempt", "handle_whole", "judge", "run_emulated", "run_real"]
 
 import logging
 from contextlib import contextmanager
@@ -143,9 +143,9 @@ def _border_finding(program: str, met: str) -> Finding:
     )
 
 
-def whole_image(*, padded: bool) -> Callable[[Bench], Handling]:
+def handle_whole(*, padded: bool) -> Callable[[Bench], Handling]:
     """Return what programs do that run images whole; `padded`: mirrored by the halo before."""
-    return lambda bench: bench.whole(padded=padded)
+    return lambda bench: bench.handle_whole(padded=padded)
 
 
 def _first_allowed(session: Session, formats: Sequence[str], *, own: bool) -> str:
@@ -165,7 +165,7 @@ def _first_allowed(session: Session, formats: Sequence[str], *, own: bool) -> st
     raise NotPossibleError(f"{present[-1]} was not run: {reason}")
 
 
-def emulated(
+def run_emulated(
     session: Session,
     measured: Measured,
     engine: Engine,
@@ -181,10 +181,10 @@ def emulated(
     with attempt(measured, engine.columns, "emulation"):
         name = _first_allowed(session, formats, own=True)
         bench = session.bench
-        how = bench.stand_in(name)
+        how = bench.describe_stand_in(name)
         who = f"emulated ({name}, {how})" if how else f"emulated ({name})"
         handling = handle(bench)
-        compared = bench.compare(bench.here(name), name, handling)
+        compared = bench.compare(bench.run_here(name), name, handling)
         judge(measured, compared, who=who, program=program, handling=handling)
 
 
@@ -197,7 +197,7 @@ def run_real(
     *,
     program: str,
 ) -> None:
-    """Run weights in a real engine, handled as the program does; parameters as for `emulated`."""
+    """Run weights in a real engine, handled as the program does; else as `run_emulated`."""
     with attempt(measured, engine.columns, engine.name):
         name = _first_allowed(session, formats, own=False)
         who = f"{engine.name} ({name})"
@@ -216,7 +216,7 @@ def run_real(
             return [run.output for run in runs]
 
         core = engine.name.startswith("core-")
-        batch: Batch = whole_model if core else bench.around(network)
+        batch: Batch = whole_model if core else bench.wrap(network)
         handling = handle(bench)
         compared = bench.compare(batch, name, handling)
         measured.note("runs", "passed", f"{who} ran it")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Program", "build_row", "refused_row"]
+__all__ = ["Program", "build_refused_row", "build_row"]
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -80,7 +80,7 @@ def _row(program: Program, cells: dict[str, Verdict], **more: tuple[Any, ...]) -
     return Row.model_validate({"program": program.name, "title": program.title, **cells, **more})
 
 
-def refused_row(program: Program, reason: str) -> Row:
+def build_refused_row(program: Program, reason: str) -> Row:
     """Return the row of a program that does not take this kind of model: nothing was judged."""
     cell = Verdict(state="skipped", reasons=(reason,))
     return _row(program, dict.fromkeys(COLUMNS, cell), findings=())

@@ -15,7 +15,7 @@ import yaml
 
 from deepcontrast_bmz.check.compare import Bench
 from deepcontrast_bmz.check.engines import environments
-from deepcontrast_bmz.package.files import offline_description
+from deepcontrast_bmz.package.files import strip_lookups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,7 @@ class Session:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
         description = folder / "rdf.yaml"
-        plain = offline_description(self.package.rdf)
+        plain = strip_lookups(self.package.rdf)
         description.write_text(
             yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8"
         )

@@ -9,7 +9,7 @@ __all__ = [
     "NotPossibleError",
     "cut",
     "join",
-    "relative_difference",
+    "measure_difference",
     "take",
 ]
 
@@ -37,7 +37,7 @@ class NotPossibleError(ValueError):
     """A comparison cannot be made with this package; the message says why."""
 
 
-def relative_difference(
+def measure_difference(
     first: Array, second: Array, channel: int | None, inside: Sequence[slice]
 ) -> tuple[float, float]:
     """Return the largest difference inside and outside of a region, over the range of `second`.

@@ -147,7 +147,7 @@ def warn_if_unusual(model: Model, source: Source) -> str | None:
         for length in source.shape[-2:]
     ]
     at = place[: len(source.leading)], tuple(lines)
-    pixels, used = torch.from_numpy(source.read(*at)), source.used(*at)
+    pixels, used = torch.from_numpy(source.read(*at)), source.find_used(*at)
     try:
         found = find_unusual(model, pixels, None if used is None else torch.from_numpy(used))
     except (MemoryError, RuntimeError) as error:
@@ -217,7 +217,7 @@ def decide_plane(
         return (*(() if z is None else (slice(z, z + 1),)), rows, columns)
 
     def read_filled(rows: slice, columns: slice) -> Tensor:
-        pixels = source.filled(place, lines(planes[reach], rows, columns))
+        pixels = source.read_filled(place, lines(planes[reach], rows, columns))
         return torch.from_numpy(pixels.reshape(pixels.shape[-2:]))
 
     height, width = source.shape[-2:]
@@ -226,7 +226,7 @@ def decide_plane(
         rows, columns = _sample(read_filled, height, width)
     parts = [source.read(place, lines(z, rows, columns)) for z in planes]
     seen = torch.stack([torch.from_numpy(part.reshape(part.shape[-2:])) for part in parts])
-    used = source.used(place, lines(planes[reach], rows, columns))
+    used = source.find_used(place, lines(planes[reach], rows, columns))
     return decide_dial(
         seen if depth else seen[0],
         iterate_mirrored(model),

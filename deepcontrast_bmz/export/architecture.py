@@ -4,8 +4,8 @@ from __future__ import annotations
 
 __all__ = [
     "ARCHITECTURE_CLASS",
-    "architecture_kwargs",
-    "architecture_source",
+    "list_architecture_kwargs",
+    "write_architecture",
 ]
 
 import inspect
@@ -106,7 +106,7 @@ _NETWORKS = {
 }
 
 
-def architecture_kwargs(loop: Loop, network: NetworkSettings) -> dict[str, int | list[int]]:
+def list_architecture_kwargs(loop: Loop, network: NetworkSettings) -> dict[str, int | list[int]]:
     """Return the arguments with which the exported architecture rebuilds the loop."""
     kwargs: dict[str, int | list[int]] = {}
     for argument in _NETWORKS[network.kind].arguments:
@@ -124,7 +124,7 @@ def _copy_source(part: object, unused: frozenset[str]) -> str:
     return source
 
 
-def architecture_source(network: NetworkSettings) -> str:
+def write_architecture(network: NetworkSettings) -> str:
     """Return one Python file with the loop and the network it iterates, which needs torch alone.
 
     It is put together from this package's own sources, as they stand.

@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.export.facts import describe_photons, smallest_block, title
+from deepcontrast_bmz.export.facts import compute_smallest_block, describe_photons, title
 from deepcontrast_bmz.export.parity import PARITY_LIMIT
 from deepcontrast_bmz.export.template import join_sizes, render_template
 
@@ -73,7 +73,7 @@ def _values(facts: ModelFacts) -> dict[str, Any]:
         "psnr_restored": f"PSNR of the restored patches against {against}, dB",
     }
     shapes = sorted({row.shape for row in exported.parity})
-    least = smallest_block(loop.halo, facts.multiple)
+    least = compute_smallest_block(loop.halo, facts.multiple)
     return {
         "title": title(facts.name),
         "recipe": recipe,

@@ -7,10 +7,10 @@ __all__ = [
     "LARGEST_HALO",
     "LARGEST_STACK_HALO",
     "ModelFacts",
+    "compute_shortest_side",
+    "compute_smallest_block",
     "describe_photons",
-    "model_id",
-    "shortest_side",
-    "smallest_block",
+    "make_model_id",
     "title",
 ]
 
@@ -68,7 +68,7 @@ def describe_photons(physics: PhysicsSettings) -> str:
     return "{:g} to {:g} photons per pixel".format(*physics.photons)
 
 
-def model_id(name: str) -> str:
+def make_model_id(name: str) -> str:
     """Return the id of a model, which is also the stem of its files.
 
     Raises
@@ -92,19 +92,19 @@ def title(name: str) -> str:
     return _TITLES.get(name, name)
 
 
-def shortest_side(halo: int, multiple: int) -> int:
+def compute_shortest_side(halo: int, multiple: int) -> int:
     """Return the smallest side of a block to declare: more than two halos, on the pooling grid."""
     return -(-(2 * halo + _SPARE) // multiple) * multiple
 
 
-def smallest_block(halo: Sequence[int], multiple: int) -> tuple[int, ...]:
+def compute_smallest_block(halo: Sequence[int], multiple: int) -> tuple[int, ...]:
     """Return the smallest sides of a block to declare, along (z,) y, x, on the pooling grid.
 
-    Of planes `shortest_side`. ilastik works on stacks in tiles as large as this block, of which
-    it keeps what lies within the halo: so the block is three halos long, at least 128 pixels
+    Of planes `compute_shortest_side`. ilastik works on stacks in tiles as large as this block, of
+    which it keeps what lies within the halo: so the block is three halos long, at least 128 pixels
     along y and x, and 8 planes more than two halos along z. More would refuse more small images.
     """
     if len(halo) == 2:
-        return tuple(shortest_side(side, multiple) for side in halo)
+        return tuple(compute_shortest_side(side, multiple) for side in halo)
     lateral = max(_SMALLEST_STACK, *(-(-3 * side // _TILE_GRID) * _TILE_GRID for side in halo[1:]))
     return (max(3 * halo[0], 2 * halo[0] + _SPARE), lateral, lateral)

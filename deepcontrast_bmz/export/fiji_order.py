@@ -8,7 +8,7 @@ ONNX binding can take the whole program down, and its PyTorch one does not.
 
 from __future__ import annotations
 
-__all__ = ["VERSION_KEYS", "java_hash", "loads_first", "shares_slot"]
+__all__ = ["VERSION_KEYS", "hash_like_java", "order_formats", "shares_slot"]
 
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ VERSION_KEYS = {
 """The key of a weights entry that holds the version JDLL puts into the name."""
 
 
-def java_hash(text: str) -> int:
+def hash_like_java(text: str) -> int:
     """Return ``String.hashCode()`` of Java, as an unsigned 32-bit number."""
     value = 0
     units = text.encode("utf-16-be")
@@ -36,7 +36,7 @@ def java_hash(text: str) -> int:
 
 
 def _slot(name: str, slots: int) -> int:
-    value = java_hash(name)
+    value = hash_like_java(name)
     return (value ^ (value >> 16)) & (slots - 1)
 
 
@@ -48,16 +48,16 @@ def _slots(entries: int) -> int:
     return slots
 
 
-def loads_first(weights: Mapping[str, str]) -> list[str]:
+def order_formats(weights: Mapping[str, str]) -> list[str]:
     """Return the formats in the order in which JDLL tries them, from the version of each.
 
     Formats that share a slot keep the order of the description.
 
     Examples
     --------
-    >>> loads_first({"onnx": "17", "torchscript": "2.0.0"})
+    >>> order_formats({"onnx": "17", "torchscript": "2.0.0"})
     ['torchscript', 'onnx']
-    >>> loads_first({"torchscript": "2.13.0", "onnx": "17"})
+    >>> order_formats({"torchscript": "2.13.0", "onnx": "17"})
     ['onnx', 'torchscript']
     """
     slots = _slots(len(weights))

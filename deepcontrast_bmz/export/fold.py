@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "example_image",
     "fold_kernels",
+    "make_example_image",
 ]
 
 import copy
@@ -52,7 +52,7 @@ def fold_kernels(loop: Loop) -> Loop:
     return folded
 
 
-def example_image(loop: Loop) -> Tensor:
+def make_example_image(loop: Loop) -> Tensor:
     """Return an image to trace the loop with, no two of its sides alike."""
     side = 2 * loop.multiple * 8
     shape = (1, 1, 5, side, side + 8)[-loop.dims :]

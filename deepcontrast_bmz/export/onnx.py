@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
-    "onnx_bytes",
+    "serialize_onnx",
 ]
 
 import copy
@@ -15,7 +15,7 @@ import onnx
 import torch
 
 from deepcontrast_bmz.export.fast_loop import SameSizeNetwork, is_plainly_dilated
-from deepcontrast_bmz.export.fold import example_image, fold_kernels
+from deepcontrast_bmz.export.fold import fold_kernels, make_example_image
 from deepcontrast_bmz.export.onnx_lower import IR_VERSION, OPSET_VERSION
 from deepcontrast_bmz.export.onnx_write import write_onnx
 from deepcontrast_bmz.export.records import INPUT_ID, OUTPUT_ID
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def onnx_bytes(loop: Loop) -> bytes:
+def serialize_onnx(loop: Loop) -> bytes:
     """Return the loop as one ONNX file, opset 17 and IR 8, batch and sizes free.
 
     Raises
@@ -40,7 +40,7 @@ def onnx_bytes(loop: Loop) -> bytes:
     else:
         folded = fold_kernels(loop)
     free = {0: "batch", **dict(enumerate("zyx"[-loop.dims :], start=2))}
-    model = write_onnx(folded, example_image(loop), names=(INPUT_ID, OUTPUT_ID), free=free)
+    model = write_onnx(folded, make_example_image(loop), names=(INPUT_ID, OUTPUT_ID), free=free)
     _tidy(model, loop.iterations)
     content = model.SerializeToString(deterministic=True)
     _check_onnx(content)

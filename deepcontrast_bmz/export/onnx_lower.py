@@ -23,7 +23,7 @@ __all__ = [
     "OPSET_VERSION",
     "NotLowerableError",
     "lower_onnx",
-    "opset_of",
+    "read_opset",
     "strip_debug",
 ]
 
@@ -460,7 +460,7 @@ def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
         del lowered.functions[:]
     # What defines an operator may itself be defined by others.
     for _ in range(5):
-        new = _new_operators(lowered, opset_of(lowered))
+        new = _new_operators(lowered, read_opset(lowered))
         if not new:
             break
         lowered = onnx.shape_inference.infer_shapes(lowered)
@@ -474,7 +474,7 @@ def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
     return lowered
 
 
-def opset_of(model: onnx.ModelProto) -> int:
+def read_opset(model: onnx.ModelProto) -> int:
     """Return the opset of the standard operators; 0 if the model uses none."""
     return max((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), default=0)
 
@@ -488,7 +488,7 @@ def lower_onnx(model: onnx.ModelProto) -> onnx.ModelProto:
         If an operator does what opset 17 cannot, numbers are of a type that IR 8 does not
         have, or weights lie in a second file.
     """
-    opset = opset_of(model)
+    opset = read_opset(model)
     installed = onnx.defs.onnx_opset_version()
     if opset > installed:
         raise NotLowerableError(

@@ -21,7 +21,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from deepcontrast_bmz.export.onnx_lower import OPSET_VERSION, lower_onnx, opset_of, strip_debug
+from deepcontrast_bmz.export.onnx_lower import OPSET_VERSION, lower_onnx, read_opset, strip_debug
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -144,7 +144,7 @@ def has_older_exporter() -> bool:
         # Nobody knows how a torch without that exporter will say so.
         logger.info("this torch has no older ONNX exporter: %s", error)
         return False
-    return opset_of(tried) == OPSET_VERSION
+    return read_opset(tried) == OPSET_VERSION
 
 
 def write_onnx(

@@ -13,7 +13,7 @@ __all__ = [
     "ExportOptions",
     "export_run",
     "export_shipped",
-    "package_from_rdf",
+    "pack_described",
     "write_repository_model",
 ]
 
@@ -30,7 +30,12 @@ import yaml
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.export import samples
 from deepcontrast_bmz.export.card import read_card, write_card
-from deepcontrast_bmz.export.facts import DEFAULT_NAME, ModelFacts, model_id, smallest_block
+from deepcontrast_bmz.export.facts import (
+    DEFAULT_NAME,
+    ModelFacts,
+    compute_smallest_block,
+    make_model_id,
+)
 from deepcontrast_bmz.export.halo import measure_halo
 from deepcontrast_bmz.export.publication import merge_publication
 from deepcontrast_bmz.export.rdf import (
@@ -38,9 +43,9 @@ from deepcontrast_bmz.export.rdf import (
     FileEntry,
     Purpose,
     Role,
+    adapt_for_qupath,
+    adapt_for_zoo,
     build_rdf,
-    for_qupath,
-    for_zoo,
     publish,
     to_yaml,
 )
@@ -49,7 +54,7 @@ from deepcontrast_bmz.image import replace_whole
 from deepcontrast_bmz.model.loop import dial_position
 from deepcontrast_bmz.model.open import SHIPPED, find_shipped_folder
 from deepcontrast_bmz.model.run_folder import describe_run, read_run
-from deepcontrast_bmz.package.files import stored_zip
+from deepcontrast_bmz.package.files import pack_stored
 from deepcontrast_bmz.settings import recipe_to_toml
 
 if TYPE_CHECKING:
@@ -173,7 +178,7 @@ def _measure(trained: _Trained, image: NDArray[np.float32]) -> LoopDescription:
     loop, description = trained.loop, trained.description
     typical = image
     if loop.dims == 3:
-        wanted = samples.sample_shape(description)
+        wanted = samples.choose_sample_shape(description)
         typical = samples.crop_middle(image, tuple(map(min, image.shape, wanted)))
     logger.info("measuring the halo on %s pixels", " x ".join(map(str, typical.shape)))
     halo = measure_halo(
@@ -195,7 +200,7 @@ def _cut_test_image(
 ) -> NDArray[np.float32]:
     """Return the part of an image, or of a larger one, on which the model is tested."""
     dims = trained.loop.dims
-    least = smallest_block(halo, trained.loop.multiple)
+    least = compute_smallest_block(halo, trained.loop.multiple)
     roomy = tuple(map(operator.add, least, _SPARE[dims]))
     if any(n < m for n, m in zip(image.shape, least, strict=True)):
         if sample is not None:
@@ -217,10 +222,10 @@ def _make_tensor_files(
     depth = description.step_optical_depth * (description.iterations if simulated else 1)
     shown, _ = dial_position(depth, description.step_optical_depth, description.iterations)
     return {
-        "test_input": samples.npy_bytes(raw[None, None]),
-        "test_output": samples.npy_bytes(enhanced),
-        "sample_input": samples.imagej_tiff(raw[None], ["raw"]),
-        "sample_output": samples.imagej_tiff(enhanced[0], list(description.channels)),
+        "test_input": samples.serialize_npy(raw[None, None]),
+        "test_output": samples.serialize_npy(enhanced),
+        "sample_input": samples.serialize_tiff(raw[None], ["raw"]),
+        "sample_output": samples.serialize_tiff(enhanced[0], list(description.channels)),
         "cover": samples.cover_png(raw, enhanced[0, max(shown, 1) - 1]),
     }
 
@@ -241,10 +246,10 @@ def _collect_attached(trained: _Trained) -> dict[Role, bytes]:
 def _assemble(folder: Path, place: Callable[[Role, str], str], options: ExportOptions) -> _Contents:
     """Return the description of a run's package and the content of all other files."""
     name, sample = options.get("name", DEFAULT_NAME), options.get("sample")
-    stem, written = model_id(name), read_card(options.get("card"))
+    stem, written = make_model_id(name), read_card(options.get("card"))
     trained = _read_trained(folder, options.get("iterations"))
     if sample is None:
-        wanted = samples.sample_shape(trained.description)
+        wanted = samples.choose_sample_shape(trained.description)
         image = samples.record_specimen(trained.recipe, trained.description, wanted)
     else:
         image = samples.read_sample(sample, trained.recipe)
@@ -286,14 +291,14 @@ def _make_zip(contents: _Contents, purpose: Purpose) -> bytes:
     """Return the flat package; stored, since compression differs between machines."""
     rdf, files = contents
     if purpose == "zoo":
-        rdf = for_zoo(rdf)
+        rdf = adapt_for_zoo(rdf)
     members: dict[str, bytes] = {"rdf.yaml": to_yaml(rdf).encode()}
     # QuPath, for which the second description is, takes planes only.
     if purpose == "files" and rdf["config"]["dcbmz"].get("dims", 2) == 2:
-        members["model.yaml"] = to_yaml(for_qupath(rdf)).encode()
+        members["model.yaml"] = to_yaml(adapt_for_qupath(rdf)).encode()
     named = {role for role, *_ in _list_places(rdf)}
     members |= {name: files[role] for role, name in _FLAT.items() if role in named}
-    return stored_zip(members)
+    return pack_stored(members)
 
 
 def _check_out(out: Path) -> None:
@@ -354,7 +359,7 @@ def write_repository_model(run: Path, root: Path, **options: Unpack[ExportOption
     if not root.is_dir():
         raise InputError(f"{root} is no folder: create it before a repository is written into it")
     rdf, files = _assemble(run, _repository_path, options)
-    stem = model_id(options.get("name", DEFAULT_NAME))
+    stem = make_model_id(options.get("name", DEFAULT_NAME))
     for role, data in files.items():
         path = root / _repository_path(role, stem)
         path.parent.mkdir(exist_ok=True)
@@ -415,7 +420,7 @@ def _read_described(rdf_path: Path) -> _Contents:
     return _Contents(rdf, files)
 
 
-def package_from_rdf(
+def pack_described(
     rdf_path: Path,
     out: Path,
     *,
@@ -455,4 +460,4 @@ def export_shipped(
     if name not in SHIPPED:
         raise InputError(f"no shipped model is called {name!r}: give {' or '.join(SHIPPED)}")
     rdf_path = find_shipped_folder() / "rdf.yaml"
-    return package_from_rdf(rdf_path, out, publication=publication, purpose=purpose)
+    return pack_described(rdf_path, out, publication=publication, purpose=purpose)

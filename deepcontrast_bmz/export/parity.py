@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from deepcontrast_bmz.export.architecture import ARCHITECTURE_CLASS
 from deepcontrast_bmz.export.records import INPUT_ID, OUTPUT_ID, ParityRow
-from deepcontrast_bmz.export.torchscript import without_deprecations
+from deepcontrast_bmz.export.torchscript import ignore_deprecations
 from deepcontrast_bmz.model.model import WEIGHTS_FORMATS, WeightsFormat
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _run_state_dict(folder: Path, record: ExportRecord) -> Callable[[Tensor], Te
 
 
 def _run_torchscript(folder: Path, record: ExportRecord) -> Callable[[Tensor], Tensor]:
-    with without_deprecations():
+    with ignore_deprecations():
         return torch.jit.load(folder / record.weights["torchscript"])
 
 

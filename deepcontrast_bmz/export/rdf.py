@@ -16,10 +16,10 @@ __all__ = [
     "Purpose",
     "Role",
     "absolute_tolerance",
+    "adapt_for_qupath",
+    "adapt_for_zoo",
     "build_rdf",
-    "declared_torch_version",
-    "for_qupath",
-    "for_zoo",
+    "choose_torch_version",
     "order_keys",
     "publish",
     "to_yaml",
@@ -36,12 +36,12 @@ from deepcontrast_bmz.export.architecture import ARCHITECTURE_CLASS
 from deepcontrast_bmz.export.facts import (
     LARGEST_HALO,
     LARGEST_STACK_HALO,
+    compute_smallest_block,
     describe_photons,
-    model_id,
-    smallest_block,
+    make_model_id,
     title,
 )
-from deepcontrast_bmz.export.fiji_order import loads_first, shares_slot
+from deepcontrast_bmz.export.fiji_order import order_formats, shares_slot
 from deepcontrast_bmz.export.onnx_lower import OPSET_VERSION
 from deepcontrast_bmz.export.records import INPUT_ID, OUTPUT_ID
 from deepcontrast_bmz.export.template import render_template
@@ -119,7 +119,7 @@ class FileEntry(Record):
     sha256: str
 
 
-def declared_torch_version(torch_version: str, opset_version: int = OPSET_VERSION) -> str:
+def choose_torch_version(torch_version: str, opset_version: int = OPSET_VERSION) -> str:
     """Return the torch version to declare, with which Fiji loads TorchScript before ONNX.
 
     It is the one that wrote the files if that is among the safe ones, and else an older one that
@@ -127,9 +127,9 @@ def declared_torch_version(torch_version: str, opset_version: int = OPSET_VERSIO
 
     Examples
     --------
-    >>> declared_torch_version("2.15.0+cpu")
+    >>> choose_torch_version("2.15.0+cpu")
     '2.15.0'
-    >>> declared_torch_version("2.13.0")
+    >>> choose_torch_version("2.13.0")
     '2.5.1'
     """
     real = torch_version.partition("+")[0]
@@ -139,7 +139,7 @@ def declared_torch_version(torch_version: str, opset_version: int = OPSET_VERSIO
             "torchscript": version,
             "onnx": str(opset_version),
         }
-        if loads_first(versions)[0] == "torchscript" and not any(
+        if order_formats(versions)[0] == "torchscript" and not any(
             shares_slot(versions, "torchscript", other)
             for other in versions
             if other != "torchscript"
@@ -192,7 +192,7 @@ def _tensors(
     """Return the entries of input and output."""
     loop = facts.loop
     axes = "zyx"[-loop.dims :]
-    least = zip(axes, smallest_block(loop.halo, facts.multiple), strict=True)
+    least = zip(axes, compute_smallest_block(loop.halo, facts.multiple), strict=True)
     given = {
         "id": INPUT_ID,
         "description": f"One raw {'stack' if loop.dims == 3 else 'plane'}, in any unit of grey "
@@ -226,7 +226,7 @@ def _tensors(
 
 
 def _weights(facts: ModelFacts, files: Mapping[Role, FileEntry]) -> dict[str, Any]:
-    torch_version = declared_torch_version(facts.loop.torch_version)
+    torch_version = choose_torch_version(facts.loop.torch_version)
     return {
         "pytorch_state_dict": {
             **_source(files["pytorch_state_dict"]),
@@ -284,7 +284,7 @@ def build_rdf(
         **words,
         "format_version": FORMAT_VERSION,
         "type": "model",
-        "id": model_id(facts.name),
+        "id": make_model_id(facts.name),
         "name": title(facts.name),
         "covers": [files["cover"].path],
         "documentation": files["documentation"].path,
@@ -322,12 +322,12 @@ def order_keys(rdf: Mapping[str, Any]) -> dict[str, Any]:
     return {key: rdf[key] for key in KEYS if key in rdf}
 
 
-def for_zoo(rdf: Mapping[str, Any]) -> dict[str, Any]:
+def adapt_for_zoo(rdf: Mapping[str, Any]) -> dict[str, Any]:
     """Return the description for an upload: the zoo gives the id and wants no attachments."""
     return {key: value for key, value in rdf.items() if key not in ("id", "attachments")}
 
 
-def for_qupath(rdf: Mapping[str, Any]) -> dict[str, Any]:
+def adapt_for_qupath(rdf: Mapping[str, Any]) -> dict[str, Any]:
     """Return the description with the halo also where QuPath looks: on the output tensor.
 
     QuPath reads ``model.yaml`` before ``rdf.yaml`` and drops the halo of an axis.

@@ -10,14 +10,14 @@ from __future__ import annotations
 __all__ = [
     "SAMPLE_SIDE",
     "Tensors",
+    "choose_sample_shape",
     "cover_png",
     "crop_middle",
-    "imagej_tiff",
-    "npy_bytes",
     "read_sample",
     "record_specimen",
-    "sample_shape",
     "scale_to_one",
+    "serialize_npy",
+    "serialize_tiff",
 ]
 
 import io
@@ -73,7 +73,7 @@ class Tensors(NamedTuple):
     """(1, C, (Z,) Y, X)."""
 
 
-def sample_shape(description: LoopDescription) -> tuple[int, ...]:
+def choose_sample_shape(description: LoopDescription) -> tuple[int, ...]:
     """Return the size of an image on which the halo of a loop can be measured, ((Z,) Y, X)."""
     if description.dims == 2:
         return (max(min(2 * description.halo_px + 16, SAMPLE_SIDE), *TEST_SHAPE),) * 2
@@ -157,7 +157,7 @@ def scale_to_one(raw: NDArray[np.float32], loop: Callable[[Tensor], Tensor]) -> 
     return Tensors(scaled, enhanced.numpy())
 
 
-def npy_bytes(array: NDArray[Any]) -> bytes:
+def serialize_npy(array: NDArray[Any]) -> bytes:
     """Return an array as a ``.npy`` file."""
     file = io.BytesIO()
     np.save(file, array, allow_pickle=False)
@@ -169,7 +169,7 @@ def _display_range(plane: NDArray[Any]) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1)
 
 
-def imagej_tiff(image: NDArray[Any], labels: list[str]) -> bytes:
+def serialize_tiff(image: NDArray[Any], labels: list[str]) -> bytes:
     """Return (C, (Z,) Y, X) as an ImageJ TIFF with a display range that shows something.
 
     There is one label for each channel.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 __all__ = [
-    "plain_archive",
-    "torchscript_bytes",
-    "without_deprecations",
+    "ignore_deprecations",
+    "serialize_torchscript",
+    "strip_archive",
 ]
 
 import io
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcontrast_bmz.export.fast_loop import LoopInStrips, is_plainly_dilated
-from deepcontrast_bmz.export.fold import example_image, fold_kernels
+from deepcontrast_bmz.export.fold import fold_kernels, make_example_image
 from deepcontrast_bmz.model.loop import Loop, extend
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def without_deprecations() -> Generator[None]:
+def ignore_deprecations() -> Generator[None]:
     """Silence what torch 2.15 says of `torch.jit`: programs in the field load nothing else."""
     with warnings.catch_warnings():
         for category in (DeprecationWarning, FutureWarning, UserWarning):
@@ -77,7 +77,7 @@ _FlatLoop.__module__ = "deepcontrast_bmz.export"
 _MANGLED = re.compile(rb"\.___torch_mangle_\d+")
 
 
-def plain_archive(archive: bytes, *, demangle: bool = True) -> bytes:
+def strip_archive(archive: bytes, *, demangle: bool = True) -> bytes:
     """Return a TorchScript archive without debug files, counters, dates or compression.
 
     Where two classes differ by the counters in their names alone, these may not go: `demangle`.
@@ -106,7 +106,7 @@ def plain_archive(archive: bytes, *, demangle: bool = True) -> bytes:
     return out.getvalue()
 
 
-def torchscript_bytes(loop: Loop) -> bytes:
+def serialize_torchscript(loop: Loop) -> bytes:
     """Return the loop as a frozen TorchScript archive that torch 2.0 and later load.
 
     Dilated networks are scripted, in strips of rows. Of others the mirroring is scripted, since a
@@ -115,7 +115,7 @@ def torchscript_bytes(loop: Loop) -> bytes:
     """
     # Without optimisation, freezing would leave calls of methods in the graph.
     optimised = torch.jit.optimized_execution(True)  # pyright: ignore[reportPrivateImportUsage]
-    with without_deprecations(), torch.no_grad(), optimised:
+    with ignore_deprecations(), torch.no_grad(), optimised:
         if is_plainly_dilated(loop.network):
             module = LoopInStrips(loop, loop.network).eval()
             graph = torch.jit.script(module)
@@ -123,10 +123,10 @@ def torchscript_bytes(loop: Loop) -> bytes:
             kept = ["dilations", "mixes", "iterations"]
         else:
             module = _FlatLoop(fold_kernels(loop)).eval()
-            graph = torch.jit.trace(module, example_image(loop), check_trace=False)
+            graph = torch.jit.trace(module, make_example_image(loop), check_trace=False)
             kept = []
         kept += [name for name, _ in module.named_buffers()]
         frozen = torch.jit.freeze(graph, preserved_attrs=kept)
         file = io.BytesIO()
         torch.jit.save(frozen, file)
-    return plain_archive(file.getvalue())
+    return strip_archive(file.getvalue())

@@ -7,7 +7,7 @@ same bytes: no file holds a path, a date or a user.
 
 from __future__ import annotations
 
-__all__ = ["export_weights", "state_dict_bytes"]
+__all__ = ["export_weights", "serialize_state_dict"]
 
 import copy
 import io
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from deepcontrast_bmz.export.architecture import architecture_kwargs, architecture_source
-from deepcontrast_bmz.export.onnx import onnx_bytes
+from deepcontrast_bmz.export.architecture import list_architecture_kwargs, write_architecture
+from deepcontrast_bmz.export.onnx import serialize_onnx
 from deepcontrast_bmz.export.parity import check_parity
 from deepcontrast_bmz.export.records import ExportRecord
-from deepcontrast_bmz.export.torchscript import torchscript_bytes
+from deepcontrast_bmz.export.torchscript import serialize_torchscript
 from deepcontrast_bmz.model.model import WEIGHTS_FORMATS, WeightsFormat
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _SUFFIX: dict[WeightsFormat, str] = {
 }
 
 
-def state_dict_bytes(loop: Loop) -> bytes:
+def serialize_state_dict(loop: Loop) -> bytes:
     """Return the file of the loop's state dict, readable with ``weights_only=True``."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in loop.state_dict().items()}
     file = io.BytesIO()
@@ -59,14 +59,14 @@ def export_weights(
     loop = copy.deepcopy(loop).cpu().float().eval()
     architecture = "architecture.py" if stem == "weights" else f"{stem}.py"
     files: dict[WeightsFormat, str] = {name: f"{stem}{_SUFFIX[name]}" for name in WEIGHTS_FORMATS}
-    (folder / files["pytorch_state_dict"]).write_bytes(state_dict_bytes(loop))
-    (folder / files["torchscript"]).write_bytes(torchscript_bytes(loop))
-    (folder / files["onnx"]).write_bytes(onnx_bytes(loop))
-    (folder / architecture).write_text(architecture_source(network), encoding="utf-8", newline="\n")
+    (folder / files["pytorch_state_dict"]).write_bytes(serialize_state_dict(loop))
+    (folder / files["torchscript"]).write_bytes(serialize_torchscript(loop))
+    (folder / files["onnx"]).write_bytes(serialize_onnx(loop))
+    (folder / architecture).write_text(write_architecture(network), encoding="utf-8", newline="\n")
     record = ExportRecord(
         weights=files,
         architecture=architecture,
-        architecture_kwargs=architecture_kwargs(loop, network),
+        architecture_kwargs=list_architecture_kwargs(loop, network),
         parameters=sum(parameter.numel() for parameter in loop.parameters()),
         parity=(),
     )

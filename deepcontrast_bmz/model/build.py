@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "model_of_graph",
-    "model_of_loop",
+    "wrap_graph",
+    "wrap_loop",
 ]
 
 from typing import TYPE_CHECKING
@@ -70,7 +70,7 @@ class _GraphRunner:
         return crop(out[:, :iterations], tuple(iterations * r for r in self.radii[2 - out.dim() :]))
 
 
-def model_of_loop(loop: Loop, name: str, description: LoopDescription, device: str) -> Model:
+def wrap_loop(loop: Loop, name: str, description: LoopDescription, device: str) -> Model:
     """Return a model that runs a loop; it can do any number of iterations.
 
     Parameters
@@ -94,7 +94,7 @@ def model_of_loop(loop: Loop, name: str, description: LoopDescription, device: s
     )
 
 
-def model_of_graph(
+def wrap_graph(
     graph: Callable[[Tensor], Tensor],
     loop: Loop,
     name: str,

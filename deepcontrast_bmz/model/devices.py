@@ -11,9 +11,9 @@ __all__ = [
     "DEVICES",
     "choose_device",
     "fast_loop",
+    "find_device_fault",
     "memory_ran_out",
-    "onnx_session",
-    "why_not",
+    "open_onnx_session",
 ]
 
 import functools
@@ -74,7 +74,7 @@ def choose_device(device: str) -> str:
                 f"the device {device} needs {_NEEDS[device]}, and there is none: "
                 "use --device cpu or auto"
             )
-        reason = why_not(device)
+        reason = find_device_fault(device)
         if reason is not None:
             raise InputError(
                 f"a device must compute what the CPU computes, but {device} does not "
@@ -96,14 +96,14 @@ def _describe_gpu(device: str) -> str:
 
 
 def _check_gpu(device: str) -> bool:
-    reason = why_not(device)
+    reason = find_device_fault(device)
     if reason is not None:
         logger.warning("device %s is there but cannot be used: %s", device, reason)
     return reason is None
 
 
 @functools.cache
-def why_not(device: str) -> str | None:
+def find_device_fault(device: str) -> str | None:
     """Return why a device cannot be used, None if it can: it computes what the CPU computes.
 
     Parameters
@@ -180,7 +180,7 @@ def _faster_layout(network: DilatedNetwork | DilatedVolumeNetwork, device: str) 
 # ---- ONNX Runtime
 
 
-def onnx_session(data: bytes, device: str) -> tuple[Any, str]:
+def open_onnx_session(data: bytes, device: str) -> tuple[Any, str]:
     """Open an ONNX graph with ONNX Runtime.
 
     Parameters

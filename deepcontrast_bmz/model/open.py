@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import ValidationError
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.model.build import model_of_graph, model_of_loop
+from deepcontrast_bmz.model.build import wrap_graph, wrap_loop
 from deepcontrast_bmz.model.devices import choose_device
 from deepcontrast_bmz.model.loop import Loop
 from deepcontrast_bmz.model.model import WEIGHTS_FORMATS, Model, Origin, WeightsFormat
@@ -182,7 +182,7 @@ def _open_run(folder: Path, target: _Target) -> Model:
         )
     recipe, record, loop = read_run(folder)
     description = describe_run(recipe, record, loop)
-    model = model_of_loop(loop, folder.resolve().name, description, target.device)
+    model = wrap_loop(loop, folder.resolve().name, description, target.device)
     return replace(model, sha256=_hash((folder / "weights.pt").read_bytes()))
 
 
@@ -200,12 +200,12 @@ def _open_package(path: Path, target: _Target, title: str | None = None) -> Mode
     where, device = f"{chosen} weights of {path}", target.device
     if chosen == "pytorch_state_dict":
         load_state(loop, data, where)
-        return replace(model_of_loop(loop, name, description, device), sha256=sha256)
+        return replace(wrap_loop(loop, name, description, device), sha256=sha256)
     if chosen == "torchscript":
         graph = load_torchscript(data, device, where)
     else:
         graph, device = load_onnx(data, device, where, insisted=target.insisted)
-    model = model_of_graph(graph, loop, name, description, chosen, device)
+    model = wrap_graph(graph, loop, name, description, chosen, device)
     return replace(model, sha256=sha256)
 
 

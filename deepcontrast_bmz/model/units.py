@@ -128,27 +128,31 @@ class Source:
                     return np.ascontiguousarray(pixels, dtype=np.float32)
         return as_float32(pixels, self.name)
 
-    def used(self, place: tuple[int, ...], part: tuple[slice, ...]) -> NDArray[np.bool_] | None:
+    def find_used(
+        self, place: tuple[int, ...], part: tuple[slice, ...]
+    ) -> NDArray[np.bool_] | None:
         """Return which pixels of a part of a unit belong to the picture; None for all of them."""
         pixels = self.read(place, part)
-        used = self._used_of(place, part, pixels) if self._has_holes(place, part, pixels) else None
+        used = (
+            self._find_used(place, part, pixels) if self._has_holes(place, part, pixels) else None
+        )
         return None if used is None or bool(used.all()) else used
 
-    def filled(self, place: tuple[int, ...], part: tuple[slice, ...]) -> NDArray[np.float32]:
+    def read_filled(self, place: tuple[int, ...], part: tuple[slice, ...]) -> NDArray[np.float32]:
         """Return a part of a unit whose holes continue what is around them in that part."""
         pixels = self.read(place, part)
-        used = self.used(place, part)
+        used = self.find_used(place, part)
         return pixels if used is None else fill_by_mirroring(pixels, used, (1.0,) * pixels.ndim)
 
     def _has_holes(
         self, place: tuple[int, ...], part: tuple[slice, ...], pixels: NDArray[np.float32]
     ) -> bool:
         """Say whether there may be pixels that are no part of the picture."""
-        if self.mask is not None or any(p is not None for _, p in self._paddings(place, part)):
+        if self.mask is not None or any(p is not None for _, p in self._list_paddings(place, part)):
             return True
         return self.pixels.dtype.kind == "f" and not bool(np.isfinite(pixels).all())
 
-    def _used_of(
+    def _find_used(
         self, place: tuple[int, ...], part: tuple[slice, ...], pixels: NDArray[np.float32]
     ) -> NDArray[np.bool_]:
         used = np.isfinite(pixels)
@@ -156,26 +160,26 @@ class Source:
             at = dict(zip(self.dims, place, strict=False))
             lines = dict(zip(self.dims[-self.spatial :], part, strict=True))
             used &= self.mask.part(at, lines)
-        for number, padding in self._paddings(place, part):
+        for number, padding in self._list_paddings(place, part):
             if padding is not None:
                 plane = used[number] if self.spatial == 3 else used
                 plane &= ~padding[part[-2:]]
         return used
 
-    def _paddings(
+    def _list_paddings(
         self, place: tuple[int, ...], part: tuple[slice, ...]
     ) -> Iterator[tuple[int, NDArray[np.bool_] | None]]:
         """Yield the planes of a part of a unit, and what was laid round the field of each."""
         if self._find_padding is None or self.shape[-2] * self.shape[-1] > _LARGE_PLANE:
             return
         if self.spatial == 2:
-            yield 0, self._padding_of(place)
+            yield 0, self._get_padding(place)
             return
         start, stop, _ = part[0].indices(self.shape[0])
         for z in range(start, stop):
-            yield z - start, self._padding_of((*place, z))
+            yield z - start, self._get_padding((*place, z))
 
-    def _padding_of(self, plane: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    def _get_padding(self, plane: tuple[int, ...]) -> NDArray[np.bool_] | None:
         """Return what was laid round the field of a plane, kept for the blocks to come."""
         assert self._find_padding is not None
         with self._turn:
@@ -185,7 +189,7 @@ class Source:
                 self._padding[plane] = self._find_padding(np.asarray(self.pixels[plane]))
             return self._padding[plane]
 
-    def window(
+    def read_window(
         self, place: tuple[int, ...], box: Box, margins: Sequence[int]
     ) -> NDArray[np.float32]:
         """Return a box of a unit with its surroundings, mirrored at the border of the image.
@@ -197,7 +201,7 @@ class Source:
     def open_window(
         self, place: tuple[int, ...], box: Box, margins: Sequence[int]
     ) -> tuple[NDArray[np.float32], Kept | None]:
-        """Return what `window` does, and what of the box is to stay as it is, if anything.
+        """Return what `read_window` does, and what of the box is to stay as it is, if anything.
 
         Parameters
         ----------
@@ -219,17 +223,19 @@ class Source:
         reach = 2 * math.sqrt(self.spatial)
         added = [math.ceil(reach * margin) for margin in margins]
         further = [margin + more for margin, more in zip(margins, added, strict=True)]
-        wide, holes = read_box(lambda part: self._marked(place, part), self.shape, box, further)
+        wide, holes = read_box(
+            lambda part: self._read_marked(place, part), self.shape, box, further
+        )
         filled = fill_by_mirroring(wide, holes == 0, [1 / max(margin, 1) for margin in margins])
-        window = np.ascontiguousarray(filled[_without(added, filled.shape)])
-        inside = _without(margins, window.shape)
-        left = holes[_without(further, holes.shape)] > 0
+        window = np.ascontiguousarray(filled[_cut_margins(added, filled.shape)])
+        inside = _cut_margins(margins, window.shape)
+        left = holes[_cut_margins(further, holes.shape)] > 0
         return window, Kept(left, pixels[inside]) if left.any() else None
 
-    def _marked(self, place: tuple[int, ...], part: tuple[slice, ...]) -> NDArray[np.float32]:
+    def _read_marked(self, place: tuple[int, ...], part: tuple[slice, ...]) -> NDArray[np.float32]:
         """Return pixels of a part of a unit, and 1 where they are no part of the picture."""
         pixels = self.read(place, part)
-        return np.stack([pixels, (~self._used_of(place, part, pixels)).astype(np.float32)])
+        return np.stack([pixels, (~self._find_used(place, part, pixels)).astype(np.float32)])
 
 
 class Kept(NamedTuple):
@@ -244,6 +250,6 @@ class Kept(NamedTuple):
         return np.where(self.where, self.pixels, values)
 
 
-def _without(margins: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
+def _cut_margins(margins: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
     """Return where the inside of something lies that has margins on both sides of each axis."""
     return tuple(slice(m, n - m) for m, n in zip(margins, shape, strict=True))

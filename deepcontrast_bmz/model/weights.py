@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.model.devices import onnx_session
+from deepcontrast_bmz.model.devices import open_onnx_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,7 +120,7 @@ def load_onnx(
         If it is no ONNX file of one input and output, or cannot run on the device.
     """
     try:
-        session, real = onnx_session(data, device)
+        session, real = open_onnx_session(data, device)
     except Exception as error:  # its exceptions share no public base class
         raise InputError(
             f"{what} must be an ONNX file, but cannot be loaded ({type(error).__name__}): "

@@ -6,11 +6,11 @@ __all__ = [
     "Package",
     "Reference",
     "load_tensor",
-    "offline_description",
     "open_package",
+    "pack_stored",
     "read_yaml",
     "sha256_of",
-    "stored_zip",
+    "strip_lookups",
 ]
 
 import copy
@@ -115,7 +115,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def stored_zip(members: Mapping[str, bytes]) -> bytes:
+def pack_stored(members: Mapping[str, bytes]) -> bytes:
     """Return a zip of files by name, in this order, the same bytes every time and everywhere."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -139,7 +139,7 @@ def load_tensor(package: Package, source: str) -> NDArray[Any] | None:
     return loaded if isinstance(loaded, np.ndarray) else None
 
 
-def offline_description(rdf: dict[str, Any]) -> dict[str, Any]:
+def strip_lookups(rdf: dict[str, Any]) -> dict[str, Any]:
     """Return the description without what the validator would look up on the internet.
 
     That is every github_user (a maintainer is nothing else), git_repo, and the address of a

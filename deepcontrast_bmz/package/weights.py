@@ -4,10 +4,10 @@ from __future__ import annotations
 
 __all__ = [
     "OnnxFacts",
-    "local_paths",
-    "onnx_facts",
+    "find_local_paths",
+    "read_onnx_facts",
+    "read_script_code",
     "script_calls",
-    "script_code",
     "script_defines_interpolate",
 ]
 
@@ -63,7 +63,7 @@ def _onnx_facts(path: Path, _changed: int) -> OnnxFacts:
     return OnnxFacts(max(opsets), model.ir_version, external, sizes, shared)
 
 
-def onnx_facts(path: Path) -> OnnxFacts:
+def read_onnx_facts(path: Path) -> OnnxFacts:
     """Return opset, IR version, and whether weights lie in a second file."""
     return _onnx_facts(path, path.stat().st_mtime_ns)
 
@@ -81,7 +81,7 @@ def _script_code(path: Path, _changed: int) -> dict[str, str]:
     return code
 
 
-def script_code(path: Path) -> dict[str, str]:
+def read_script_code(path: Path) -> dict[str, str]:
     """Return the code files of a TorchScript archive by name; none if it is no archive."""
     return _script_code(path, path.stat().st_mtime_ns)
 
@@ -96,7 +96,7 @@ def script_defines_interpolate(path: Path) -> bool:
     """
     return any(
         "def interpolate(" in code and "_upsample_lanczos2d_aa" in code
-        for name, code in script_code(path).items()
+        for name, code in read_script_code(path).items()
         if "torch/nn/functional" in name
     )
 
@@ -104,10 +104,10 @@ def script_defines_interpolate(path: Path) -> bool:
 def script_calls(path: Path, function: str) -> bool:
     """Return whether the code of a TorchScript archive calls a function, e.g. ``quantile``."""
     call = re.compile(rf"\btorch\.{re.escape(function)}\(")
-    return any(call.search(code) for code in script_code(path).values())
+    return any(call.search(code) for code in read_script_code(path).values())
 
 
-def local_paths(path: Path) -> list[str]:
+def find_local_paths(path: Path) -> list[str]:
     """Return paths of the writing machine that a weights file carries, at most three of them."""
     found: list[str] = []
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from deepcontrast_bmz.check.engines.quiet import quiet
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.package.description import as_list, as_map, text
-from deepcontrast_bmz.package.files import offline_description, sha256_of
+from deepcontrast_bmz.package.files import sha256_of, strip_lookups
 
 if TYPE_CHECKING:
     from deepcontrast_bmz.package.files import Package
@@ -116,7 +116,7 @@ def _upgrade(package: Package) -> dict[str, Any]:
         context = ValidationContext(
             root=package.root, file_name=package.rdf_name, perform_io_checks=False
         )
-        plain = offline_description(package.rdf)
+        plain = strip_lookups(package.rdf)
         built = build_description(copy.deepcopy(plain), context=context, format_version="latest")
         if isinstance(built, InvalidDescr):
             errors = [

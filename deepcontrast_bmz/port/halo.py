@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.check.halo import measure_reach
 from deepcontrast_bmz.check.tolerances import HALO_TOLERANCE
-from deepcontrast_bmz.export.facts import LARGEST_HALO, shortest_side
+from deepcontrast_bmz.export.facts import LARGEST_HALO, compute_shortest_side
 from deepcontrast_bmz.package.description import as_map, text
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def _rounded(reach: int, axis: Axis) -> int:
 
 def _least(halo: int, name: str, step: int) -> int:
     """Return the smallest size to declare: something is left between two halos."""
-    return shortest_side(halo, step) if name != "z" else -(-(2 * halo + 1) // step) * step
+    return compute_shortest_side(halo, step) if name != "z" else -(-(2 * halo + 1) // step) * step
 
 
 def _fits(bench: Bench, axis: Axis, halo: int) -> str:

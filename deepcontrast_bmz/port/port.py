@@ -24,12 +24,12 @@ from deepcontrast_bmz.check.processing import UnsupportedError
 from deepcontrast_bmz.check.tiling import NotPossibleError
 from deepcontrast_bmz.check.tolerances import TEST_TOLERANCE
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.export.rdf import absolute_tolerance, for_qupath, order_keys, to_yaml
-from deepcontrast_bmz.export.samples import cover_png, imagej_tiff
+from deepcontrast_bmz.export.rdf import absolute_tolerance, adapt_for_qupath, order_keys, to_yaml
+from deepcontrast_bmz.export.samples import cover_png, serialize_tiff
 from deepcontrast_bmz.image import replace_whole
 from deepcontrast_bmz.package.description import as_list, as_map, text
 from deepcontrast_bmz.package.description import number as as_number
-from deepcontrast_bmz.package.files import Package, open_package, stored_zip
+from deepcontrast_bmz.package.files import Package, open_package, pack_stored
 from deepcontrast_bmz.port.description import mend_description
 from deepcontrast_bmz.port.draft import CONFIG_KEY, Draft, draft_package, short
 from deepcontrast_bmz.port.halo import declare_halo
@@ -94,7 +94,7 @@ def _make_examples(bench: Bench | None) -> list[Tensor]:
     images = [bench.test_input]
     larger = {a.name: a.legal((a.smallest or 1) + 19) for a in bench.input.spatial}
     if any(larger[a.name] != n for a, n in _pair_sizes(bench)):
-        images.append(bench.image(larger))
+        images.append(bench.make_image(larger))
     try:
         return [torch.from_numpy(np.ascontiguousarray(bench.preprocess(x))) for x in images]
     except UnsupportedError:
@@ -155,7 +155,7 @@ def _run_formats(draft: Draft, bench: Bench) -> dict[str, NDArray[Any]]:
     found: dict[str, NDArray[Any]] = {}
     for name in (n for n in RUNNABLE if n in draft.rdf["weights"]):
         try:
-            (found[name],) = bench.here(name)([bench.test_input])
+            (found[name],) = bench.run_here(name)([bench.test_input])
         except (NotPossibleError, UnsupportedError) as error:
             draft.skip(f"The values of {name} were not compared: {short(error)}.")
         # Every engine fails in its own way.
@@ -178,7 +178,7 @@ def _compare(draft: Draft, run_code: bool) -> dict[str, float]:
 
     def apart(result: NDArray[Any]) -> float:
         try:
-            difference = bench.difference(result, expected, bench.halo)
+            difference = bench.measure(result, expected, bench.halo)
         except NotPossibleError:
             return math.inf
         return max(difference.within, difference.border)
@@ -277,7 +277,7 @@ def _add_pictures(draft: Draft) -> None:
             channels = [a for a in tensor["axes"] if a["type"] == "channel"]
             labels = channels[0]["channel_names"] if channels else [text(tensor["id"])]
             name = draft.free_name(f"sample_{kind[:-1]}.tif")
-            (draft.folder / name).write_bytes(imagej_tiff(image, [text(n) for n in labels]))
+            (draft.folder / name).write_bytes(serialize_tiff(image, [text(n) for n in labels]))
             if sample:
                 (draft.folder / sample).unlink(missing_ok=True)
             tensor["sample_tensor"] = draft.entry(name)
@@ -318,7 +318,7 @@ def _collect_members(draft: Draft) -> dict[str, bytes]:
     """Return all files by name: descriptions first, then in the order of their names."""
     texts = {"rdf.yaml": to_yaml(draft.rdf).encode()}
     if not any(a["id"] == "z" for t in draft.rdf["inputs"] for a in t["axes"]):
-        texts["model.yaml"] = to_yaml(for_qupath(draft.rdf)).encode()
+        texts["model.yaml"] = to_yaml(adapt_for_qupath(draft.rdf)).encode()
     files = sorted(p for p in draft.folder.iterdir() if p.name not in ("rdf.yaml", "model.yaml"))
     return {**texts, **{p.name: p.read_bytes() for p in files}}
 
@@ -388,7 +388,7 @@ def port_package(path: Path, out: Path, *, run_code: bool = False) -> PortRecord
         with open_package(path) as package:
             draft = draft_package(package, folder)
             _rewrite(draft, run_code)
-        temporary.write_bytes(stored_zip(_collect_members(draft)))
+        temporary.write_bytes(pack_stored(_collect_members(draft)))
         _say_objections(draft, temporary)
     return PortRecord(
         package=out.name,

@@ -18,19 +18,23 @@ import torch
 from deepcontrast_bmz.check.engines.quiet import quiet
 from deepcontrast_bmz.check.tolerances import SAME_TOLERANCE
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.export.fiji_order import VERSION_KEYS, loads_first, shares_slot
+from deepcontrast_bmz.export.fiji_order import VERSION_KEYS, order_formats, shares_slot
 from deepcontrast_bmz.export.onnx_lower import (
     IR_VERSION,
     OPSET_VERSION,
     NotLowerableError,
     lower_onnx,
-    opset_of,
+    read_opset,
     strip_debug,
 )
 from deepcontrast_bmz.export.onnx_write import write_onnx
-from deepcontrast_bmz.export.torchscript import plain_archive
+from deepcontrast_bmz.export.torchscript import strip_archive
 from deepcontrast_bmz.package.description import as_map, text
-from deepcontrast_bmz.package.weights import local_paths, onnx_facts, script_defines_interpolate
+from deepcontrast_bmz.package.weights import (
+    find_local_paths,
+    read_onnx_facts,
+    script_defines_interpolate,
+)
 from deepcontrast_bmz.port.draft import short
 
 if TYPE_CHECKING:
@@ -71,7 +75,7 @@ def _freeze(module: Any) -> bytes:
         names = [name for name in opened.namelist() if name.endswith(".py")]
     plain = {re.sub(r"/___torch_mangle_\d+(?=\.py$)", "", name) for name in names}
     # Counters in the names of classes go, unless two differ by them alone.
-    return plain_archive(archive, demangle=len(plain) == len(names))
+    return strip_archive(archive, demangle=len(plain) == len(names))
 
 
 def _largest_difference(first: Any, second: Any) -> float:
@@ -120,8 +124,8 @@ def _mend_script(draft: Draft, entry: dict[str, Any], examples: list[Tensor]) ->
                 "The TorchScript weights are frozen: as they were, no torch before 2.8 loads them. "
                 "The values are the same."
             )
-    if local_paths(path):
-        _replace(draft, entry, plain_archive(path.read_bytes(), demangle=False))
+    if find_local_paths(path):
+        _replace(draft, entry, strip_archive(path.read_bytes(), demangle=False))
         draft.change(
             "The TorchScript weights are without debug files, which held paths of the machine "
             "that wrote them."
@@ -134,12 +138,12 @@ def _mend_script(draft: Draft, entry: dict[str, Any], examples: list[Tensor]) ->
 def _mend_onnx(draft: Draft, entry: dict[str, Any]) -> None:
     path = draft.folder / text(entry["source"])
     original = draft.package.weights_file("onnx")
-    facts = onnx_facts(path)
+    facts = read_onnx_facts(path)
     if facts.problem or original is None:
         draft.leave(f"The ONNX weights cannot be read: {facts.problem}.")
         return
     old = facts.opset > OPSET_VERSION or facts.ir_version > IR_VERSION
-    paths = local_paths(path)
+    paths = find_local_paths(path)
     external = facts.external_data
     if old or paths or external:
         try:
@@ -172,7 +176,7 @@ def _mend_onnx(draft: Draft, entry: dict[str, Any]) -> None:
                 "machine that wrote them."
             )
         _replace(draft, entry, model.SerializeToString(deterministic=True))
-    facts = onnx_facts(path)
+    facts = read_onnx_facts(path)
     if entry.get("opset_version") != facts.opset:
         draft.change(f"opset_version is {facts.opset}, as in the ONNX file.")
     entry["opset_version"] = facts.opset
@@ -258,7 +262,7 @@ def add_from_state_dict(
         weights["onnx"] = {
             **draft.entry(name),
             "parent": "pytorch_state_dict",
-            "opset_version": opset_of(model),
+            "opset_version": read_opset(model),
         }
         draft.change("ONNX weights were written from the state dict.")
 
@@ -267,7 +271,7 @@ def add_from_state_dict(
 
 
 def _loads_torchscript(versions: dict[str, str]) -> bool:
-    order = [name for name in loads_first(versions) if name in JAVA_FORMATS]
+    order = [name for name in order_formats(versions) if name in JAVA_FORMATS]
     tie = "onnx" in versions and shares_slot(versions, "torchscript", "onnx")
     return order[0] == "torchscript" and not tie
 

@@ -194,7 +194,7 @@ class _Half(Source):
         box = Box(starts, stops)
         around = int(_SUPPORT * _LEVEL)
         margins = [*(0,) * (self.spatial - 2), around, around]
-        wide = self._whole.window(place, box, margins)
+        wide = self._whole.read_window(place, box, margins)
         inner = (..., slice(around, -around), slice(around, -around))
         level = torch.from_numpy(_blur(wide, _LEVEL)[inner])
         planes = level.reshape(-1, *level.shape[-2:])
@@ -215,8 +215,8 @@ class _Half(Source):
             )
             place, depth = plane[: len(self.leading)], plane[len(self.leading) :]
             lines = (*(slice(z, z + 1) for z in depth), *middle)
-            pixels = self._whole.filled(place, lines)
-            used = self._whole.used(place, lines)
+            pixels = self._whole.read_filled(place, lines)
+            used = self._whole.find_used(place, lines)
             self._noises[plane] = estimate_noise(
                 torch.from_numpy(pixels.reshape(pixels.shape[-2:])),
                 used=None if used is None else torch.from_numpy(used.reshape(used.shape[-2:])),
@@ -253,7 +253,7 @@ def _map_block(plan: Plan, halves: tuple[_Half, _Half], block: Block) -> NDArray
         starts[axis] = max(0, starts[axis] - reach) // grids[axis] * grids[axis]
         stops[axis] = min(plan.source.shape[axis], stops[axis] + reach)
     wide = Box(tuple(starts), tuple(stops))
-    used = plan.source.used(block.place, wide.slices)
+    used = plan.source.find_used(block.place, wide.slices)
     added: list[NDArray[np.float32]] = []
     for half in halves:
         enhanced = run_box(plan.model, half, [block.place], block.dials, wide)[0, 0]

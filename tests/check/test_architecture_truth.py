@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deepcontrast_bmz.check.check import check_package
-from deepcontrast_bmz.export.architecture import architecture_kwargs, architecture_source
+from deepcontrast_bmz.export.architecture import list_architecture_kwargs, write_architecture
 from deepcontrast_bmz.model.loop import Loop
 from deepcontrast_bmz.model.network import build_network
 from deepcontrast_bmz.package.architecture import read_architecture, read_tensors
@@ -204,9 +204,9 @@ def test_arguments_of_every_network_are_read_off_its_tensors(
 ) -> None:
     network = NetworkSettings.model_validate(settings)
     loop = Loop(build_network(network), 4)
-    write_source(spoilt, architecture_source(network))
+    write_source(spoilt, write_architecture(network))
     save_tensors(spoilt, loop.state_dict())
-    kwargs = architecture_kwargs(loop, network)
+    kwargs = list_architecture_kwargs(loop, network)
     architecture(spoilt)["kwargs"] = kwargs
     assert met(spoilt.check(), TENSORS) == []
     for name in kwargs.keys() - {"iterations"}:

@@ -16,7 +16,7 @@ from torch import nn
 from deepcontrast_bmz.check.check import PROGRAMS, check_package
 from deepcontrast_bmz.check.findings import Finding
 from deepcontrast_bmz.check.rule import apply_rules, read_rules
-from deepcontrast_bmz.export.fiji_order import java_hash, loads_first, shares_slot
+from deepcontrast_bmz.export.fiji_order import hash_like_java, order_formats, shares_slot
 from deepcontrast_bmz.package.description import ModelView
 from deepcontrast_bmz.package.files import Package
 
@@ -523,13 +523,13 @@ def test_old_description_is_read_in_the_same_words() -> None:
 @pytest.mark.parametrize("version", ["2.0.0", "2.2.0", "2.4.0", "2.5.1", "2.15.0", "2.16.0"])
 def test_java_comes_to_torchscript_first(version: str) -> None:
     weights = {"onnx": "17", "torchscript": version}
-    assert loads_first(weights)[0] == "torchscript"
+    assert order_formats(weights)[0] == "torchscript"
     assert not shares_slot(weights, "onnx", "torchscript")
 
 
 @pytest.mark.parametrize("version", ["2.7.1", "2.8.0", "2.10.0", "2.12.0", "2.13.0", "2.14.0"])
 def test_java_comes_to_onnx_first(version: str) -> None:
-    assert loads_first({"torchscript": version, "onnx": "17"})[0] == "onnx"
+    assert order_formats({"torchscript": version, "onnx": "17"})[0] == "onnx"
 
 
 def test_java_leaves_a_tie_to_the_file() -> None:
@@ -537,12 +537,12 @@ def test_java_leaves_a_tie_to_the_file() -> None:
         versions = {"onnx": "17", "torchscript": "2.9.0"}
         weights = {name: versions[name] for name in order}
         assert shares_slot(weights, "onnx", "torchscript")
-        assert loads_first(weights) == list(order)
+        assert order_formats(weights) == list(order)
 
 
 def test_java_hash_is_that_of_java() -> None:
     # Values of String.hashCode() from the Java language's documentation and common use.
-    assert java_hash("") == 0
-    assert java_hash("a") == 97
-    assert java_hash("hello") == 99162322
-    assert java_hash("polygenelubricants") == 2**31
+    assert hash_like_java("") == 0
+    assert hash_like_java("a") == 97
+    assert hash_like_java("hello") == 99162322
+    assert hash_like_java("polygenelubricants") == 2**31

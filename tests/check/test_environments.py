@@ -16,20 +16,20 @@ from torch import nn
 
 from deepcontrast_bmz.check.check import PROGRAMS, check_package
 from deepcontrast_bmz.check.engines import environments
-from deepcontrast_bmz.check.engines.cache import cache_folder
+from deepcontrast_bmz.check.engines.cache import make_cache_folder
 from deepcontrast_bmz.check.engines.engine import EngineError, EngineMissingError
 from deepcontrast_bmz.check.engines.environments import (
     ENVIRONMENTS,
     Environment,
     Pin,
-    environment_missing,
+    explain_missing_environment,
     link_torch,
     prepare_environment,
     run_in_environment,
 )
-from deepcontrast_bmz.check.engines.java import java_missing
+from deepcontrast_bmz.check.engines.java import explain_missing_java
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.export.onnx import onnx_bytes
+from deepcontrast_bmz.export.onnx import serialize_onnx
 
 from .spoilt_packages import (
     Brighter,
@@ -52,7 +52,7 @@ CORES = [name for name in ENVIRONMENTS if name.startswith("core-")]
 
 def prepared(name: str, require: Require) -> Path:
     """Make an environment; what is missing is skipped, or a failure where it may not be."""
-    require(environment_missing(name))
+    require(explain_missing_environment(name))
     try:
         return prepare_environment(name)
     except EngineMissingError as error:
@@ -77,7 +77,7 @@ def test_every_pin_has_a_reason() -> None:
 
 def test_unknown_environment_is_refused() -> None:
     with pytest.raises(InputError, match=r"not 'core-0\.1'"):
-        environment_missing("core-0.1")
+        explain_missing_environment("core-0.1")
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_environment_that_cannot_be_made_leaves_nothing_and_says_why(
         prepare_environment("bare")
     assert [p.name for p in own_cache.iterdir() if not p.name.endswith(".lock")] == []
     monkeypatch.setattr(environments, "_installer", no_installer)
-    assert environment_missing("bare") == (
+    assert explain_missing_environment("bare") == (
         "there is neither pip nor uv, which make environments: install pip"
     )
 
@@ -319,7 +319,7 @@ def test_fused_nodes_without_names_are_refused_by_bioengines_onnxruntime(
         return False
 
     monkeypatch.setattr("deepcontrast_bmz.export.onnx.is_plainly_dilated", refuse)
-    model = onnx.load_from_string(onnx_bytes(draw_loop(torch.Generator().manual_seed(1))))
+    model = onnx.load_from_string(serialize_onnx(draw_loop(torch.Generator().manual_seed(1))))
     for node in model.graph.node:
         node.name = ""
     onnx.save(model, path)
@@ -333,7 +333,7 @@ def test_fused_nodes_without_names_are_refused_by_bioengines_onnxruntime(
 
 @pytest.mark.engines
 def test_five_percent_more_is_seen_by_the_libtorch_of_fiji(spoilt: Copy, require: Require) -> None:
-    require(java_missing())
+    require(explain_missing_java())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         inner = torch.jit.load(str(spoilt.weights("torchscript")))
@@ -347,7 +347,7 @@ def test_five_percent_more_is_seen_by_the_libtorch_of_fiji(spoilt: Copy, require
 
 @pytest.mark.engines
 def test_opset_18_is_refused_by_the_onnxruntime_of_fiji(spoilt: Copy, require: Require) -> None:
-    require(java_missing())
+    require(explain_missing_java())
     opset_18(spoilt)
     fiji = spoilt.check("onnxruntime-java-1.12.1").row("fiji")
     assert "fiji.onnx-version" in {finding.rule for finding in fiji.findings}
@@ -357,7 +357,7 @@ def test_opset_18_is_refused_by_the_onnxruntime_of_fiji(spoilt: Copy, require: R
 @pytest.mark.slow
 @pytest.mark.engines
 def test_real_java_engines_pass_a_good_package(good: Path, require: Require) -> None:
-    require(java_missing())
+    require(explain_missing_java())
     names = ["libtorch-2.0.0", "onnxruntime-java-1.12.1", "libtorch-2.5.1"]
     report = check_package(good, run=names)
     assert report.passed, report.to_text()
@@ -368,10 +368,10 @@ def test_real_java_engines_pass_a_good_package(good: Path, require: Require) -> 
 
 
 def test_cache_folder_is_where_it_is_named(tmp_path: Path, own_cache: Path) -> None:
-    assert cache_folder("a", "b") == own_cache.parent / "a" / "b"
+    assert make_cache_folder("a", "b") == own_cache.parent / "a" / "b"
     assert (own_cache.parent / "a" / "b").is_dir()
     shutil.rmtree(own_cache.parent)
     own_cache.parent.write_text("in the way")
     with pytest.raises(InputError, match="DCBMZ_CACHE"):
-        cache_folder("a")
+        make_cache_folder("a")
     assert tmp_path.is_dir()

@@ -28,15 +28,15 @@ from deepcontrast_bmz.check.engines import java as room
 from deepcontrast_bmz.check.engines.engine import EngineError, EngineMissingError
 from deepcontrast_bmz.check.engines.java import (
     JAVA_ENGINES,
+    explain_missing_java,
     java,
-    java_missing,
     maven,
     prepare_java,
     run_java,
 )
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.export.package import package_from_rdf
-from deepcontrast_bmz.export.torchscript import torchscript_bytes
+from deepcontrast_bmz.export.package import pack_described
+from deepcontrast_bmz.export.torchscript import serialize_torchscript
 from deepcontrast_bmz.model.loop import Loop
 from deepcontrast_bmz.model.network import DilatedNetwork, DilatedVolumeNetwork
 from deepcontrast_bmz.model.network.layers import sort_pairs
@@ -55,7 +55,7 @@ NEWEST = {"libtorch": "libtorch-2.7.1", "onnxruntime": "onnxruntime-java-1.29.0"
 
 def prepared(engine: str, require: Callable[[str | None], None]) -> str:
     """Fetch an engine, or skip with the reason."""
-    require(java_missing(engine))
+    require(explain_missing_java(engine))
     try:
         prepare_java(engine)
     except EngineMissingError as error:
@@ -82,7 +82,7 @@ def images(*shapes: tuple[int, ...]) -> list[NDArray[np.float32]]:
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped model as users get it, unpacked."""
     folder = tmp_path_factory.mktemp("package")
-    path = package_from_rdf(ROOT / "rdf.yaml", folder / "model.zip")
+    path = pack_described(ROOT / "rdf.yaml", folder / "model.zip")
     with zipfile.ZipFile(path) as archive:
         archive.extractall(folder / "model")
     return folder / "model"
@@ -179,13 +179,13 @@ def test_nothing_is_compiled_anew_at_every_image_size(dims: int) -> None:
     torch.manual_seed(0)
     shape = (1, 1, 5, 9, 11) if dims == 3 else (1, 1, 9, 11)
     network = DilatedVolumeNetwork(4, (1, 2), 1) if dims == 3 else DilatedNetwork(4, (1, 2))
-    assert fused(torchscript_bytes(Loop(network, 2)), shape) == 0
+    assert fused(serialize_torchscript(Loop(network, 2)), shape) == 0
 
 
 def test_the_fuser_would_compile_sums_that_are_not_in_place() -> None:
     """So that the test above can fail."""
     torch.manual_seed(0)
-    assert fused(torchscript_bytes(Loop(_NotInPlace(4, (1, 2)), 2)), (1, 1, 9, 11)) > 0
+    assert fused(serialize_torchscript(Loop(_NotInPlace(4, (1, 2)), 2)), (1, 1, 9, 11)) > 0
 
 
 # ------------------------------------------------------------------ other networks, ranks
@@ -447,7 +447,7 @@ def test_names_and_files_that_do_not_exist(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Java engines are libtorch-2\.0\.0, .* not 'libtorch'"):
         run_java("libtorch", tmp_path, [])
     with pytest.raises(InputError, match="Java engines are"):
-        java_missing("onnxruntime")
+        explain_missing_java("onnxruntime")
     with pytest.raises(InputError, match="weights are a file"):
         run_java("libtorch-2.0.0", tmp_path / "none.pt", [])
 
@@ -486,21 +486,21 @@ def test_what_is_missing_is_said(bare: Path, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pt"
     weights.write_bytes(b"")
     assert java() is None
-    assert java_missing() == "there is no Java: install Java 11 or newer"
+    assert explain_missing_java() == "there is no Java: install Java 11 or newer"
     with pytest.raises(EngineMissingError, match="there is no Java"):
         run_java("libtorch-2.0.0", weights, images((1, 1, 4, 4)))
     said = tool(bare, "java", "echo 'openjdk version \"1.8.0_402\"' >&2")
-    assert java_missing() == f"{said} is Java 8: install Java 11 or newer"
+    assert explain_missing_java() == f"{said} is Java 8: install Java 11 or newer"
     room._java_release.cache_clear()  # pyright: ignore[reportPrivateUsage]
     tool(bare, "java", "exit 1")
-    assert "does not tell its version" in str(java_missing())
+    assert "does not tell its version" in str(explain_missing_java())
     room._java_release.cache_clear()  # pyright: ignore[reportPrivateUsage]
     tool(bare, "java", "echo 'openjdk version \"17.0.1\" 2021-10-19' >&2")
-    assert "there is no Maven" in str(java_missing())
+    assert "there is no Maven" in str(explain_missing_java())
     tool(bare, "mvn", "exit 1")
-    assert "install a JDK" in str(java_missing())
+    assert "install a JDK" in str(explain_missing_java())
     tool(bare, "javac", "exit 1")
-    assert java_missing() is None
+    assert explain_missing_java() is None
     assert maven() == bare / "mvn"
     room._java_release.cache_clear()  # pyright: ignore[reportPrivateUsage]
 
@@ -546,7 +546,7 @@ def test_platforms_without_libraries_are_named(monkeypatch: pytest.MonkeyPatch) 
     assert re.fullmatch(
         r"libtorch-2\.5\.1 has no libraries for \w+-riscv64, "
         "only for linux-x86_64, osx-aarch64, win-x86_64",
-        str(java_missing("libtorch-2.5.1")),
+        str(explain_missing_java("libtorch-2.5.1")),
     )
 
 
@@ -564,7 +564,7 @@ def test_the_second_run_needs_no_maven(
     monkeypatch.setenv("PATH", str(tools))
     for home in ("JAVA_HOME", "MAVEN_HOME", "M2_HOME"):
         monkeypatch.delenv(home, raising=False)
-    assert java_missing(libtorch) is None
+    assert explain_missing_java(libtorch) is None
     network, files = volume_files(tmp_path)
     (stack,) = images((1, 1, 3, 4, 5))
     with torch.no_grad():

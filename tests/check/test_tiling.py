@@ -15,7 +15,7 @@ from deepcontrast_bmz.check.tiling import (
     NotPossibleError,
     cut,
     join,
-    relative_difference,
+    measure_difference,
     take,
 )
 from deepcontrast_bmz.image.blocks import Border, mirror_indices
@@ -168,11 +168,11 @@ def test_difference_is_over_the_range_of_each_channel() -> None:
     first[0, 0, 50] += 0.1
     first[0, 1, 0] += 10
     inside = [slice(None), slice(None), slice(10, 90)]
-    within, border = relative_difference(first, second, 1, inside)
+    within, border = measure_difference(first, second, 1, inside)
     assert within == pytest.approx(0.1)
     assert border == pytest.approx(0.01)
     first[0, 0, 50] = np.nan
-    assert relative_difference(first, second, 1, inside)[0] == np.inf
+    assert measure_difference(first, second, 1, inside)[0] == np.inf
 
 
 def test_operations_do_what_they_are_called() -> None:

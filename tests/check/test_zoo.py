@@ -14,7 +14,7 @@ from PIL import Image
 from deepcontrast_bmz.check.check import check_package
 from deepcontrast_bmz.check.engines.quiet import quiet
 from deepcontrast_bmz.check.session import Session
-from deepcontrast_bmz.check.zoo.case import as_published
+from deepcontrast_bmz.check.zoo.case import give_id
 from deepcontrast_bmz.check.zoo.completeness import measure_completeness
 from deepcontrast_bmz.check.zoo.foretell import foretell
 from deepcontrast_bmz.check.zoo.upload import list_upload
@@ -62,7 +62,7 @@ def told(c: Copy, *engines: str, by_spec: bool = False, run_code: bool = False) 
     """The zoo's verdict alone."""
     (c.folder / "rdf.yaml").write_text(yaml.safe_dump(c.rdf, sort_keys=False))
     (c.folder / "model.yaml").unlink(missing_ok=True)
-    with open_package(c.folder) as package, Session(as_published(package), run_code) as session:
+    with open_package(c.folder) as package, Session(give_id(package), run_code) as session:
         return foretell(package, session, (), engines, by_spec=by_spec)
 
 
@@ -493,12 +493,12 @@ def test_package_without_outputs_is_refused(spoilt: Copy) -> None:
 @pytest.mark.slow
 @pytest.mark.engines
 def test_real_engines_pass_a_package_made_for_the_zoo(ready: Copy, require: Require) -> None:
-    from deepcontrast_bmz.check.engines.environments import environment_missing
-    from deepcontrast_bmz.check.engines.java import java_missing
+    from deepcontrast_bmz.check.engines.environments import explain_missing_environment
+    from deepcontrast_bmz.check.engines.java import explain_missing_java
 
     for name in ("core-0.10.2", "core-0.10.4"):
-        require(environment_missing(name))
-    require(java_missing())
+        require(explain_missing_environment(name))
+    require(explain_missing_java())
     engines = ("core", "core-0.10.2", "core-0.10.4", "libtorch-2.0.0", "libtorch-2.5.1")
     verdict = told(ready, *engines)
     for name in ("core", "ilastik", "deepimagej", "biapy", "bioengine"):
@@ -515,11 +515,11 @@ def test_bioengine_has_its_numpy(require: Require) -> None:
     import subprocess
 
     from deepcontrast_bmz.check.engines.environments import (
-        environment_missing,
+        explain_missing_environment,
         prepare_environment,
     )
 
-    require(environment_missing("core-0.10.4"))
+    require(explain_missing_environment("core-0.10.4"))
     python = prepare_environment("core-0.10.4")
     code = "import numpy, onnxruntime, torch; print(numpy.__version__, onnxruntime.__version__)"
     done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True)

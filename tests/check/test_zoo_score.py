@@ -10,16 +10,16 @@ import pytest
 
 from deepcontrast_bmz.check.zoo.biapy import WORKFLOW_TAGS, find_obstacle
 from deepcontrast_bmz.check.zoo.criterion import (
-    allowed_difference,
     breaks_criterion,
-    share_at_risk,
+    compute_allowed_difference,
+    measure_share_at_risk,
 )
 from deepcontrast_bmz.check.zoo.score import (
     add_up,
-    best_partners,
-    core_points,
-    partner_points,
-    rank_in_list,
+    choose_partners,
+    compute_rank,
+    count_core_points,
+    count_partner_points,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     ],
 )
 def test_best_three_partners_count(scores: dict[str, float], expected: float) -> None:
-    assert partner_points(scores) == pytest.approx(expected)
+    assert count_partner_points(scores) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_score_has_its_ends() -> None:
 
 
 def test_one_format_that_reproduces_is_enough_for_core() -> None:
-    assert core_points(valid=True, reproduced=True) == 1.0
-    assert core_points(valid=True, reproduced=False) == 0.5
-    assert core_points(valid=False, reproduced=False) == 0.0
+    assert count_core_points(valid=True, reproduced=True) == 1.0
+    assert count_core_points(valid=True, reproduced=False) == 0.5
+    assert count_core_points(valid=False, reproduced=False) == 0.0
 
 
 def test_tools_nearest_to_the_score_come_first() -> None:
@@ -73,7 +73,7 @@ def test_tools_nearest_to_the_score_come_first() -> None:
         "deepimagej": (1.0, 1.0),
     }
     order = ("ilastik", "deepimagej", "biapy", "careamics", "icy")
-    assert best_partners(tools, order) == ["deepimagej", "ilastik", "biapy"]
+    assert choose_partners(tools, order) == ["deepimagej", "ilastik", "biapy"]
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_tools_nearest_to_the_score_come_first() -> None:
     [(False, False, False, 0), (True, False, False, 1.5), (True, True, False, 3.5)],
 )
 def test_rank_in_the_list(valid: bool, served: bool, passed: bool, expected: float) -> None:
-    found = rank_in_list(valid=valid, served=served, passed=passed, completeness=0.5)
+    found = compute_rank(valid=valid, served=served, passed=passed, completeness=0.5)
     assert found == expected
-    assert rank_in_list(valid=True, served=True, passed=True, completeness=1.0) == 8
+    assert compute_rank(valid=True, served=True, passed=True, completeness=1.0) == 8
 
 
 # ---- deepImageJ's comparison
@@ -96,7 +96,7 @@ def test_criterion_has_its_edge_where_the_zoo_has_it(test: float, sign: int) -> 
     expected = np.array([test, test])
     # Float32 resolves 2e-4 of a value near 7712, where 0.77 is allowed.
     actual = np.array([test + sign * 0.999 * allowed, test + sign * 1.001 * allowed])
-    assert allowed_difference(expected) == pytest.approx([allowed, allowed], rel=1e-6)
+    assert compute_allowed_difference(expected) == pytest.approx([allowed, allowed], rel=1e-6)
     assert breaks_criterion(actual, expected).tolist() == [False, True]
 
 
@@ -113,11 +113,11 @@ def test_what_is_no_number_breaks_it() -> None:
 
 def test_counts_are_at_risk_and_values_of_order_one_are_not() -> None:
     # 2e-5 of 1000 is .02: more than 1.5e-4 at 0, less than .1 at 1000.
-    assert share_at_risk(np.array([0.0, 1000.0])) == 0.5
-    assert share_at_risk(np.linspace(-1, 1, 100)) == 0
+    assert measure_share_at_risk(np.array([0.0, 1000.0])) == 0.5
+    assert measure_share_at_risk(np.linspace(-1, 1, 100)) == 0
     # At 0 the range may be 1.5e-4 / 2e-5 = 7.5.
-    assert share_at_risk(np.array([0.0, 7.4])) == 0
-    assert share_at_risk(np.array([0.0, 7.6])) == 0.5
+    assert measure_share_at_risk(np.array([0.0, 7.4])) == 0
+    assert measure_share_at_risk(np.array([0.0, 7.6])) == 0.5
 
 
 # ---- BiaPy

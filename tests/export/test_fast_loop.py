@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from deepcontrast_bmz.export.fast_loop import SameSizeNetwork, is_plainly_dilated
-from deepcontrast_bmz.export.onnx import onnx_bytes
-from deepcontrast_bmz.export.torchscript import torchscript_bytes
+from deepcontrast_bmz.export.onnx import serialize_onnx
+from deepcontrast_bmz.export.torchscript import serialize_torchscript
 from deepcontrast_bmz.model.loop import Loop
 from deepcontrast_bmz.model.network import DilatedNetwork, DilatedVolumeNetwork, InvertibleNetwork
 
@@ -44,8 +44,8 @@ def differ(found: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("dilations", [(1,), (3,), (1, 2, 1), (5, 1)])
 def test_every_size_gives_the_values_of_the_loop(dilations: tuple[int, ...]) -> None:
     loop = loop_of(*dilations)
-    run = script(torchscript_bytes(loop))
-    session = onnxruntime.InferenceSession(onnx_bytes(loop), providers=["CPUExecutionProvider"])
+    run = script(serialize_torchscript(loop))
+    session = onnxruntime.InferenceSession(serialize_onnx(loop), providers=["CPUExecutionProvider"])
     for size in SIZES:
         x = image(size)
         with torch.no_grad():
@@ -61,8 +61,8 @@ def test_stacks_of_every_size_give_the_values_of_the_loop(
     dilations: tuple[int, ...], mixing: int
 ) -> None:
     loop = loop_of(*dilations, mixing=mixing)
-    run = script(torchscript_bytes(loop))
-    session = onnxruntime.InferenceSession(onnx_bytes(loop), providers=["CPUExecutionProvider"])
+    run = script(serialize_torchscript(loop))
+    session = onnxruntime.InferenceSession(serialize_onnx(loop), providers=["CPUExecutionProvider"])
     for size in STACK_SIZES:
         x = image(size)
         with torch.no_grad():
@@ -76,7 +76,7 @@ def test_many_strips_give_the_values_of_the_loop() -> None:
     """An image of more rows than a strip, whose kept rows move within their buffers."""
     loop = loop_of(1, 4, 2)
     x = image((1, 1, 230, 20))
-    run = script(torchscript_bytes(loop))
+    run = script(serialize_torchscript(loop))
     with torch.no_grad():
         assert differ(run(x), loop(x)) <= 1e-6
 
@@ -99,13 +99,13 @@ def test_a_network_with_a_function_of_its_own_keeps_it() -> None:
     assert not is_plainly_dilated(InvertibleNetwork(4, 1))
     x = image((1, 1, 12, 15))
     with torch.no_grad():
-        assert differ(script(torchscript_bytes(loop))(x), loop(x)) <= 1e-6
+        assert differ(script(serialize_torchscript(loop))(x), loop(x)) <= 1e-6
 
 
 def test_an_archive_does_not_depend_on_the_process() -> None:
     """Optimisation that is off, and other loops before, leave no trace."""
     loop = loop_of(1, 2, 1)
-    expected = torchscript_bytes(loop)
-    torchscript_bytes(loop_of(2, 1))
+    expected = serialize_torchscript(loop)
+    serialize_torchscript(loop_of(2, 1))
     with torch.jit.optimized_execution(False):  # pyright: ignore[reportPrivateImportUsage]
-        assert torchscript_bytes(loop) == expected
+        assert serialize_torchscript(loop) == expected

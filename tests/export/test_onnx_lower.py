@@ -14,7 +14,7 @@ from deepcontrast_bmz.export.onnx_lower import (
     OPSET_VERSION,
     NotLowerableError,
     lower_onnx,
-    opset_of,
+    read_opset,
     strip_debug,
 )
 
@@ -187,11 +187,11 @@ SAME: dict[str, onnx.ModelProto] = {
 @pytest.mark.parametrize("name", SAME)
 def test_lowered_model_gives_the_same_values(name: str) -> None:
     newer = SAME[name]
-    assert opset_of(newer) > OPSET_VERSION
+    assert read_opset(newer) > OPSET_VERSION
     given = newer.SerializeToString()
     lowered = lower_onnx(newer)
     assert newer.SerializeToString() == given, "the given model is not touched"
-    assert opset_of(lowered) == OPSET_VERSION
+    assert read_opset(lowered) == OPSET_VERSION
     assert lowered.ir_version <= IR_VERSION
     for expected, got in zip(run(newer), run(lowered), strict=True):
         assert got.shape == expected.shape
@@ -266,7 +266,7 @@ def test_model_of_opset_17_is_left_as_it_is() -> None:
     assert lower_onnx(old).SerializeToString() == old.SerializeToString()
     older = model([node("ReduceMean", ["x"], axes=[1])], opset=11, ir_version=10)
     lowered = lower_onnx(older)
-    assert opset_of(lowered) == 11
+    assert read_opset(lowered) == 11
     assert lowered.ir_version == IR_VERSION
 
 

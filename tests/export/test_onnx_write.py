@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from deepcontrast_bmz.export import onnx_write
-from deepcontrast_bmz.export.onnx import onnx_bytes
+from deepcontrast_bmz.export.onnx import serialize_onnx
 from deepcontrast_bmz.export.onnx_write import has_older_exporter, write_onnx, write_onnx_by_newer
 from deepcontrast_bmz.model.loop import Loop
 from deepcontrast_bmz.model.network import build_network
 from deepcontrast_bmz.model.run_folder import read_run
-from deepcontrast_bmz.package.weights import local_paths
+from deepcontrast_bmz.package.weights import find_local_paths
 from deepcontrast_bmz.settings import NetworkSettings
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def assert_same_values(content: bytes, loop: Loop, shapes: list[tuple[int, int, 
 def test_without_the_older_exporter_the_same_file_comes_out(which: str, tmp_path: Path) -> None:
     loop = tiny_loop() if which == "tiny" else shipped_loop(tmp_path)
     assert not has_older_exporter()
-    content = onnx_bytes(loop)
+    content = serialize_onnx(loop)
     path = tmp_path / "weights.onnx"
     path.write_bytes(content)
     read = onnx.load(path, load_external_data=False)
@@ -85,7 +85,7 @@ def test_without_the_older_exporter_the_same_file_comes_out(which: str, tmp_path
     assert sizes(read.graph.input[0]) == ["batch", 1, "y", "x"]
     assert sizes(read.graph.output[0]) == ["batch", loop.iterations, "y", "x"]
     assert not any(t.external_data for t in read.graph.initializer)
-    assert local_paths(path) == []
+    assert find_local_paths(path) == []
     for trace in (b"stack_trace", b"pkg.torch", b".py", b"deepcontrast_bmz"):
         assert trace not in content
     assert_same_values(content, loop, [(1, 137, 151), (2, 40, 33), (1, 9, 5)])

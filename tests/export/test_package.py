@@ -27,7 +27,7 @@ from deepcontrast_bmz.export.command import export_named
 from deepcontrast_bmz.export.package import (
     export_run,
     export_shipped,
-    package_from_rdf,
+    pack_described,
     write_repository_model,
 )
 from deepcontrast_bmz.export.publication import make_publication
@@ -107,7 +107,7 @@ def test_the_same_run_gives_the_same_bytes(package: Path, tiny_run: Path, tmp_pa
 def test_the_repository_model_flattens_to_the_same_bytes(
     package: Path, repository: Path, tmp_path: Path
 ) -> None:
-    out = package_from_rdf(repository / "rdf.yaml", tmp_path / "flat.zip")
+    out = pack_described(repository / "rdf.yaml", tmp_path / "flat.zip")
     assert out.read_bytes() == package.read_bytes()
 
 
@@ -131,7 +131,7 @@ def test_a_shipped_model_is_exported_like_the_run_it_came_from(
 def test_a_package_for_the_zoo_has_no_id_and_only_what_it_names(
     package: Path, repository: Path, tmp_path: Path
 ) -> None:
-    zoo = package_from_rdf(repository / "rdf.yaml", tmp_path / "zoo.zip", purpose="zoo")
+    zoo = pack_described(repository / "rdf.yaml", tmp_path / "zoo.zip", purpose="zoo")
     left_out = {"model.yaml", "recipe.toml", "run.json", *MEMBERS[-2:]}
     with zipfile.ZipFile(zoo) as archive:
         assert archive.namelist() == [name for name in MEMBERS if name not in left_out]
@@ -489,12 +489,12 @@ def test_a_description_without_its_files_is_refused(repository: Path, tmp_path: 
     weights = root / "weights" / "deepcontrast.onnx"
     weights.write_bytes(b"changed")
     with pytest.raises(InputError, match=r"deepcontrast\.onnx is not the file .* was changed"):
-        package_from_rdf(root / "rdf.yaml", tmp_path / "out.zip")
+        pack_described(root / "rdf.yaml", tmp_path / "out.zip")
     weights.unlink()
     with pytest.raises(InputError, match=r"deepcontrast\.onnx, .* cannot be read"):
-        package_from_rdf(root / "rdf.yaml", tmp_path / "out.zip")
+        pack_described(root / "rdf.yaml", tmp_path / "out.zip")
     for text in ("- a list", "name: other", "{", ""):
         (root / "rdf.yaml").write_text(text, encoding="utf-8")
         with pytest.raises(InputError, match="no description that dcbmz export wrote"):
-            package_from_rdf(root / "rdf.yaml", tmp_path / "out.zip")
+            pack_described(root / "rdf.yaml", tmp_path / "out.zip")
     assert not (tmp_path / "out.zip").exists()

@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.export.facts import ModelFacts, model_id, shortest_side, title
-from deepcontrast_bmz.export.fiji_order import loads_first
+from deepcontrast_bmz.export.facts import ModelFacts, compute_shortest_side, make_model_id, title
+from deepcontrast_bmz.export.fiji_order import order_formats
 from deepcontrast_bmz.export.publication import make_publication, parse_author, parse_maintainer
 from deepcontrast_bmz.export.rdf import (
     FileEntry,
     Role,
     absolute_tolerance,
+    adapt_for_qupath,
+    adapt_for_zoo,
     build_rdf,
-    declared_torch_version,
-    for_qupath,
-    for_zoo,
+    choose_torch_version,
     publish,
     to_yaml,
 )
@@ -145,7 +145,7 @@ def test_sizes_suit_every_tiling(halo: int, levels: int) -> None:
     assert (512 - 2 * axis["halo"]) % 16 == 0
     assert 2 * axis["halo"] < 512
     assert axis["size"] == {"tensor_id": "raw", "axis_id": "y", "offset": 0}
-    assert size["min"] == shortest_side(halo, multiple)
+    assert size["min"] == compute_shortest_side(halo, multiple)
 
 
 def test_a_halo_that_leaves_no_tile_is_refused() -> None:
@@ -158,11 +158,11 @@ def test_a_halo_that_leaves_no_tile_is_refused() -> None:
     ["2.0.0", "2.5.1", "2.7.1", "2.9.0", "2.13.0", "2.14.0", "2.15.0", "2.15.0+cu132", "3.0.0"],
 )
 def test_fiji_loads_torchscript_first(version: str) -> None:
-    declared = declared_torch_version(version)
+    declared = choose_torch_version(version)
     versions = {"pytorch_state_dict": declared, "torchscript": declared, "onnx": "17"}
-    assert loads_first(versions)[0] == "torchscript"
+    assert order_formats(versions)[0] == "torchscript"
     real = version.partition("+")[0]
-    if loads_first(versions | {"pytorch_state_dict": real, "torchscript": real})[0] == (
+    if order_formats(versions | {"pytorch_state_dict": real, "torchscript": real})[0] == (
         "torchscript"
     ):
         assert declared == real
@@ -279,12 +279,12 @@ def test_wrong_publication_settings_are_refused(given: dict[str, str], message: 
 def test_the_zoo_gives_the_id_and_wants_no_attachments() -> None:
     rdf = make_rdf()
     left_out = {"id", "attachments"}
-    assert for_zoo(rdf) == {key: value for key, value in rdf.items() if key not in left_out}
+    assert adapt_for_zoo(rdf) == {key: value for key, value in rdf.items() if key not in left_out}
     assert left_out <= rdf.keys()
 
 
 def test_the_id_follows_from_the_name() -> None:
-    assert model_id("My embryo (deep) model") == "my-embryo-deep-model"
+    assert make_model_id("My embryo (deep) model") == "my-embryo-deep-model"
     assert title("My embryo model") == "My embryo model"
     assert title("deepcontrast") != "deepcontrast"
 
@@ -294,7 +294,7 @@ def test_the_id_follows_from_the_name() -> None:
 )
 def test_a_name_that_a_description_cannot_hold_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="cannot be called"):
-        model_id(name)
+        make_model_id(name)
 
 
 # ---- text
@@ -323,7 +323,7 @@ def test_the_loop_is_described_for_machines() -> None:
 
 def test_qupath_reads_the_halo_from_the_tensor() -> None:
     rdf = make_rdf(64)
-    other = for_qupath(rdf)
+    other = adapt_for_qupath(rdf)
     assert other["outputs"][0]["halo"] == [0, 0, 64, 64]
     assert "halo" not in rdf["outputs"][0]
     del other["outputs"][0]["halo"]

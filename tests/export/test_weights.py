@@ -17,12 +17,12 @@ import onnx
 import pytest
 import torch
 
-from deepcontrast_bmz.export.architecture import architecture_kwargs, architecture_source
+from deepcontrast_bmz.export.architecture import list_architecture_kwargs, write_architecture
 from deepcontrast_bmz.export.fold import fold_kernels
-from deepcontrast_bmz.export.onnx import onnx_bytes
+from deepcontrast_bmz.export.onnx import serialize_onnx
 from deepcontrast_bmz.export.parity import PARITY_LIMIT, check_parity
-from deepcontrast_bmz.export.torchscript import torchscript_bytes
-from deepcontrast_bmz.export.weights import export_weights, state_dict_bytes
+from deepcontrast_bmz.export.torchscript import serialize_torchscript
+from deepcontrast_bmz.export.weights import export_weights, serialize_state_dict
 from deepcontrast_bmz.model.loop import Loop
 from deepcontrast_bmz.model.model import WEIGHTS_FORMATS
 from deepcontrast_bmz.model.network import build_network
@@ -78,7 +78,7 @@ def test_every_format_gives_the_values_of_the_loop(tmp_path: Path, kind: Kind) -
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_loop_gives_the_same_bytes(kind: Kind) -> None:
     loop = make_loop(kind)
-    for write in (state_dict_bytes, torchscript_bytes, onnx_bytes):
+    for write in (serialize_state_dict, serialize_torchscript, serialize_onnx):
         assert write(loop) == write(copy.deepcopy(loop))
 
 
@@ -99,7 +99,7 @@ def test_folding_changes_no_value_and_leaves_the_loop_alone() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_architecture_needs_torch_alone_and_has_the_same_keys(kind: Kind) -> None:
     loop = make_loop(kind)
-    source = architecture_source(network(kind))
+    source = write_architecture(network(kind))
     roots: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -110,8 +110,8 @@ def test_the_architecture_needs_torch_alone_and_has_the_same_keys(kind: Kind) ->
     assert "deepcontrast_bmz" not in source
     room: dict[str, Any] = {}
     exec(compile(source, "architecture.py", "exec"), room)
-    rebuilt = room["DeepContrastLoop"](**architecture_kwargs(loop, network(kind)))
-    state = torch.load(io.BytesIO(state_dict_bytes(loop)), weights_only=True)
+    rebuilt = room["DeepContrastLoop"](**list_architecture_kwargs(loop, network(kind)))
+    state = torch.load(io.BytesIO(serialize_state_dict(loop)), weights_only=True)
     assert state.keys() == rebuilt.state_dict().keys() == loop.state_dict().keys()
     rebuilt.load_state_dict(state)
     x = torch.rand(1, 1, 12, 9)
@@ -125,13 +125,13 @@ def test_the_architecture_holds_nothing_that_its_loop_does_not_use(
 ) -> None:
     """Every function, class and method is entered when the loop is built and run."""
     path = tmp_path / "architecture.py"
-    path.write_text(architecture_source(network(kind)), encoding="utf-8")
+    path.write_text(write_architecture(network(kind)), encoding="utf-8")
     defined = {
         node.name
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
     }
-    kwargs = architecture_kwargs(make_loop(kind), network(kind))
+    kwargs = list_architecture_kwargs(make_loop(kind), network(kind))
     entered: set[str] = set()
 
     def watch(frame: FrameType, event: str, _: object) -> None:
@@ -152,7 +152,7 @@ def test_the_architecture_holds_nothing_that_its_loop_does_not_use(
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_architecture_is_clean_python(tmp_path: Path, kind: Kind) -> None:
     path = tmp_path / "architecture.py"
-    path.write_text(architecture_source(network(kind)), encoding="utf-8")
+    path.write_text(write_architecture(network(kind)), encoding="utf-8")
     rules = ["--isolated", "--line-length", "100", "--no-cache"]
     for command in (["check", "--select", "E,F,W,I,UP,B"], ["format", "--check"]):
         done = subprocess.run(
@@ -170,7 +170,7 @@ def test_the_architecture_is_clean_python(tmp_path: Path, kind: Kind) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_torchscript_follows_to_another_device(kind: Kind) -> None:
     """The device `meta` holds no values, but refuses tensors of another device as any does."""
-    content = torchscript_bytes(make_loop(kind))
+    content = serialize_torchscript(make_loop(kind))
     x = torch.zeros(2, 1, 31, 17, device="meta")
     modules = [load_torchscript(content).to("meta")]
     if kind == "dilated":
@@ -183,7 +183,7 @@ def test_torchscript_follows_to_another_device(kind: Kind) -> None:
 
 
 def test_torchscript_keeps_nothing_of_the_machine() -> None:
-    with zipfile.ZipFile(io.BytesIO(torchscript_bytes(make_loop()))) as archive:
+    with zipfile.ZipFile(io.BytesIO(serialize_torchscript(make_loop()))) as archive:
         for entry in archive.infolist():
             assert not entry.filename.endswith((".debug_pkl", "serialization_id"))
             assert entry.date_time == (1980, 1, 1, 0, 0, 0)
@@ -194,13 +194,13 @@ def test_torchscript_keeps_nothing_of_the_machine() -> None:
 
 
 def test_torchscript_keeps_its_name_when_the_code_moves() -> None:
-    with zipfile.ZipFile(io.BytesIO(torchscript_bytes(make_loop()))) as archive:
+    with zipfile.ZipFile(io.BytesIO(serialize_torchscript(make_loop()))) as archive:
         code = [name for name in archive.namelist() if name.endswith(".py")]
     assert code == ["archive/code/__torch__/deepcontrast_bmz/export.py"]
 
 
 def test_torchscript_tensors_lie_where_they_can_be_mapped() -> None:
-    content = torchscript_bytes(make_loop())
+    content = serialize_torchscript(make_loop())
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = [entry for entry in archive.infolist() if "/data/" in entry.filename]
     assert entries
@@ -213,7 +213,7 @@ def test_torchscript_tensors_lie_where_they_can_be_mapped() -> None:
 
 
 def test_onnx_declares_what_old_runtimes_read() -> None:
-    model = onnx.load_from_string(onnx_bytes(make_loop()))
+    model = onnx.load_from_string(serialize_onnx(make_loop()))
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
     assert model.ir_version == 8
     shape = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}["raw"]
@@ -230,7 +230,7 @@ def test_onnx_declares_what_old_runtimes_read() -> None:
 
 def test_onnx_has_no_needless_nodes() -> None:
     """Layers are convolutions, sums and Relu alone: what ONNX Runtime knows in its own layout."""
-    graph = onnx.load_from_string(onnx_bytes(make_loop())).graph
+    graph = onnx.load_from_string(serialize_onnx(make_loop())).graph
     kinds = Counter(node.op_type for node in graph.node)
     assert not {"ReduceMean", "Reciprocal", "Constant", "Identity", "Max"} & kinds.keys()
     assert kinds["Shape"] == 1
@@ -254,7 +254,7 @@ def test_another_opset_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.onnx, "export", older)
     with pytest.raises(RuntimeError, match=r"must be opset 17, IR 8.*16"):
-        onnx_bytes(make_loop())
+        serialize_onnx(make_loop())
 
 
 # ---- parity
@@ -275,7 +275,7 @@ def test_other_values_are_an_error(
     loop = make_loop()
     with torch.no_grad():
         next(loop.parameters())[0, 0, 0, 0] += change
-    (folder / "weights.pt").write_bytes(state_dict_bytes(loop))
+    (folder / "weights.pt").write_bytes(serialize_state_dict(loop))
     with pytest.raises(RuntimeError, match="pytorch_state_dict must give the loop's values"):
         check_parity(make_loop(), folder, record, shapes=[(1, 20, 20)])
 
@@ -286,7 +286,7 @@ def test_another_number_of_channels_is_an_error(
     folder, record = copy_of(exported, tmp_path)
     loop = make_loop()
     loop.iterations = 2
-    (folder / "weights.onnx").write_bytes(onnx_bytes(loop))
+    (folder / "weights.onnx").write_bytes(serialize_onnx(loop))
     with pytest.raises(RuntimeError, match=r"onnx gives \(1, 2, 20, 20\)"):
         check_parity(make_loop(), folder, record, shapes=[(1, 20, 20)])
 

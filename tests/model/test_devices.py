@@ -16,8 +16,8 @@ from deepcontrast_bmz.model import devices as backends
 from deepcontrast_bmz.model.devices import (
     choose_device,
     fast_loop,
-    onnx_session,
-    why_not,
+    find_device_fault,
+    open_onnx_session,
 )
 from deepcontrast_bmz.model.loop import Loop
 from deepcontrast_bmz.model.network import DilatedNetwork, DilatedVolumeNetwork, InvertibleNetwork
@@ -37,7 +37,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in gpus)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Pretended GPU")
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in gpus)
-        monkeypatch.setattr(backends, "why_not", gpus.__getitem__)
+        monkeypatch.setattr(backends, "find_device_fault", gpus.__getitem__)
 
     return make
 
@@ -117,19 +117,19 @@ def spoiled(monkeypatch: pytest.MonkeyPatch) -> Spoiling:
 
         monkeypatch.setattr(backends, "fast_loop", on_device)
         monkeypatch.setattr(torch.Tensor, "to", to)
-        why_not.cache_clear()
+        find_device_fault.cache_clear()
 
     return make
 
 
 def test_the_cpu_agrees_with_itself() -> None:
-    assert why_not("cpu") is None
+    assert find_device_fault("cpu") is None
 
 
 def test_a_device_that_agrees_is_good(spoiled: Spoiling) -> None:
     spoiled(lambda result: result * (1 + 1e-9))
-    assert why_not("broken") is None
-    why_not.cache_clear()
+    assert find_device_fault("broken") is None
+    find_device_fault.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -146,16 +146,16 @@ def test_a_device_that_differs_is_refused(
     spoil: Callable[[torch.Tensor], torch.Tensor], spoiled: Spoiling
 ) -> None:
     spoiled(lambda result: spoil(result).float())
-    reason = why_not("broken")
+    reason = find_device_fault("broken")
     assert reason is not None
     assert "differs by" in reason
-    why_not.cache_clear()
+    find_device_fault.cache_clear()
 
 
 def test_a_device_that_makes_no_numbers_is_refused(spoiled: Spoiling) -> None:
     spoiled(lambda result: result * math.nan)
-    assert "differs by nan" in str(why_not("broken"))
-    why_not.cache_clear()
+    assert "differs by nan" in str(find_device_fault("broken"))
+    find_device_fault.cache_clear()
 
 
 def test_a_device_that_fails_is_refused_with_its_reason(spoiled: Spoiling) -> None:
@@ -163,16 +163,16 @@ def test_a_device_that_fails_is_refused_with_its_reason(spoiled: Spoiling) -> No
         raise RuntimeError("no kernel image\n is available")
 
     spoiled(fail)
-    assert why_not("broken") == "no kernel image is available"
-    why_not.cache_clear()
+    assert find_device_fault("broken") == "no kernel image is available"
+    find_device_fault.cache_clear()
 
 
 def test_the_trial_leaves_the_random_numbers_alone() -> None:
-    why_not.cache_clear()
+    find_device_fault.cache_clear()
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    why_not("cpu")
+    find_device_fault("cpu")
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -252,7 +252,7 @@ class PretendedSession:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_onnx_runs_on_the_cpu_with_the_threads_of_torch() -> None:
-    session, device = onnx_session(small_graph(), "cpu")
+    session, device = open_onnx_session(small_graph(), "cpu")
     assert device == "cpu"
     assert session.get_session_options().intra_op_num_threads == torch.get_num_threads()
     assert session.get_providers() == ["CPUExecutionProvider"]
@@ -274,7 +274,7 @@ def test_onnx_says_where_it_really_runs(
     monkeypatch.setattr(onnxruntime, "InferenceSession", PretendedSession)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
     monkeypatch.setattr(PretendedSession, "used", (used,))
-    _, device = onnx_session(b"", "cuda")
+    _, device = open_onnx_session(b"", "cuda")
     assert device == expected
     cuda = ("CUDAExecutionProvider", {"use_tf32": "0"})
     assert (PretendedSession.asked[0] == cuda) == (there[0] == "CUDAExecutionProvider")

@@ -22,13 +22,13 @@ import yaml
 from pydantic import ValidationError
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.export.architecture import architecture_kwargs, architecture_source
-from deepcontrast_bmz.export.facts import smallest_block
+from deepcontrast_bmz.export.architecture import list_architecture_kwargs, write_architecture
+from deepcontrast_bmz.export.facts import compute_smallest_block
 from deepcontrast_bmz.export.halo import measure_halo
-from deepcontrast_bmz.export.onnx import onnx_bytes
-from deepcontrast_bmz.export.package import export_run, package_from_rdf, write_repository_model
+from deepcontrast_bmz.export.onnx import serialize_onnx
+from deepcontrast_bmz.export.package import export_run, pack_described, write_repository_model
 from deepcontrast_bmz.export.parity import PARITY_LIMIT, PARITY_SHAPES
-from deepcontrast_bmz.export.torchscript import torchscript_bytes
+from deepcontrast_bmz.export.torchscript import serialize_torchscript
 from deepcontrast_bmz.export.weights import export_weights
 from deepcontrast_bmz.image import write_image
 from deepcontrast_bmz.model.loop import Loop, blend, crop, extend
@@ -246,11 +246,11 @@ def test_a_strict_tolerance_asks_for_all_that_is_seen() -> None:
 
 def test_the_smallest_block_leaves_something_of_every_tile() -> None:
     for planes, lateral in ((1, 8), (4, 32), (6, 48), (12, 96)):
-        block = smallest_block((planes, lateral, lateral), 1)
+        block = compute_smallest_block((planes, lateral, lateral), 1)
         assert block[0] >= 2 * planes + 8
         assert block[1] == block[2] >= max(128, 3 * lateral)
         assert (block[1] - 2 * lateral) % 16 == 0
-    assert smallest_block((64, 64), 4) == (136, 136)
+    assert compute_smallest_block((64, 64), 4) == (136, 136)
 
 
 # ---- specimens and training data
@@ -467,18 +467,18 @@ def test_every_format_gives_the_values_of_the_loop(tmp_path: Path) -> None:
     for weights_format in WEIGHTS_FORMATS:
         assert record.largest_difference(weights_format) <= PARITY_LIMIT
     assert record.largest_difference("pytorch_state_dict") == 0
-    assert record.architecture_kwargs == architecture_kwargs(made, SETTINGS)
+    assert record.architecture_kwargs == list_architecture_kwargs(made, SETTINGS)
     assert record.architecture_kwargs["mixing_layers"] == 2
 
 
 def test_the_same_loop_gives_the_same_bytes() -> None:
-    for write in (torchscript_bytes, onnx_bytes):
+    for write in (serialize_torchscript, serialize_onnx):
         assert write(loop()) == write(loop())
 
 
 def test_torchscript_computes_with_no_size_as_a_tensor() -> None:
     """Old runtimes compile sums of such tensors, anew and for seconds, at every image size."""
-    with zipfile.ZipFile(io.BytesIO(torchscript_bytes(loop()))) as archive:
+    with zipfile.ZipFile(io.BytesIO(serialize_torchscript(loop()))) as archive:
         code = "".join(archive.read(n).decode() for n in archive.namelist() if n.endswith(".py"))
     assert "def forward" in code
     assert "NumToTensor" not in code
@@ -486,7 +486,7 @@ def test_torchscript_computes_with_no_size_as_a_tensor() -> None:
 
 def test_the_architecture_is_clean_python_without_us(tmp_path: Path) -> None:
     path = tmp_path / "architecture.py"
-    path.write_text(architecture_source(SETTINGS), encoding="utf-8")
+    path.write_text(write_architecture(SETTINGS), encoding="utf-8")
     assert "deepcontrast_bmz" not in path.read_text(encoding="utf-8")
     rules = ["--isolated", "--line-length", "100", "--no-cache"]
     for command in (["check", "--select", "E,F,W,I,UP,B"], ["format", "--check"]):
@@ -537,7 +537,7 @@ def test_axes_sizes_and_halos_are_declared(package: Path) -> None:
     halos = [axis["halo"] for axis in outputs[2:]]
     assert halos == [described["halo_planes"], described["halo_px"], described["halo_px"]]
     assert [axis["size"] for axis in inputs[2:]] == [
-        {"min": least, "step": 1} for least in smallest_block(halos, 1)
+        {"min": least, "step": 1} for least in compute_smallest_block(halos, 1)
     ]
     assert "3d" in rdf["tags"]
     assert "qupath" not in rdf["tags"]
@@ -591,7 +591,7 @@ def test_the_repository_form_flattens_to_the_same_bytes(
     package: Path, run: Path, tmp_path: Path
 ) -> None:
     write_repository_model(run, tmp_path, name="Volume model")
-    out = package_from_rdf(tmp_path / "rdf.yaml", tmp_path / "flat.zip")
+    out = pack_described(tmp_path / "rdf.yaml", tmp_path / "flat.zip")
     assert out.read_bytes() == package.read_bytes()
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import raw_stack, run_record, untrained_loop
 
 from deepcontrast_bmz import enhance, map_reliability, open_model, read_image
-from deepcontrast_bmz.model.build import model_of_loop
+from deepcontrast_bmz.model.build import wrap_loop
 from deepcontrast_bmz.model.run_folder import describe_run
 from deepcontrast_bmz.napari import job
 from deepcontrast_bmz.napari.iterations import Cancelled, Dialled, Iterations, make_cancellable
@@ -44,7 +44,7 @@ def stacks() -> Model:
         }
     )
     loop = untrained_loop(recipe)
-    return model_of_loop(loop, "stacks", describe_run(recipe, run_record(), loop), "cpu")
+    return wrap_loop(loop, "stacks", describe_run(recipe, run_record(), loop), "cpu")
 
 
 def image_of(planes: int = 4, *, lazy: bool = False) -> xr.DataArray:

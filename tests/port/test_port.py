@@ -26,7 +26,7 @@ from bioimageio.spec.model import v0_5
 from torch import nn
 
 from deepcontrast_bmz.check.check import check_package
-from deepcontrast_bmz.check.engines.cache import cache_folder
+from deepcontrast_bmz.check.engines.cache import make_cache_folder
 from deepcontrast_bmz.cli import main
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.port.port import port_package
@@ -859,7 +859,7 @@ def careamics() -> Path:
     CAREamics pins an older torch, and a wheel of torch brings gigabytes: it is installed without
     what it asks for, which is here but for the packages named.
     """
-    folder = cache_folder("environments") / "careamics-0.3.5"
+    folder = make_cache_folder("environments") / "careamics-0.3.5"
     python = folder / "bin" / "python"
     stamp = folder / "ready"
     base = str(Path(np.__file__).parent.parent)

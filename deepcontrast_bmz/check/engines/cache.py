@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["VARIABLE", "cache_folder"]
+__all__ = ["VARIABLE", "make_cache_folder"]
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ VARIABLE = "DCBMZ_CACHE"
 """Environment variable that names another folder."""
 
 
-def cache_folder(*parts: str) -> Path:
+def make_cache_folder(*parts: str) -> Path:
     """Return a folder for what may be made or downloaded again, and create it.
 
     Raises

@@ -16,7 +16,7 @@ __all__ = [
     "Remark",
     "check_here",
     "check_in_environment",
-    "environment_missing",
+    "explain_missing_environment",
     "link_torch",
     "prepare_environment",
     "run_in_environment",
@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from deepcontrast_bmz.check.engines import environment_job
-from deepcontrast_bmz.check.engines.cache import cache_folder
+from deepcontrast_bmz.check.engines.cache import make_cache_folder
 from deepcontrast_bmz.check.engines.engine import EngineError, EngineMissingError, EngineRun
 from deepcontrast_bmz.check.engines.process import run_installer, run_job, shorten
 from deepcontrast_bmz.check.engines.quiet import quiet
@@ -213,7 +213,7 @@ def link_torch() -> Path:
     """
     found = _torch_and_needs()
     digest = hashlib.sha256(json.dumps([_torch_stamp(), str(_torch_place())]).encode()).hexdigest()
-    folder = cache_folder("environments", "torch") / digest[:12]
+    folder = make_cache_folder("environments", "torch") / digest[:12]
     if folder.is_dir():
         return folder
     with tempfile.TemporaryDirectory(prefix="unfinished-", dir=folder.parent) as temporary:
@@ -261,7 +261,7 @@ def _stamp(environment: Environment) -> dict[str, Any]:
 
 def _ready(environment: Environment) -> Path | None:
     """Return the python of an environment that is there and made of what it should be."""
-    folder = cache_folder("environments") / environment.name
+    folder = make_cache_folder("environments") / environment.name
     try:
         stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -279,7 +279,7 @@ def _installer(python: Path) -> list[str] | None:
     return None if uv is None else [uv, "pip", "install", "--python", str(python), "--quiet"]
 
 
-def environment_missing(name: str) -> str | None:
+def explain_missing_environment(name: str) -> str | None:
     """Say why an environment is not there and cannot be made; None if it may be.
 
     That a download fails shows only when it is tried.
@@ -308,7 +308,7 @@ def _make(environment: Environment, folder: Path) -> None:
         python = _python(folder)
         installer = _installer(python)
         if installer is None:
-            raise EngineMissingError(str(environment_missing(environment.name)))
+            raise EngineMissingError(str(explain_missing_environment(environment.name)))
         together = [pin.requirement for pin in environment.pins if not pin.alone]
         alone = [["--no-deps", pin.requirement] for pin in environment.pins if pin.alone]
         for wanted in (together, *alone):
@@ -341,7 +341,7 @@ def prepare_environment(name: str) -> Path:
     ready = _ready(environment)
     if ready is not None:
         return ready
-    parent = cache_folder("environments")
+    parent = make_cache_folder("environments")
     with FileLock(parent / f"{name}.lock"):
         ready = _ready(environment)
         if ready is not None:

@@ -11,8 +11,8 @@ from __future__ import annotations
 __all__ = [
     "JAVA_ENGINES",
     "JavaEngine",
+    "explain_missing_java",
     "java",
-    "java_missing",
     "maven",
     "prepare_java",
     "run_java",
@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from deepcontrast_bmz.check.engines.cache import cache_folder
+from deepcontrast_bmz.check.engines.cache import make_cache_folder
 from deepcontrast_bmz.check.engines.engine import EngineError, EngineMissingError, EngineRun
 from deepcontrast_bmz.check.engines.process import run_installer, run_job, shorten
 from deepcontrast_bmz.errors import InputError
@@ -162,7 +162,7 @@ def _classifier() -> str:
     return f"{system}-{machine}"
 
 
-def java_missing(engine: str | None = None) -> str | None:
+def explain_missing_java(engine: str | None = None) -> str | None:
     """Say why Java engines cannot run here; None if they can.
 
     An engine that is prepared needs no Maven; without a name, what every engine needs is asked for.
@@ -200,12 +200,12 @@ def _folder(engine: str) -> Path:
     for path in (SOURCES / "pom.xml", *sorted((SOURCES / "src").glob("*.java"))):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     name = f"{engine}-{_classifier()}-{digest.hexdigest()[:12]}"
-    return cache_folder("java", "engines") / name
+    return make_cache_folder("java", "engines") / name
 
 
 def _unpacked() -> Path:
     """Return where DJL unpacks libtorch, under folders that it names by version."""
-    return cache_folder("java", "djl")
+    return make_cache_folder("java", "djl")
 
 
 def _is_unpacked(record: JavaEngine) -> bool:
@@ -245,7 +245,7 @@ def _run_maven(engine: str, work: Path) -> list[Path]:
     """Compile the runner into `work`/classes; return the jars of the class path."""
     program = maven()
     if program is None:
-        raise EngineMissingError(str(java_missing(engine)))
+        raise EngineMissingError(str(explain_missing_java(engine)))
     listed = work / "classpath.txt"
     command = [
         str(program),
@@ -275,7 +275,7 @@ def prepare_java(engine: str) -> str:
         If Java, Maven, the network or the libraries of this platform are missing.
     """
     record = _engine(engine)
-    missing = java_missing(engine)
+    missing = explain_missing_java(engine)
     if missing is not None:
         raise EngineMissingError(missing)
     ready = _prepared(engine)
@@ -284,7 +284,7 @@ def prepare_java(engine: str) -> str:
     # Processes that come at the same time wait: Maven's repository and DJL's are shared.
     from filelock import FileLock
 
-    with FileLock(cache_folder("java") / "preparing.lock"):
+    with FileLock(make_cache_folder("java") / "preparing.lock"):
         ready = _prepared(engine)
         if ready is not None:
             return ready
@@ -372,7 +372,7 @@ def _run(
     """Start the runner on arrays in a temporary folder and read back what it wrote."""
     program = java()
     if program is None:
-        raise EngineMissingError(str(java_missing()))
+        raise EngineMissingError(str(explain_missing_java()))
     with tempfile.TemporaryDirectory(prefix="dcbmz-java-", ignore_cleanup_errors=True) as name:
         job = Path(name)
         loaded = weights

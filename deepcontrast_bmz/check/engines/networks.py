@@ -156,13 +156,13 @@ def _build_loop(package: Package) -> Loop:
 
 def repeats_our_source(package: Package) -> bool:
     """Return whether the architecture file is, word for word, what this version exports."""
-    from deepcontrast_bmz.export.architecture import architecture_source
+    from deepcontrast_bmz.export.architecture import write_architecture
 
     architecture = as_map(package.view.weights["pytorch_state_dict"].get("architecture"))
     path = package.file(text(architecture.get("source")))
     if path is None:
         return False
-    return path.read_bytes() == architecture_source(_settings(package)).encode()
+    return path.read_bytes() == write_architecture(_settings(package)).encode()
 
 
 def describe_stand_in(package: Package, weights_format: str, *, run_code: bool) -> str:

@@ -13,7 +13,7 @@ from deepcontrast_bmz.check.engines.engine import Engine
 from deepcontrast_bmz.check.program import Program
 from deepcontrast_bmz.check.rule import read_rules
 from deepcontrast_bmz.package.description import as_list, as_map
-from deepcontrast_bmz.package.weights import onnx_facts
+from deepcontrast_bmz.package.weights import read_onnx_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 NEW_INPUT_KEYS = ("pad", "output_of")
 
 
-def _new_input_keys(package: Package) -> Iterator[str]:
+def _find_new_input_keys(package: Package) -> Iterator[str]:
     for index, tensor in enumerate(as_list(package.rdf.get("inputs"))):
         for key in NEW_INPUT_KEYS:
             if key in as_map(tensor):
                 yield f"inputs[{index}].{key}"
 
 
-def _unfit_architecture(package: Package) -> Iterator[str]:
-    yield from architecture.unknown_callable(package)
-    yield from architecture.unfit_arguments(package)
-    yield from architecture.unfit_tensors(package)
+def _find_unfit_architecture(package: Package) -> Iterator[str]:
+    yield from architecture.find_unknown_callable(package)
+    yield from architecture.find_unfit_arguments(package)
+    yield from architecture.find_unfit_tensors(package)
 
 
-def _shared_node_names(package: Package) -> Iterator[str]:
+def _find_shared_node_names(package: Package) -> Iterator[str]:
     path = package.weights_file("onnx")
-    facts = onnx_facts(path) if path is not None else None
+    facts = read_onnx_facts(path) if path is not None else None
     if facts is not None and facts.shared_names > 1:
         yield f"{facts.shared_names} Slice and Gather nodes without a name of their own"
 
@@ -48,13 +48,13 @@ def _shared_node_names(package: Package) -> Iterator[str]:
 RULES = read_rules(
     "bioengine",
     {
-        "plain-text": breaches.maps_for_text,
-        "format-version": breaches.new_patch_version,
-        "new-input-keys": _new_input_keys,
-        "architecture": _unfit_architecture,
-        "script-frozen": breaches.unfrozen_interpolate,
-        "onnx-version": partial(breaches.onnx_too_new, opset=21, ir_version=10),
-        "onnx-node-names": _shared_node_names,
+        "plain-text": breaches.find_maps_for_text,
+        "format-version": breaches.find_new_patch_version,
+        "new-input-keys": _find_new_input_keys,
+        "architecture": _find_unfit_architecture,
+        "script-frozen": breaches.find_unfrozen_interpolate,
+        "onnx-version": partial(breaches.find_onnx_too_new, opset=21, ir_version=10),
+        "onnx-node-names": _find_shared_node_names,
     },
 )
 
@@ -70,12 +70,12 @@ ENGINES = (
 
 def measure(session: Session, engine: Engine, measured: Measured) -> None:
     """Run BioEngine's core."""
-    from deepcontrast_bmz.check.measure import run_real, whole_image
+    from deepcontrast_bmz.check.measure import handle_whole, run_real
     from deepcontrast_bmz.check.programs.running_core import run_old_core
 
     run_old_core(session, engine, measured)
     formats = ("torchscript", "onnx", "pytorch_state_dict")
-    handling = whole_image(padded=False)
+    handling = handle_whole(padded=False)
     run_real(session, measured, engine, formats, handling, program="bioengine")
     if measured.passed.get("any_size"):
         measured.note("seams", "passed", "by its default, read: whole images")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 STATISTICS = ("scale_range", "zero_mean_unit_variance", "scale_mean_variance")
 
 
-def _missing_files(package: Package) -> Iterator[str]:
+def _find_missing_files(package: Package) -> Iterator[str]:
     for reference in package.references:
         if reference.remote:
             if not reference.where.startswith(("documentation", "covers", "attachments")):
@@ -37,7 +37,7 @@ def _missing_files(package: Package) -> Iterator[str]:
             yield f"{reference.where}: no file {reference.source!r}"
 
 
-def _wrong_sha256(package: Package) -> Iterator[str]:
+def _find_wrong_sha256(package: Package) -> Iterator[str]:
     for reference in package.references:
         path = package.file(reference.source)
         if path is None or reference.sha256 is None:
@@ -47,14 +47,14 @@ def _wrong_sha256(package: Package) -> Iterator[str]:
             yield f"{reference.where}: {reference.sha256[:12]}... for a file of {actual[:12]}..."
 
 
-def _no_sha256(package: Package) -> Iterator[str]:
+def _find_no_sha256(package: Package) -> Iterator[str]:
     for reference in package.references:
         demanded = reference.where.startswith(("weights", "inputs", "outputs"))
         if demanded and reference.sha256 is None and ".dependencies" not in reference.where:
             yield f"{reference.where} ({reference.source})"
 
 
-def _small_minimum(package: Package) -> Iterator[str]:
+def _find_small_minimum(package: Package) -> Iterator[str]:
     halo = package.view.halo
     for tensor in package.view.inputs:
         for axis in tensor.spatial:
@@ -63,7 +63,7 @@ def _small_minimum(package: Package) -> Iterator[str]:
                 yield f"size from {smallest} and halo {margin} on axis {axis.name}"
 
 
-def _halo_off_step(package: Package) -> Iterator[str]:
+def _find_halo_off_step(package: Package) -> Iterator[str]:
     halo = package.view.halo
     for tensor in package.view.inputs:
         for axis in tensor.spatial:
@@ -71,7 +71,7 @@ def _halo_off_step(package: Package) -> Iterator[str]:
                 yield f"step {axis.step} and halo {halo[axis.name]} on axis {axis.name}"
 
 
-def _some_sizes_only(package: Package) -> Iterator[str]:
+def _find_some_sizes_only(package: Package) -> Iterator[str]:
     for tensor in package.view.inputs:
         for axis in tensor.spatial:
             if axis.size is not None:
@@ -80,7 +80,7 @@ def _some_sizes_only(package: Package) -> Iterator[str]:
                 yield f"step {axis.step} on axis {axis.name} of {tensor.name}"
 
 
-def _post_statistics(package: Package) -> Iterator[str]:
+def _find_post_statistics(package: Package) -> Iterator[str]:
     for tensor in package.view.outputs:
         for operation in tensor.operations:
             if operation.name not in STATISTICS or operation.kwargs.get("mode") == "fixed":
@@ -92,7 +92,7 @@ def _post_statistics(package: Package) -> Iterator[str]:
                 yield f"{operation.name} on {tensor.name}"
 
 
-def _dataset_statistics(package: Package) -> Iterator[str]:
+def _find_dataset_statistics(package: Package) -> Iterator[str]:
     if package.view.is_04:
         return
     for tensor in package.view.inputs:
@@ -104,7 +104,7 @@ def _dataset_statistics(package: Package) -> Iterator[str]:
                 yield f"{operation.name} with axes {axes or 'missing'} on {tensor.name}"
 
 
-def _statistics_of_raw(package: Package) -> Iterator[str]:
+def _find_statistics_of_raw(package: Package) -> Iterator[str]:
     for tensor in package.view.inputs:
         changed = ""
         for operation in tensor.operations:
@@ -114,7 +114,7 @@ def _statistics_of_raw(package: Package) -> Iterator[str]:
                 changed = operation.name
 
 
-def _integer_input(package: Package) -> Iterator[str]:
+def _find_integer_input(package: Package) -> Iterator[str]:
     for tensor in package.view.inputs:
         last = tensor.operations[-1] if tensor.operations else None
         ensured = last is not None and last.name == "ensure_dtype"
@@ -122,18 +122,18 @@ def _integer_input(package: Package) -> Iterator[str]:
             yield f"{tensor.data_type} in {tensor.name} without a last ensure_dtype: float32"
 
 
-def _no_channel_out(package: Package) -> Iterator[str]:
+def _find_no_channel_out(package: Package) -> Iterator[str]:
     for tensor in package.view.outputs:
         if tensor.axes and tensor.axis("channel") is None:
             yield f"axes {', '.join(a.name for a in tensor.axes)} of {tensor.name}"
 
 
-def _no_cover(package: Package) -> Iterator[str]:
+def _find_no_cover(package: Package) -> Iterator[str]:
     if not as_list(package.rdf.get("covers")):
         yield "no covers"
 
 
-def _no_validation(package: Package) -> Iterator[str]:
+def _find_no_validation(package: Package) -> Iterator[str]:
     value = package.rdf.get("documentation")
     source = text(as_map(value).get("source")) if isinstance(value, dict) else text(value)
     path = package.file(source)
@@ -144,7 +144,7 @@ def _no_validation(package: Package) -> Iterator[str]:
         yield f"none in {source}"
 
 
-def _unreadable_tensor(package: Package) -> Iterator[str]:
+def _find_unreadable_tensor(package: Package) -> Iterator[str]:
     for tensor in package.view.tensors:
         array = load_tensor(package, tensor.test_source)
         if array is None:
@@ -153,7 +153,7 @@ def _unreadable_tensor(package: Package) -> Iterator[str]:
             yield f"{array.ndim} axes in {tensor.test_source}, {len(tensor.axes)} declared"
 
 
-def _normalised_input(package: Package) -> Iterator[str]:
+def _find_normalised_input(package: Package) -> Iterator[str]:
     for tensor in package.view.inputs:
         normalises = any(op.name in STATISTICS for op in tensor.operations)
         array = load_tensor(package, tensor.test_source) if normalises else None
@@ -165,7 +165,7 @@ def _normalised_input(package: Package) -> Iterator[str]:
             yield f"{tensor.test_source} with values from {array.min():.3g} to {array.max():.3g}"
 
 
-def _tight_tolerance(package: Package) -> Iterator[str]:
+def _find_tight_tolerance(package: Package) -> Iterator[str]:
     zoo = as_map(as_map(package.rdf.get("config")).get("bioimageio"))
     entries = [as_map(e) for e in as_list(zoo.get("reproducibility_tolerance"))]
     absolute = [e.get("absolute_tolerance") for e in entries]
@@ -181,7 +181,7 @@ def _tight_tolerance(package: Package) -> Iterator[str]:
             yield f"absolute_tolerance {limit:g} for values over a range of {scale:.4g}"
 
 
-def _channels_disagree(package: Package) -> Iterator[str]:
+def _find_channels_disagree(package: Package) -> Iterator[str]:
     for tensor in package.view.tensors:
         array = load_tensor(package, tensor.test_source)
         if array is None or array.ndim != len(tensor.axes):
@@ -194,37 +194,37 @@ def _channels_disagree(package: Package) -> Iterator[str]:
 RULES = read_rules(
     "core",
     {
-        "format-version": partial(breaches.unlike_versions, accepted=("0.4", "0.5")),
-        "files": _missing_files,
-        "sha256": _wrong_sha256,
-        "sha256-given": _no_sha256,
-        "test-tensors": _unreadable_tensor,
-        "channel-count": _channels_disagree,
-        "min-halo": _small_minimum,
-        "halo-step": _halo_off_step,
-        "post-statistics": _post_statistics,
-        "integer-input": _integer_input,
-        "architecture-callable": architecture.unknown_callable,
-        "architecture-arguments": architecture.unfit_arguments,
-        "architecture-tensors": architecture.unfit_tensors,
-        "architecture-iterations": architecture.unfit_outputs,
-        "dataset-statistics": _dataset_statistics,
-        "statistics-first": _statistics_of_raw,
-        "raw-test-input": _normalised_input,
-        "tolerance": _tight_tolerance,
-        "any-size": _some_sizes_only,
-        "onnx-dynamic": breaches.onnx_static,
-        "blockwise-channel": _no_channel_out,
-        "cover": _no_cover,
-        "validation-heading": _no_validation,
-        "local-paths": breaches.debug_paths,
+        "format-version": partial(breaches.find_unlike_versions, accepted=("0.4", "0.5")),
+        "files": _find_missing_files,
+        "sha256": _find_wrong_sha256,
+        "sha256-given": _find_no_sha256,
+        "test-tensors": _find_unreadable_tensor,
+        "channel-count": _find_channels_disagree,
+        "min-halo": _find_small_minimum,
+        "halo-step": _find_halo_off_step,
+        "post-statistics": _find_post_statistics,
+        "integer-input": _find_integer_input,
+        "architecture-callable": architecture.find_unknown_callable,
+        "architecture-arguments": architecture.find_unfit_arguments,
+        "architecture-tensors": architecture.find_unfit_tensors,
+        "architecture-iterations": architecture.find_unfit_outputs,
+        "dataset-statistics": _find_dataset_statistics,
+        "statistics-first": _find_statistics_of_raw,
+        "raw-test-input": _find_normalised_input,
+        "tolerance": _find_tight_tolerance,
+        "any-size": _find_some_sizes_only,
+        "onnx-dynamic": breaches.find_onnx_static,
+        "blockwise-channel": _find_no_channel_out,
+        "cover": _find_no_cover,
+        "validation-heading": _find_no_validation,
+        "local-paths": breaches.find_debug_paths,
     },
 )
 
 
 def measure(session: Session, engine: Engine, measured: Measured) -> None:
     """Run one of the engines."""
-    from deepcontrast_bmz.check.measure import run_real, whole_image
+    from deepcontrast_bmz.check.measure import handle_whole, run_real
 
     if engine.name == "core":
         running_core.run_test(session, measured)
@@ -235,10 +235,10 @@ def measure(session: Session, engine: Engine, measured: Measured) -> None:
         running_core.compare_blocks(session, engine, measured)
     elif engine.name.startswith("core-"):
         running_core.run_old_core(session, engine, measured)
-        handling = whole_image(padded=False)
+        handling = handle_whole(padded=False)
         run_real(session, measured, engine, ("torchscript", "onnx"), handling, program="core")
     else:
-        handling = whole_image(padded=False)
+        handling = handle_whole(padded=False)
         run_real(session, measured, engine, ("onnx",), handling, program="core")
 
 

@@ -1,13 +1,13 @@
 """Fiji (deepImageJ 3.1) and Icy, which read and run models through JDLL 0.6.1.
 
 The emulation was read in JDLL 0.6.1: `ModelWeight` and the engine table choose the weights
-(`loads_first`), `TileCalculator` takes an image up to 50 megapixels as one tile, and `TileMaker`
+(`order_formats`), `TileCalculator` takes an image up to 50 megapixels as one tile, and `TileMaker`
 mirrors it by the halo, the edge pixel repeated, and crops.
 """
 
 from __future__ import annotations
 
-__all__ = ["PROGRAM", "measure", "weights_to_load"]
+__all__ = ["PROGRAM", "choose_weights", "measure"]
 
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from deepcontrast_bmz.check.engines.java import JAVA_ENGINES
 from deepcontrast_bmz.check.program import Program
 from deepcontrast_bmz.check.rule import read_rules
 from deepcontrast_bmz.check.scripts import describe_scripts
-from deepcontrast_bmz.export.fiji_order import VERSION_KEYS, loads_first, shares_slot
+from deepcontrast_bmz.export.fiji_order import VERSION_KEYS, order_formats, shares_slot
 from deepcontrast_bmz.package.description import as_map, text
 from deepcontrast_bmz.package.weights import script_calls
 
@@ -51,18 +51,18 @@ def _versions(package: Package) -> dict[str, str]:
     }
 
 
-def weights_to_load(package: Package) -> str | None:
+def choose_weights(package: Package) -> str | None:
     """Return the weights format JDLL runs in Java, or None if there is none."""
-    order = [name for name in loads_first(_versions(package)) if name in JAVA_FORMATS]
+    order = [name for name in order_formats(_versions(package)) if name in JAVA_FORMATS]
     return order[0] if order else None
 
 
-def _wrong_name(package: Package) -> Iterator[str]:
+def _find_wrong_name(package: Package) -> Iterator[str]:
     if package.rdf_name != "rdf.yaml":
         yield package.rdf_name
 
 
-def _no_id(package: Package) -> Iterator[str]:
+def _find_no_id(package: Package) -> Iterator[str]:
     if package.view.is_04 or "config" not in package.rdf or text(package.rdf.get("id")):
         return
     zoo = as_map(as_map(package.rdf["config"]).get("bioimageio"))
@@ -70,7 +70,7 @@ def _no_id(package: Package) -> Iterator[str]:
         yield "neither id nor config.bioimageio.nickname"
 
 
-def _axis_scale(package: Package) -> Iterator[str]:
+def _find_axis_scale(package: Package) -> Iterator[str]:
     if package.view.is_04:
         return
     for tensor in package.view.tensors:
@@ -79,21 +79,21 @@ def _axis_scale(package: Package) -> Iterator[str]:
                 yield f"scale {axis.scale:g} on axis {axis.name} of {tensor.name}"
 
 
-def _offset(package: Package) -> Iterator[str]:
+def _find_offset(package: Package) -> Iterator[str]:
     for tensor in package.view.outputs:
         for axis in tensor.spatial:
             if axis.offset:
                 yield f"offset {axis.offset:g} on axis {axis.name} of {tensor.name}"
 
 
-def _data_dependent(package: Package) -> Iterator[str]:
+def _find_data_dependent(package: Package) -> Iterator[str]:
     for tensor in package.view.tensors:
         for axis in tensor.axes:
             if axis.data_dependent:
                 yield f"axis {axis.name} of {tensor.name}"
 
 
-def _no_tiling(package: Package) -> Iterator[str]:
+def _find_no_tiling(package: Package) -> Iterator[str]:
     config = as_map(package.rdf.get("config"))
     if package.view.is_04 or "deepimagej" not in config:
         return
@@ -101,7 +101,7 @@ def _no_tiling(package: Package) -> Iterator[str]:
         yield "config.deepimagej without allow_tiling: true"
 
 
-def _one_bound(package: Package) -> Iterator[str]:
+def _find_one_bound(package: Package) -> Iterator[str]:
     for tensor, operation in breaches.steps(package.view):
         if operation.name == "clip":
             for key in ("min", "max"):
@@ -109,7 +109,7 @@ def _one_bound(package: Package) -> Iterator[str]:
                     yield f"clip without {key} on {tensor.name}"
 
 
-def _list_of_factors(package: Package) -> Iterator[str]:
+def _find_unlike_factors(package: Package) -> Iterator[str]:
     for tensor, operation in breaches.steps(package.view):
         for key in ("gain", "offset"):
             value = operation.kwargs.get(key)
@@ -117,61 +117,61 @@ def _list_of_factors(package: Package) -> Iterator[str]:
                 yield f"scale_linear with {key} {value} on {tensor.name}"
 
 
-def _subfolder(package: Package) -> Iterator[str]:
+def _find_subfolder(package: Package) -> Iterator[str]:
     for name, entry in package.view.weights.items():
         source = text(entry.get("source"))
         if "/" in source and "://" not in source:
             yield f"{source} ({name})"
 
 
-def _onnx_first(package: Package) -> Iterator[str]:
+def _find_onnx_first(package: Package) -> Iterator[str]:
     versions = _versions(package)
-    if "onnx" in versions and "torchscript" in versions and weights_to_load(package) == "onnx":
+    if "onnx" in versions and "torchscript" in versions and choose_weights(package) == "onnx":
         version = versions["torchscript"] or "missing"
         yield f"pytorch_version {version} with opset {versions['onnx']}"
 
 
 def _tie(package: Package) -> Iterator[str]:
     versions = _versions(package)
-    if weights_to_load(package) != "torchscript" or "onnx" not in versions:
+    if choose_weights(package) != "torchscript" or "onnx" not in versions:
         return
     if shares_slot(versions, "torchscript", "onnx"):
         yield f"pytorch_version {versions['torchscript']} with opset {versions['onnx']}"
 
 
-def _major(package: Package) -> Iterator[str]:
+def _find_major(package: Package) -> Iterator[str]:
     version = _versions(package).get("torchscript")
     if version is not None and version.split(".")[0] not in ("", "1", "2"):
         yield f"pytorch_version {version}"
 
 
-def _no_pytorch_version(package: Package) -> Iterator[str]:
+def _find_no_pytorch_version(package: Package) -> Iterator[str]:
     if _versions(package).get("torchscript") == "":
         yield "torchscript without pytorch_version"
 
 
-def _min_step(package: Package) -> Iterator[str]:
+def _find_min_step(package: Package) -> Iterator[str]:
     for tensor in package.view.inputs:
         for axis in tensor.spatial:
             if axis.minimum is not None and axis.step and axis.minimum % axis.step:
                 yield f"min {axis.minimum} and step {axis.step} on axis {axis.name}"
 
 
-def _coarse_step(package: Package) -> Iterator[str]:
+def _find_coarse_step(package: Package) -> Iterator[str]:
     for tensor in package.view.inputs:
         for axis in tensor.spatial:
             if axis.step is not None and axis.step > 1:
                 yield f"step {axis.step} on axis {axis.name} of {tensor.name}"
 
 
-def _fixed_size(package: Package) -> Iterator[str]:
+def _find_fixed_size(package: Package) -> Iterator[str]:
     for tensor in package.view.inputs:
         for axis in tensor.spatial:
             if axis.size is not None and axis.size > 1:
                 yield f"size {axis.size} on axis {axis.name} of {tensor.name}"
 
 
-def _quantile(package: Package) -> Iterator[str]:
+def _find_quantile(package: Package) -> Iterator[str]:
     path = package.weights_file("torchscript")
     if path is not None:
         for function in ("quantile", "nanquantile"):
@@ -179,20 +179,20 @@ def _quantile(package: Package) -> Iterator[str]:
                 yield f"torch.{function} in {path.name}"
 
 
-def _data_type(package: Package) -> Iterator[str]:
+def _find_data_type(package: Package) -> Iterator[str]:
     for tensor in package.view.outputs:
         if tensor.data_type not in DATA_TYPES:
             yield f"{tensor.data_type} in {tensor.name}"
 
 
-def _no_sample(package: Package) -> Iterator[str]:
+def _find_no_sample(package: Package) -> Iterator[str]:
     for tensor in package.view.inputs:
         path = package.file(tensor.sample_source)
         if path is None or path.suffix.lower() not in (".tif", ".tiff", ".png", ".jpg", ".gif"):
             yield f"{tensor.sample_source or 'no sample_tensor'} for {tensor.name}"
 
 
-def _halo_off_grid(package: Package) -> Iterator[str]:
+def _find_halo_off_grid(package: Package) -> Iterator[str]:
     halo = package.view.halo
     for tensor in package.view.inputs:
         for axis in tensor.spatial:
@@ -203,47 +203,47 @@ def _halo_off_grid(package: Package) -> Iterator[str]:
 RULES = read_rules(
     "fiji",
     {
-        "file-name": _wrong_name,
-        "format-version": partial(breaches.unlike_versions, accepted=("0.4", "0.5")),
+        "file-name": _find_wrong_name,
+        "format-version": partial(breaches.find_unlike_versions, accepted=("0.4", "0.5")),
         "required-keys": partial(
-            breaches.required_keys, keys=("name", "inputs", "outputs", "weights")
+            breaches.find_required_keys, keys=("name", "inputs", "outputs", "weights")
         ),
-        "id": _no_id,
-        "plain-text": breaches.maps_for_text,
-        "nulls": breaches.nulls,
-        "channel-names": breaches.channels_without_names,
-        "axis-ids": breaches.axes_without_id,
-        "channel-axis": breaches.input_without_channel,
-        "batch": breaches.batch_sizes,
-        "axis-types": partial(breaches.axis_types, refused=("time", "index")),
-        "axis-scale": _axis_scale,
-        "size-offset": _offset,
-        "data-dependent-size": _data_dependent,
-        "allow-tiling": _no_tiling,
-        "one-input": breaches.more_than_one_tensor,
-        "operations": partial(breaches.operations_outside, known=OPERATIONS),
-        "clip-bounds": _one_bound,
-        "mean-std": partial(breaches.image_statistics, operations=("zero_mean_unit_variance",)),
-        "scale-linear-list": _list_of_factors,
-        "reference-tensor": breaches.reference_tensor,
-        "percentiles": breaches.percentiles_missing,
-        "weights-format": partial(breaches.no_such_weights, accepted=JAVA_FORMATS),
-        "weights-subfolder": _subfolder,
-        "loads-torchscript-first": _onnx_first,
+        "id": _find_no_id,
+        "plain-text": breaches.find_maps_for_text,
+        "nulls": breaches.find_nulls,
+        "channel-names": breaches.find_channels_without_names,
+        "axis-ids": breaches.find_axes_without_id,
+        "channel-axis": breaches.find_input_without_channel,
+        "batch": breaches.find_batch_sizes,
+        "axis-types": partial(breaches.find_axis_types, refused=("time", "index")),
+        "axis-scale": _find_axis_scale,
+        "size-offset": _find_offset,
+        "data-dependent-size": _find_data_dependent,
+        "allow-tiling": _find_no_tiling,
+        "one-input": breaches.find_more_than_one_tensor,
+        "operations": partial(breaches.find_operations_outside, known=OPERATIONS),
+        "clip-bounds": _find_one_bound,
+        "mean-std": partial(breaches.find_statistics, operations=("zero_mean_unit_variance",)),
+        "scale-linear-list": _find_unlike_factors,
+        "reference-tensor": breaches.find_reference_tensor,
+        "percentiles": breaches.find_percentiles_missing,
+        "weights-format": partial(breaches.find_no_such_weights, accepted=JAVA_FORMATS),
+        "weights-subfolder": _find_subfolder,
+        "loads-torchscript-first": _find_onnx_first,
         "loads-first-tie": _tie,
-        "pytorch-major": _major,
-        "pytorch-version": _no_pytorch_version,
-        "onnx-version": partial(breaches.onnx_too_new, opset=17, ir_version=8),
-        "onnx-one-file": breaches.external_onnx,
-        "script-frozen": breaches.unfrozen_interpolate,
-        "channel-count": breaches.no_whole_channel_count,
-        "data-type": _data_type,
-        "min-step": _min_step,
-        "step": _coarse_step,
-        "fixed-size": _fixed_size,
-        "halo-grid": _halo_off_grid,
-        "quantile": _quantile,
-        "sample": _no_sample,
+        "pytorch-major": _find_major,
+        "pytorch-version": _find_no_pytorch_version,
+        "onnx-version": partial(breaches.find_onnx_too_new, opset=17, ir_version=8),
+        "onnx-one-file": breaches.find_external_onnx,
+        "script-frozen": breaches.find_unfrozen_interpolate,
+        "channel-count": breaches.find_no_whole_channel_count,
+        "data-type": _find_data_type,
+        "min-step": _find_min_step,
+        "step": _find_coarse_step,
+        "fixed-size": _find_fixed_size,
+        "halo-grid": _find_halo_off_grid,
+        "quantile": _find_quantile,
+        "sample": _find_no_sample,
     },
 )
 
@@ -269,17 +269,17 @@ ENGINES = (
 
 def measure(session: Session, engine: Engine, measured: Measured) -> None:
     """Run one of JDLL's engines, or the weights here, as JDLL does."""
-    from deepcontrast_bmz.check.measure import emulated, run_real, whole_image
+    from deepcontrast_bmz.check.measure import handle_whole, run_emulated, run_real
 
-    padded = whole_image(padded=True)
+    padded = handle_whole(padded=True)
     if engine.real:
         libtorch = JAVA_ENGINES[engine.name].kind == "libtorch"
         formats = ("torchscript",) if libtorch else ("onnx",)
         run_real(session, measured, engine, formats, padded, program="fiji")
     else:
-        first = weights_to_load(session.package)
+        first = choose_weights(session.package)
         if first is not None:
-            emulated(session, measured, engine, (first,), padded, program="fiji")
+            run_emulated(session, measured, engine, (first,), padded, program="fiji")
     rigid = any(a.size is not None for t in session.package.view.inputs for a in t.spatial)
     if not rigid and (measured.passed.get("any_size") or measured.failed.get("any_size")):
         measured.note("seams", "passed", "by its tile rule, read: one tile up to 50 megapixels")

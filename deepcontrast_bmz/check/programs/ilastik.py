@@ -52,14 +52,14 @@ def tile_size(tensor: TensorView) -> dict[str, int]:
     return {axis.name: side(axis) for axis in tensor.spatial}
 
 
-def _axis_names(package: Package) -> Iterator[str]:
+def _find_axis_names(package: Package) -> Iterator[str]:
     for tensor in package.view.tensors:
         for axis in tensor.axes:
             if axis.name not in AXES:
                 yield f"axis {axis.name or axis.kind} of {tensor.name}"
 
 
-def _axis_order(package: Package) -> Iterator[str]:
+def _find_axis_order(package: Package) -> Iterator[str]:
     if not package.view.inputs:
         return
     order = [axis.name for axis in package.view.inputs[0].axes]
@@ -78,25 +78,25 @@ def _halo_on_tiles(package: Package) -> Iterator[tuple[str, int, int]]:
             yield name, side, halo.get(name, 0)
 
 
-def _nothing_left(package: Package) -> Iterator[str]:
+def _find_nothing_left(package: Package) -> Iterator[str]:
     for name, side, halo in _halo_on_tiles(package):
         if side - 2 * halo <= 0:
             yield f"halo {halo} on axis {name}, whose tiles have {side} pixels"
 
 
-def _no_halo(package: Package) -> Iterator[str]:
+def _find_no_halo(package: Package) -> Iterator[str]:
     found = [halo for _, _, halo in _halo_on_tiles(package)]
     if found and max(found) == 0:
         yield "no halo on any axis of the outputs"
 
 
-def _off_grid(package: Package) -> Iterator[str]:
+def _find_off_grid(package: Package) -> Iterator[str]:
     for name, side, halo in _halo_on_tiles(package):
         if halo and name in ("y", "x") and (side - 2 * halo) % GRID:
             yield f"{side} - 2 x {halo} = {side - 2 * halo} on axis {name}"
 
 
-def _small_volumes(package: Package) -> Iterator[str]:
+def _find_small_volumes(package: Package) -> Iterator[str]:
     if not package.view.inputs or len(package.view.inputs[0].spatial) != 3:
         return
     halo = package.view.halo
@@ -105,7 +105,7 @@ def _small_volumes(package: Package) -> Iterator[str]:
             yield f"min {axis.smallest} on axis {axis.name}"
 
 
-def _not_float(package: Package) -> Iterator[str]:
+def _find_not_float(package: Package) -> Iterator[str]:
     for tensor in package.view.inputs:
         if tensor.data_type != "float32":
             yield f"{tensor.data_type} in {tensor.name}"
@@ -114,20 +114,20 @@ def _not_float(package: Package) -> Iterator[str]:
 RULES = read_rules(
     "ilastik",
     {
-        "plain-text": breaches.maps_for_text,
-        "format-version": breaches.new_patch_version,
-        "one-tensor": partial(breaches.more_than_one_tensor, outputs=True),
-        "axis-names": _axis_names,
-        "axis-order": _axis_order,
-        "weights-format": partial(breaches.no_such_weights, accepted=FORMATS),
-        "script-frozen": breaches.unfrozen_interpolate,
-        "halo-fits": _nothing_left,
-        "data-type": _not_float,
-        "small-volumes": _small_volumes,
-        "halo": _no_halo,
-        "mean-std": partial(breaches.image_statistics, operations=("zero_mean_unit_variance",)),
-        "percentiles-per-tile": partial(breaches.image_statistics, operations=("scale_range",)),
-        "grid": _off_grid,
+        "plain-text": breaches.find_maps_for_text,
+        "format-version": breaches.find_new_patch_version,
+        "one-tensor": partial(breaches.find_more_than_one_tensor, outputs=True),
+        "axis-names": _find_axis_names,
+        "axis-order": _find_axis_order,
+        "weights-format": partial(breaches.find_no_such_weights, accepted=FORMATS),
+        "script-frozen": breaches.find_unfrozen_interpolate,
+        "halo-fits": _find_nothing_left,
+        "data-type": _find_not_float,
+        "small-volumes": _find_small_volumes,
+        "halo": _find_no_halo,
+        "mean-std": partial(breaches.find_statistics, operations=("zero_mean_unit_variance",)),
+        "percentiles-per-tile": partial(breaches.find_statistics, operations=("scale_range",)),
+        "grid": _find_off_grid,
     },
 )
 
@@ -156,14 +156,14 @@ def handling(bench: Bench) -> Handling:
 
 def measure(session: Session, engine: Engine, measured: Measured) -> None:
     """Run tiktorch's core, or the weights here, in ilastik's tiles."""
-    from deepcontrast_bmz.check.measure import emulated, run_real
+    from deepcontrast_bmz.check.measure import run_emulated, run_real
     from deepcontrast_bmz.check.programs.running_core import run_old_core
 
     if engine.real:
         run_old_core(session, engine, measured, FORMATS)
         run_real(session, measured, engine, FORMATS, handling, program="ilastik")
     else:
-        emulated(session, measured, engine, FORMATS, handling, program="ilastik")
+        run_emulated(session, measured, engine, FORMATS, handling, program="ilastik")
 
 
 PROGRAM = Program(

@@ -9,7 +9,7 @@ by `ImageOps.ML.DnnOp` with BORDER_REFLECT, fills up what is smaller than a tile
 
 from __future__ import annotations
 
-__all__ = ["PROGRAM", "declared_halo", "handling", "measure", "refuses", "tile_size"]
+__all__ = ["PROGRAM", "handling", "measure", "read_declared_halo", "refuses", "tile_size"]
 
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,7 @@ TILE = 512
 """Side that QuPath aims at."""
 
 
-def declared_halo(package: Package) -> int:
+def read_declared_halo(package: Package) -> int:
     """Return the halo that QuPath honours: that of the first output as a whole, not of axes."""
     view = package.qupath_view
     if not view.outputs:
@@ -78,20 +78,20 @@ def _view(package: Package) -> ModelView:
     return package.qupath_view
 
 
-def _exactly_050(package: Package) -> Iterator[str]:
+def _find_exactly_050(package: Package) -> Iterator[str]:
     for view in {id(v): v for v in (package.view, package.qupath_view)}.values():
         if view.version == "0.5.0":
             yield "format_version 0.5.0"
             return
 
 
-def _keys_04(package: Package) -> Iterator[str]:
+def _find_keys_04(package: Package) -> Iterator[str]:
     if _view(package).is_04:
         keys = ("timestamp", "test_inputs", "test_outputs")
-        yield from breaches.required_keys(package, keys=keys, qupath=True)
+        yield from breaches.find_required_keys(package, keys=keys, qupath=True)
 
 
-def _scalar_factors(package: Package) -> Iterator[str]:
+def _find_scalar_factors(package: Package) -> Iterator[str]:
     for tensor, operation in breaches.steps(_view(package)):
         if operation.name == "scale_linear":
             for key in ("gain", "offset"):
@@ -100,7 +100,7 @@ def _scalar_factors(package: Package) -> Iterator[str]:
                     yield f"scale_linear with {key} {value} on {tensor.name}"
 
 
-def _no_kwargs(package: Package) -> Iterator[str]:
+def _find_no_kwargs(package: Package) -> Iterator[str]:
     if _view(package).is_04:
         return
     for tensor, operation in breaches.steps(_view(package)):
@@ -108,8 +108,8 @@ def _no_kwargs(package: Package) -> Iterator[str]:
             yield f"zero_mean_unit_variance without kwargs on {tensor.name}"
 
 
-def _no_tensor_halo(package: Package) -> Iterator[str]:
-    if declared_halo(package) > 0:
+def _find_no_tensor_halo(package: Package) -> Iterator[str]:
+    if read_declared_halo(package) > 0:
         return
     axis_halo = max(package.view.halo.values(), default=0)
     where = "model.yaml" if package.qupath_rdf is not None else package.rdf_name
@@ -117,16 +117,16 @@ def _no_tensor_halo(package: Package) -> Iterator[str]:
     yield f"no halo on the output tensor in {where}{known}"
 
 
-def _unlike_halo(package: Package) -> Iterator[str]:
+def _find_unlike_halo(package: Package) -> Iterator[str]:
     axis_halo = max(package.view.halo.values(), default=0)
-    if 0 < declared_halo(package) < axis_halo:
-        yield f"halo {declared_halo(package)} for QuPath and {axis_halo} in {package.rdf_name}"
+    if 0 < read_declared_halo(package) < axis_halo:
+        yield f"halo {read_declared_halo(package)} for QuPath and {axis_halo} in {package.rdf_name}"
 
 
-def _larger_halo(package: Package) -> Iterator[str]:
+def _find_larger_halo(package: Package) -> Iterator[str]:
     axis_halo = max(package.view.halo.values(), default=0)
-    if package.qupath_rdf is not None and declared_halo(package) > axis_halo:
-        yield f"halo {declared_halo(package)} for QuPath and {axis_halo} in {package.rdf_name}"
+    if package.qupath_rdf is not None and read_declared_halo(package) > axis_halo:
+        yield f"halo {read_declared_halo(package)} for QuPath and {axis_halo} in {package.rdf_name}"
 
 
 def _strip_halo(rdf: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def _first_difference(first: Any, second: Any, where: str) -> str:
     return f"{where} {first!r:.60} in rdf.yaml and {second!r:.60} in model.yaml"
 
 
-def _second_differs(package: Package, *, decisive: bool) -> Iterator[str]:
+def _find_second_differs(package: Package, *, decisive: bool) -> Iterator[str]:
     if package.qupath_rdf is None:
         return
     first, second = _strip_halo(package.rdf), _strip_halo(package.qupath_rdf)
@@ -163,21 +163,21 @@ def _second_differs(package: Package, *, decisive: bool) -> Iterator[str]:
             yield _first_difference(first.get(key), second.get(key), key)
 
 
-def _not_flat(package: Package) -> Iterator[str]:
+def _find_not_flat(package: Package) -> Iterator[str]:
     for tensor in package.view.tensors:
         names = [axis.name for axis in tensor.axes]
         if "y" not in names or "x" not in names or names.index("x") != names.index("y") + 1:
             yield f"axes {', '.join(names)} in {tensor.name}"
 
 
-def _unusable_source(package: Package) -> Iterator[str]:
+def _find_unusable_source(package: Package) -> Iterator[str]:
     for name in FORMATS:
         source = text(package.view.weights.get(name, {}).get("source"))
         if "://" in source or source.endswith(".zip"):
             yield f"{source} ({name})"
 
 
-def _multiplied_size(package: Package) -> Iterator[str]:
+def _find_multiplied_size(package: Package) -> Iterator[str]:
     for tensor in _view(package).inputs:
         for axis in tensor.spatial:
             if axis.size is not None and tile_size(axis.size) != axis.size:
@@ -185,7 +185,7 @@ def _multiplied_size(package: Package) -> Iterator[str]:
                 yield f"size {axis.size} on axis {axis.name}, for which tiles have {side}"
 
 
-def _no_offset(package: Package) -> Iterator[str]:
+def _find_no_offset(package: Package) -> Iterator[str]:
     for tensor in _view(package).outputs:
         for axis in tensor.spatial:
             if axis.refers and axis.offset is None:
@@ -195,32 +195,32 @@ def _no_offset(package: Package) -> Iterator[str]:
 RULES = read_rules(
     "qupath",
     {
-        "required-keys": partial(breaches.required_keys, keys=KEYS, qupath=True),
-        "required-keys-04": _keys_04,
-        "format-version": _exactly_050,
-        "plain-text": partial(breaches.maps_for_text, qupath=True),
-        "channel-names": partial(breaches.channels_without_names, qupath=True),
-        "scale-linear": _scalar_factors,
-        "mean-std-kwargs": _no_kwargs,
-        "one-tensor": partial(breaches.more_than_one_tensor, outputs=True),
-        "weights-format": partial(breaches.no_such_weights, accepted=FORMATS),
-        "weights-source": _unusable_source,
-        "script-frozen": breaches.unfrozen_interpolate,
-        "fixed-size": _multiplied_size,
-        "batch": breaches.batch_sizes,
-        "two-dimensional": _not_flat,
-        "channel-count": breaches.no_whole_channel_count,
-        "size-offset": _no_offset,
-        "operations": partial(breaches.operations_outside, known=OPERATIONS),
-        "percentiles": breaches.percentiles_missing,
-        "reference-tensor": breaches.reference_tensor,
-        "mean-std": partial(breaches.image_statistics, operations=("zero_mean_unit_variance",)),
-        "percentiles-per-tile": partial(breaches.image_statistics, operations=("scale_range",)),
-        "halo": _no_tensor_halo,
-        "halo-agrees": _unlike_halo,
-        "larger-halo": _larger_halo,
-        "stale-description": partial(_second_differs, decisive=True),
-        "second-description": partial(_second_differs, decisive=False),
+        "required-keys": partial(breaches.find_required_keys, keys=KEYS, qupath=True),
+        "required-keys-04": _find_keys_04,
+        "format-version": _find_exactly_050,
+        "plain-text": partial(breaches.find_maps_for_text, qupath=True),
+        "channel-names": partial(breaches.find_channels_without_names, qupath=True),
+        "scale-linear": _find_scalar_factors,
+        "mean-std-kwargs": _find_no_kwargs,
+        "one-tensor": partial(breaches.find_more_than_one_tensor, outputs=True),
+        "weights-format": partial(breaches.find_no_such_weights, accepted=FORMATS),
+        "weights-source": _find_unusable_source,
+        "script-frozen": breaches.find_unfrozen_interpolate,
+        "fixed-size": _find_multiplied_size,
+        "batch": breaches.find_batch_sizes,
+        "two-dimensional": _find_not_flat,
+        "channel-count": breaches.find_no_whole_channel_count,
+        "size-offset": _find_no_offset,
+        "operations": partial(breaches.find_operations_outside, known=OPERATIONS),
+        "percentiles": breaches.find_percentiles_missing,
+        "reference-tensor": breaches.find_reference_tensor,
+        "mean-std": partial(breaches.find_statistics, operations=("zero_mean_unit_variance",)),
+        "percentiles-per-tile": partial(breaches.find_statistics, operations=("scale_range",)),
+        "halo": _find_no_tensor_halo,
+        "halo-agrees": _find_unlike_halo,
+        "larger-halo": _find_larger_halo,
+        "stale-description": partial(_find_second_differs, decisive=True),
+        "second-description": partial(_find_second_differs, decisive=False),
     },
 )
 
@@ -247,16 +247,16 @@ ENGINES = (
 def handling(bench: Bench) -> Handling:
     """Return how QuPath cuts images: tiles near 512 pixels, the halo that it honours."""
     rigid = any(axis.size is not None for axis in bench.input.spatial)
-    halo = 0 if rigid else declared_halo(bench.package)
+    halo = 0 if rigid else read_declared_halo(bench.package)
     sides = tuple(tile_size(axis.smallest or 1) for axis in bench.input.spatial)
     return Handling((halo,) * len(sides), "replicate", sides, MOST_TILES, fill="symmetric")
 
 
 def measure(session: Session, engine: Engine, measured: Measured) -> None:
     """Run one of QuPath's engines, or the weights here, in QuPath's tiles."""
-    from deepcontrast_bmz.check.measure import emulated, run_real
+    from deepcontrast_bmz.check.measure import run_emulated, run_real
 
-    run = run_real if engine.real else emulated
+    run = run_real if engine.real else run_emulated
     run(session, measured, engine, ("torchscript",), handling, program="qupath")
 
 

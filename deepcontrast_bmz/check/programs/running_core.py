@@ -189,7 +189,7 @@ def compare_formats(session: Session, measured: Measured) -> None:
                 place = "inside" if found.within >= found.border else "at the border"
                 worst[name] = (larger, f"{larger:.2g} of the range, {place}, at {found.words}")
         for name, (larger, words) in worst.items():
-            stand_in = session.bench.stand_in(name)
+            stand_in = session.bench.describe_stand_in(name)
             who = f"{name} ({stand_in})" if stand_in else name
             if larger > FORMAT_TOLERANCE:
                 said = (
@@ -213,7 +213,7 @@ def _comparable(session: Session, measured: Measured) -> list[str]:
             continue
         if session.package.weights_file(name) is not None:
             try:
-                session.bench.graph(name)
+                session.bench.load_graph(name)
             except NotPossibleError as error:
                 measured.note("runs", "failed", f"{name}: {error}")
                 continue
@@ -223,10 +223,10 @@ def _comparable(session: Session, measured: Measured) -> list[str]:
 
 def _note_sizes(session: Session, measured: Measured, formats: Sequence[str]) -> None:
     """Note at which sizes which formats ran, and what did not run as the package says."""
-    sizes = ", ".join(" x ".join(map(str, s.values())) for s in session.bench.sizes())
+    sizes = ", ".join(" x ".join(map(str, s.values())) for s in session.bench.list_sizes())
     ran: list[str] = []
     for name in formats:
-        stand_in = session.bench.stand_in(name)
+        stand_in = session.bench.describe_stand_in(name)
         if stand_in and not repeats_our_source(session.package):
             measured.note("any_size", "skipped", f"{name} was run only {stand_in}")
         else:
@@ -300,10 +300,10 @@ def compare_blocks(session: Session, engine: Engine, measured: Measured) -> None
         if session.package.view.is_04:
             raise NotPossibleError("bioimageio.core cuts no image for a 0.4 description")
         allowed = _allowed(session)
-        bench.positions()
+        bench.find_positions()
         n, sizes = _block_parameter(bench)
-        whole, blocks = _both_ways(session, allowed[0], n, bench.scene(sizes))
-        found = bench.difference(blocks, whole, bench.halo)
+        whole, blocks = _both_ways(session, allowed[0], n, bench.make_scene(sizes))
+        found = bench.measure(blocks, whole, bench.halo)
         said = (
             f"{allowed[0]}, {found.words} with --blockwise={n}: {found.within:.2g} of the range "
             f"from the whole image inside, {found.border:.2g} at the border"

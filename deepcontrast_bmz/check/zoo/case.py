@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Case", "Reproduced", "as_published"]
+__all__ = ["Case", "Reproduced", "give_id"]
 
 import dataclasses
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Reproduced:
     """What it said where not."""
 
 
-def as_published(package: Package) -> Package:
+def give_id(package: Package) -> Package:
     """Return the package with an id, as the zoo gives one, where it has none."""
     if text(package.rdf.get("id")):
         return package

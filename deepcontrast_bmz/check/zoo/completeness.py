@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from deepcontrast_bmz.check.engines.quiet import quiet
 from deepcontrast_bmz.package.description import as_map
-from deepcontrast_bmz.package.files import offline_description
+from deepcontrast_bmz.package.files import strip_lookups
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -152,7 +152,7 @@ def measure_completeness(package: Package, rdf: Mapping[str, Any] | None = None)
         return Completeness(0, 0, (), problem)
     given, total = _both(description)
     # Only what needs no look-up can be read with its files, so only what they add is taken.
-    plain = offline_description(described)
+    plain = strip_lookups(described)
     without, _ = _read(plain, package.root, package.rdf_name, files=False)
     with_files, problem = _read(plain, package.root, package.rdf_name, files=True)
     if with_files is None:

@@ -10,9 +10,9 @@ __all__ = [
     "ABSOLUTE",
     "ENGINE_DIFFERENCE",
     "RELATIVE",
-    "allowed_difference",
     "breaks_criterion",
-    "share_at_risk",
+    "compute_allowed_difference",
+    "measure_share_at_risk",
 ]
 
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ ENGINE_DIFFERENCE = 2e-5
 """By how much engines may differ that run the same network, over the range of the output."""
 
 
-def allowed_difference(expected: NDArray[Any]) -> NDArray[np.float64]:
+def compute_allowed_difference(expected: NDArray[Any]) -> NDArray[np.float64]:
     """Return how far a result may lie from the test output, per pixel, in its grey values."""
     # The zoo reads both as float32 and compares as double.
     return ABSOLUTE + RELATIVE * np.abs(np.asarray(expected, np.float32).astype(np.float64))
@@ -42,12 +42,12 @@ def breaks_criterion(actual: NDArray[Any], expected: NDArray[Any]) -> NDArray[np
     difference = np.asarray(actual, np.float32).astype(np.float64)
     difference -= np.asarray(expected, np.float32).astype(np.float64)
     # Written so that a difference that is not a number counts as too large.
-    return ~(np.abs(difference) <= allowed_difference(expected))
+    return ~(np.abs(difference) <= compute_allowed_difference(expected))
 
 
-def share_at_risk(expected: NDArray[Any]) -> float:
+def measure_share_at_risk(expected: NDArray[Any]) -> float:
     """Return the share of pixels that an engine would fail by `ENGINE_DIFFERENCE` of the range."""
     values = np.asarray(expected, np.float32).astype(np.float64)
     if values.size == 0:
         return 0.0
-    return float(np.mean(ENGINE_DIFFERENCE * np.ptp(values) > allowed_difference(expected)))
+    return float(np.mean(ENGINE_DIFFERENCE * np.ptp(values) > compute_allowed_difference(expected)))

@@ -16,15 +16,15 @@ import numpy as np
 
 from deepcontrast_bmz.check.engines.engine import EngineError, EngineMissingError
 from deepcontrast_bmz.check.processing import UnsupportedError
-from deepcontrast_bmz.check.programs.fiji import weights_to_load
+from deepcontrast_bmz.check.programs.fiji import choose_weights
 from deepcontrast_bmz.check.tiling import NotPossibleError
 from deepcontrast_bmz.check.zoo.criterion import (
     ENGINE_DIFFERENCE,
-    allowed_difference,
     breaks_criterion,
-    share_at_risk,
+    compute_allowed_difference,
+    measure_share_at_risk,
 )
-from deepcontrast_bmz.check.zoo.records import counted_row
+from deepcontrast_bmz.check.zoo.records import build_tool_row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +41,7 @@ REAL_ENGINES = {"torchscript": "libtorch-2.0.0", "onnx": "onnxruntime-java-1.12.
 MEND = "save test tensors of order 1, or the difference between engines is too large at some pixel"
 
 
-_row = partial(counted_row, "deepimagej", TITLE)
+_row = partial(build_tool_row, "deepimagej", TITLE)
 
 
 def _obstacles(case: Case) -> list[str]:
@@ -97,7 +97,7 @@ def _run(case: Case, weights_format: str, x: NDArray[Any]) -> tuple[NDArray[Any]
             return bench.postprocess(run.output), f"{engine} ({weights_format})", ""
     if "fiji" not in case.engines:
         raise NotPossibleError(missing)
-    (out,) = bench.here(weights_format)([x])
+    (out,) = bench.run_here(weights_format)([x])
     return out, f"{weights_format} in this process", missing
 
 
@@ -112,14 +112,15 @@ def _compare(
     count = int(broken.sum())
     if count:
         first = tuple(int(i[0]) for i in np.nonzero(broken))
+        allowed = compute_allowed_difference(expected)[first]
         words = (
             f"{who}: {count} of {broken.size} pixels differ by more than is allowed, the first at "
-            f"{first} by {difference[first]:.3g} where {allowed_difference(expected)[first]:.3g} "
+            f"{first} by {difference[first]:.3g} where {allowed:.3g} "
             f"is: {MEND}"
         )
         return "failed", [words], []
     said = f"{who}: no pixel differs by more than is allowed, the most by {difference.max():.2g}"
-    risk = share_at_risk(expected)
+    risk = measure_share_at_risk(expected)
     warned = (
         f"an engine that differs by {ENGINE_DIFFERENCE:g} of the range would fail {risk:.1%} of "
         f"the pixels: {MEND}"
@@ -138,7 +139,7 @@ def judge_deepimagej(case: Case) -> ZooRow:
     obstacles = _obstacles(case)
     if obstacles:
         return _row("failed", obstacles)
-    chosen = weights_to_load(case.package)
+    chosen = choose_weights(case.package)
     if chosen is None or chosen not in REAL_ENGINES:
         words = f"Fiji would run {chosen or 'none'} of the weights, which is not emulated"
         return _row("skipped", [words])

@@ -26,9 +26,9 @@ from deepcontrast_bmz.check.zoo.score import (
     PARTNERS,
     SHARE,
     add_up,
-    best_partners,
-    partner_points,
-    rank_in_list,
+    choose_partners,
+    compute_rank,
+    count_partner_points,
 )
 from deepcontrast_bmz.check.zoo.upload import list_left_behind, list_upload
 from deepcontrast_bmz.errors import InputError
@@ -123,7 +123,7 @@ def _lost(case: Case, rows: Mapping[str, ZooRow]) -> tuple[LostPoint, ...]:
     found = [*_lost_part(rows["format"], SHARE), *_lost_keys(case)]
     found += _lost_part(rows["core"], SHARE)
     tools = {name: (rows[name].low, rows[name].high) for name in PARTNERS}
-    for name in best_partners(tools, PREFERRED):
+    for name in choose_partners(tools, PREFERRED):
         found += _lost_part(rows[name], SHARE / COUNTED_TOOLS)
     return tuple(sorted(found, key=lambda point: (-point.points, point.judge, point.what)))
 
@@ -134,7 +134,7 @@ def _score(rows: Mapping[str, ZooRow], high: bool) -> float:
         valid=values["format"] == 1.0,
         completeness=values["completeness"],
         core=values["core"],
-        partners=partner_points({name: values[name] for name in PARTNERS}),
+        partners=count_partner_points({name: values[name] for name in PARTNERS}),
     )
 
 
@@ -145,7 +145,7 @@ def _rank(case: Case, row: ZooRow) -> tuple[float, float]:
     every = passed and not case.kept_back
 
     def rank(served: bool, every: bool) -> float:
-        return rank_in_list(valid=case.valid, served=served, passed=every, completeness=value)
+        return compute_rank(valid=case.valid, served=served, passed=every, completeness=value)
 
     return rank(passed, every), rank(passed or unknown, passed or unknown)
 

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING
 from deepcontrast_bmz.check.engines.engine import EngineError, EngineMissingError
 from deepcontrast_bmz.check.rule import apply_rules
 from deepcontrast_bmz.check.zoo.biapy import find_obstacle
-from deepcontrast_bmz.check.zoo.records import Remark, ZooRow, counted_row
+from deepcontrast_bmz.check.zoo.records import Remark, ZooRow, build_tool_row
 from deepcontrast_bmz.check.zoo.rules import REVIEW_RULES, UPLOAD_RULES
-from deepcontrast_bmz.check.zoo.score import core_points
+from deepcontrast_bmz.check.zoo.score import count_core_points
 from deepcontrast_bmz.package.description import as_list, as_map, text
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def judge_core(case: Case) -> ZooRow:
         found = case.reproduced_here
         who = f"bioimageio.core {version}"
         state, reasons, notes = _reproduction(found, case.kept_back, who)
-    low = core_points(valid=case.valid, reproduced=state == "passed")
+    low = count_core_points(valid=case.valid, reproduced=state == "passed")
     high = 1.0 if state == "skipped" else low
     return ZooRow(
         name="core",
@@ -161,9 +161,9 @@ def judge_ilastik(case: Case) -> ZooRow:
     counts = [len(case.package.view.inputs), len(case.package.view.outputs)]
     if counts[0] > 1 or counts[1] > 1:
         words = f"it takes one input and one output, not {counts[0]} and {counts[1]}"
-        return counted_row("ilastik", title, "failed", [words])
+        return build_tool_row("ilastik", title, "failed", [words])
     if not case.valid:
-        return counted_row("ilastik", title, "failed", ["the description is invalid"])
+        return build_tool_row("ilastik", title, "failed", ["the description is invalid"])
     missing = f"{ILASTIK_CORE}, the core of ilastik, was not run (--run {ILASTIK_CORE} does)"
     if ILASTIK_CORE in case.engines:
         try:
@@ -171,15 +171,15 @@ def judge_ilastik(case: Case) -> ZooRow:
         except EngineMissingError as error:
             missing = f"{ILASTIK_CORE}, the core of ilastik, was not run: {error}"
         except EngineError as error:
-            return counted_row("ilastik", title, "failed", [f"{ILASTIK_CORE}: {error}"])
+            return build_tool_row("ilastik", title, "failed", [f"{ILASTIK_CORE}: {error}"])
         else:
             state, reasons, notes = _reproduction(found, case.kept_back, ILASTIK_CORE)
-            return counted_row("ilastik", title, state, reasons, notes=notes)
+            return build_tool_row("ilastik", title, state, reasons, notes=notes)
     if "core" not in case.engines:
-        return counted_row("ilastik", title, "skipped", [missing])
+        return build_tool_row("ilastik", title, "skipped", [missing])
     who = "the bioimageio.core of this process"
     state, reasons, notes = _reproduction(case.reproduced_here, case.kept_back, who)
-    return counted_row("ilastik", title, state, reasons, notes=notes, not_run=[missing])
+    return build_tool_row("ilastik", title, state, reasons, notes=notes, not_run=[missing])
 
 
 def judge_biapy(case: Case) -> ZooRow:
@@ -190,11 +190,11 @@ def judge_biapy(case: Case) -> ZooRow:
     )
     obstacle, looked_up = find_obstacle(case.package.rdf)
     if obstacle:
-        return counted_row("biapy", title, "failed", [obstacle])
+        return build_tool_row("biapy", title, "failed", [obstacle])
     if looked_up:
         words = f"it looks up {looked_up} in the zoo, by the model's name there"
-        return counted_row("biapy", title, "skipped", [words])
-    return counted_row(
+        return build_tool_row("biapy", title, "skipped", [words])
+    return build_tool_row(
         "biapy", title, "passed", ["the description follows its rule; it runs nothing"]
     )
 
@@ -205,18 +205,20 @@ def judge_careamics(case: Case) -> ZooRow:
     tags = [text(tag) for tag in as_list(case.package.rdf.get("tags"))]
     if case.package.view.is_04 or not {"CAREamics", "careamics"} & set(tags):
         words = "only models of format 0.5 with the tag CAREamics are looked at"
-        return counted_row("careamics", title, "not applicable", [words])
+        return build_tool_row("careamics", title, "not applicable", [words])
     names = [r.source.split("/")[-1] for r in case.package.references]
     if "careamics.yaml" not in names:
-        return counted_row("careamics", title, "failed", ["no attachment is called careamics.yaml"])
+        return build_tool_row(
+            "careamics", title, "failed", ["no attachment is called careamics.yaml"]
+        )
     words = "CAREamics itself is not run here: the zoo loads the model and predicts with it"
-    return counted_row("careamics", title, "skipped", [words])
+    return build_tool_row("careamics", title, "skipped", [words])
 
 
 def judge_icy(_: Case) -> ZooRow:
     """Return that the zoo has no check for Icy."""
     words = "the score knows Icy, but no script writes a report on it"
-    return counted_row("icy", f"Icy: {COLLECTION}", "not applicable", [words])
+    return build_tool_row("icy", f"Icy: {COLLECTION}", "not applicable", [words])
 
 
 # -------------------------------------------------------------------------- BioEngine
@@ -266,7 +268,7 @@ def _served_here(case: Case) -> tuple[list[str], list[str]]:
     try:
         bench = case.session.bench
         (run,) = run_java(BIOENGINE_TORCH, path, [bench.preprocess(bench.test_input)])
-        found = bench.difference(bench.postprocess(run.output), bench.test_output, bench.halo)
+        found = bench.measure(bench.postprocess(run.output), bench.test_output, bench.halo)
     except (EngineMissingError, NotPossibleError) as error:
         return [], [f"{BIOENGINE_TORCH} was not run: {error}"]
     worst = max(found.within, found.border)

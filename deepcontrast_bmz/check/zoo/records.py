@@ -10,7 +10,7 @@ __all__ = [
     "State",
     "ZooRow",
     "ZooVerdict",
-    "counted_row",
+    "build_tool_row",
 ]
 
 from typing import TYPE_CHECKING, Literal
@@ -76,7 +76,7 @@ class ZooRow(Record):
         return "partly" if self.state == "passed" and self.not_run else self.state
 
 
-def counted_row(
+def build_tool_row(
     name: str,
     title: str,
     state: State,

@@ -36,18 +36,18 @@ PLACEHOLDERS = ("author", "authors", "maintainer", "maintainers", "team", "contr
 # ------------------------------------------------------------------------------ upload
 
 
-def _has_id(package: Package) -> Iterator[str]:
+def _find_has_id(package: Package) -> Iterator[str]:
     if text(package.rdf.get("id")):
         yield f"id {text(package.rdf['id'])!r}"
 
 
-def _missing_files(package: Package) -> Iterator[str]:
+def _find_missing_files(package: Package) -> Iterator[str]:
     for reference in package.references:
         if not reference.remote and package.file(reference.source) is None:
             yield f"{reference.where}: no file {reference.source!r}"
 
 
-def _same_names(package: Package) -> Iterator[str]:
+def _find_same_names(package: Package) -> Iterator[str]:
     local = {r.source for r in package.references if not r.remote}
     counts = Counter(PurePosixPath(source).name for source in local)
     for name, count in counts.items():
@@ -55,20 +55,20 @@ def _same_names(package: Package) -> Iterator[str]:
             yield f"{count} files called {name}"
 
 
-def _folders(package: Package) -> Iterator[str]:
+def _find_folders(package: Package) -> Iterator[str]:
     local = {r.source for r in package.references if not r.remote}
     inside = sorted(source for source in local if "/" in source)
     if inside:
         yield f"{len(inside)} files in folders, such as {inside[0]}"
 
 
-def _own_config(package: Package) -> Iterator[str]:
+def _find_own_config(package: Package) -> Iterator[str]:
     keys = as_map(as_map(package.rdf.get("config")).get("bioimageio"))
     if keys:
         yield f"config.bioimageio with {', '.join(sorted(keys))}"
 
 
-def _description_name(package: Package) -> Iterator[str]:
+def _find_description_name(package: Package) -> Iterator[str]:
     if package.rdf_name not in ("rdf.yaml", "bioimageio.yaml"):
         yield package.rdf_name
 
@@ -76,12 +76,12 @@ def _description_name(package: Package) -> Iterator[str]:
 UPLOAD_RULES = read_rules(
     "upload",
     {
-        "id": _has_id,
-        "files": _missing_files,
-        "same-names": _same_names,
-        "description-name": _description_name,
-        "folders": _folders,
-        "website-config": _own_config,
+        "id": _find_has_id,
+        "files": _find_missing_files,
+        "same-names": _find_same_names,
+        "description-name": _find_description_name,
+        "folders": _find_folders,
+        "website-config": _find_own_config,
     },
 )
 
@@ -101,7 +101,7 @@ def _people(package: Package, key: str) -> list[dict[str, object]]:
     return [dict(as_map(person)) for person in as_list(package.rdf.get(key))]
 
 
-def _placeholder_authors(package: Package) -> Iterator[str]:
+def _find_placeholder_authors(package: Package) -> Iterator[str]:
     for person in _people(package, "authors"):
         words = text(person.get("name")).lower().replace("_", " ").split()
         reachable = any(person.get(k) for k in ("github_user", "orcid", "email"))
@@ -109,14 +109,14 @@ def _placeholder_authors(package: Package) -> Iterator[str]:
             yield f"author {text(person.get('name')) or 'without a name'!r}"
 
 
-def _no_maintainers(package: Package) -> Iterator[str]:
+def _find_no_maintainers(package: Package) -> Iterator[str]:
     if _people(package, "maintainers"):
         return
     users = [p for p in _people(package, "authors") if p.get("github_user")]
     yield "no maintainers" if users else "neither maintainers nor an author with github_user"
 
 
-def _uncited(package: Package) -> Iterator[str]:
+def _find_uncited(package: Package) -> Iterator[str]:
     cites = [as_map(cite) for cite in as_list(package.rdf.get("cite"))]
     if not any(cite.get("doi") or cite.get("url") for cite in cites):
         yield "no cite with doi or url" if cites else "no cite"
@@ -128,7 +128,7 @@ def _documentation(package: Package) -> Path | None:
     return package.file(source)
 
 
-def _no_documentation(package: Package) -> Iterator[str]:
+def _find_no_documentation(package: Package) -> Iterator[str]:
     if not package.rdf.get("documentation"):
         yield "no documentation"
         return
@@ -145,14 +145,14 @@ def _covers(package: Package) -> Iterator[Path]:
             yield path
 
 
-def _large_cover(package: Package) -> Iterator[str]:
+def _find_large_cover(package: Package) -> Iterator[str]:
     for path in _covers(package):
         size = path.stat().st_size
         if size > LARGEST_COVER:
             yield f"{path.name} of {size / 1000:.0f} kB"
 
 
-def _cover_ratio(package: Package) -> Iterator[str]:
+def _find_cover_ratio(package: Package) -> Iterator[str]:
     from PIL import Image, UnidentifiedImageError
 
     for path in _covers(package):
@@ -168,13 +168,13 @@ def _cover_ratio(package: Package) -> Iterator[str]:
             yield f"{path.name} of {wide} x {high} pixels"
 
 
-def _no_samples(package: Package) -> Iterator[str]:
+def _find_no_samples(package: Package) -> Iterator[str]:
     for tensor in package.view.tensors:
         if not tensor.sample_source:
             yield f"none for {tensor.name}"
 
 
-def _mostly_negative(package: Package) -> Iterator[str]:
+def _find_mostly_negative(package: Package) -> Iterator[str]:
     inputs = [load_tensor(package, tensor.test_source) for tensor in package.view.inputs]
     if any(x is None or x.size == 0 or x.dtype.kind not in "fiu" for x in inputs):
         return
@@ -192,19 +192,19 @@ def _mostly_negative(package: Package) -> Iterator[str]:
             yield f"{share:.0%} of channel {worst} of {tensor.test_source}"
 
 
-def _no_training_data(package: Package) -> Iterator[str]:
+def _find_no_training_data(package: Package) -> Iterator[str]:
     zoo = as_map(as_map(package.rdf.get("config")).get("bioimageio"))
     if not package.rdf.get("training_data") and not zoo.get("training"):
         yield "neither training_data nor config.bioimageio.training"
 
 
-def _file_count(package: Package) -> Iterator[str]:
+def _find_file_count(package: Package) -> Iterator[str]:
     count = 1 + len({reference.source for reference in package.references})
     if not FEWEST_FILES <= count <= MOST_FILES:
         yield f"{count} with rdf.yaml"
 
 
-def _unreferenced(package: Package) -> Iterator[str]:
+def _find_unreferenced(package: Package) -> Iterator[str]:
     left = list_left_behind(package)
     if left:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
@@ -218,17 +218,17 @@ REVIEW_RULES = read_rules(
         "authors": _empty("authors"),
         "license": _empty("license"),
         "tags": _empty("tags"),
-        "cite": _uncited,
-        "documentation": _no_documentation,
+        "cite": _find_uncited,
+        "documentation": _find_no_documentation,
         "cover": _empty("covers"),
-        "cover-size": _large_cover,
-        "cover-ratio": _cover_ratio,
-        "real-authors": _placeholder_authors,
-        "maintainers": _no_maintainers,
-        "samples": _no_samples,
-        "negative-output": _mostly_negative,
-        "training-data": _no_training_data,
-        "file-count": _file_count,
-        "unreferenced": _unreferenced,
+        "cover-size": _find_large_cover,
+        "cover-ratio": _find_cover_ratio,
+        "real-authors": _find_placeholder_authors,
+        "maintainers": _find_no_maintainers,
+        "samples": _find_no_samples,
+        "negative-output": _find_mostly_negative,
+        "training-data": _find_no_training_data,
+        "file-count": _find_file_count,
+        "unreferenced": _find_unreferenced,
     },
 )

@@ -11,10 +11,10 @@ __all__ = [
     "PARTNERS",
     "SHARE",
     "add_up",
-    "best_partners",
-    "core_points",
-    "partner_points",
-    "rank_in_list",
+    "choose_partners",
+    "compute_rank",
+    "count_core_points",
+    "count_partner_points",
 ]
 
 from typing import TYPE_CHECKING
@@ -30,13 +30,13 @@ COUNTED_TOOLS = 3
 """How many of them: the best."""
 
 
-def partner_points(scores: Mapping[str, float]) -> float:
+def count_partner_points(scores: Mapping[str, float]) -> float:
     """Return the mean of the best three partner tools; a missing report counts as 0."""
     best = sorted((v for k, v in scores.items() if k in PARTNERS), reverse=True)[:COUNTED_TOOLS]
     return sum(best) / COUNTED_TOOLS
 
 
-def best_partners(
+def choose_partners(
     scores: Mapping[str, tuple[float, float]], preferred: Sequence[str] = PARTNERS
 ) -> list[str]:
     """Return the three tools that count, or are nearest to it, by lowest and highest score.
@@ -48,7 +48,7 @@ def best_partners(
     return [name for name in ranked if name in PARTNERS][:COUNTED_TOOLS]
 
 
-def core_points(*, valid: bool, reproduced: bool) -> float:
+def count_core_points(*, valid: bool, reproduced: bool) -> float:
     """Return the score of bioimageio.core's report: one weights format that reproduces is enough.
 
     Read in scripts/check_compatibility_bioimageio_core.py.
@@ -63,7 +63,7 @@ def add_up(*, valid: bool, completeness: float, core: float, partners: float) ->
     return SHARE * (float(valid) + completeness + core + partners)
 
 
-def rank_in_list(*, valid: bool, served: bool, passed: bool, completeness: float) -> float:
+def compute_rank(*, valid: bool, served: bool, passed: bool, completeness: float) -> float:
     """Return the number by which bioimage.io sorts its list, 0 to 8.
 
     `valid`: BioEngine's bioimageio.core accepts the description; `served`: the model runs on its
