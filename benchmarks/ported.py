@@ -605,6 +605,19 @@ def try_or_say(kind: Kind, keep: Path | None) -> Tried | NotBuilt:
     return one
 
 
+def _try_apart(kind: Kind, options: argparse.Namespace) -> None:
+    """Try one kind in a process of its own; one that is killed is recorded as not built."""
+    further = [] if options.keep is None else ["--keep", str(options.keep)]
+    further += ["--record"] if options.record else []
+    command = [sys.executable, __file__, "--kinds", kind.name, *further]
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        why = f"Python was ended by signal {-code}" if code < 0 else f"exit code {code}"
+        print(f"{kind.name}: {why}", flush=True)
+        if options.record:
+            record_page([NotBuilt(kind, f"Building or checking it failed: {why}.")])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kinds", nargs="+", choices=[kind.name for kind in KINDS])
@@ -612,20 +625,21 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write the record and the page")
     options = parser.parse_args()
     chosen = [kind for kind in KINDS if not options.kinds or kind.name in options.kinds]
-    tried: list[Tried | NotBuilt] = []
+    if len(chosen) > 1:
+        # Each in a process of its own: a network of somebody else may end it without a word.
+        for kind in chosen:
+            _try_apart(kind, options)
+        return
+    print(f"{chosen[0].name} ...", flush=True)
     with warnings.catch_warnings():
         # Of libraries: files left open, and that TorchScript will go.
         warnings.simplefilter("ignore")
-        for kind in chosen:
-            print(f"{kind.name} ...", flush=True)
-            tried.append(try_or_say(kind, options.keep))
-            last = tried[-1]
-            said = f"{kind.name}: {last.reason}" if isinstance(last, NotBuilt) else _summary(last)
-            print(said, flush=True)
-            if options.record:
-                record_page(tried)
-            gc.collect()
-    print_tables(tables(tried))
+        one = try_or_say(chosen[0], options.keep)
+        gc.collect()
+    print(f"{one.kind.name}: {one.reason}" if isinstance(one, NotBuilt) else _summary(one))
+    if options.record:
+        record_page([one])
+    print_tables(tables([one]))
 
 
 if __name__ == "__main__":

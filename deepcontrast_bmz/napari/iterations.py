@@ -17,6 +17,7 @@ import torch
 
 from deepcontrast_bmz.dial.experiment import share_dials
 from deepcontrast_bmz.dial.per_plane import choose_per_plane
+from deepcontrast_bmz.dial.usable import find_padding
 from deepcontrast_bmz.image import channel_names, check_pixels, pixel_size_um
 from deepcontrast_bmz.image.blocks import Box, cut
 from deepcontrast_bmz.model.loop import blend
@@ -112,10 +113,11 @@ class Iterations:
         name = str(image.name or "the image")
         check_grey(image, name)
         if image.chunks is None:
-            check_pixels(image, name)
+            check_pixels(image, name, holes=True)
         self.model = model
         self.image = image
-        self.source = Source(image.data, [str(dim) for dim in image.dims], model, name)
+        dims = [str(dim) for dim in image.dims]
+        self.source = Source(image.data, dims, model, name, find_padding=find_padding)
         self.count = model.description.iterations
         self.step = model.description.step_optical_depth
         self.planes = self.source.planes

@@ -18,6 +18,7 @@ __all__ = [
 ]
 
 import logging
+import os
 import secrets
 import shlex
 import tempfile
@@ -99,6 +100,8 @@ def _guarded(steps: Iterator[Step]) -> Iterator[Step]:
         return
     except (InputError, Unfinished) as error:
         yield Failed(str(error))
+    except OSError as error:
+        yield Failed(f"a file could not be read or written ({error}): see that it is there")
     except Exception as error:  # the last door: a sentence instead of a traceback
         _log.exception("the work in the thread failed")
         yield Failed(
@@ -138,7 +141,8 @@ def _open(name: str, device: str) -> Model:
     if not name.strip():
         # An empty path would be the current folder.
         raise InputError(f"no model is named: choose {SHIPPED[0]}, a package or a run folder")
-    return open_model(name.strip(), device=device)
+    # A shell would have done so.
+    return open_model(os.path.expanduser(name.strip()), device=device)  # noqa: PTH111
 
 
 def _enhance(

@@ -38,6 +38,13 @@ class Maps(Planewise):
         None for the automatic one of each plane.
     missing : callable, optional
         Told of the first plane that was asked for and is not there yet.
+
+    Attributes
+    ----------
+    dial : str
+        As `predict` takes it.
+    words : str
+        The same in short.
     """
 
     def __init__(
@@ -48,14 +55,15 @@ class Maps(Planewise):
     ) -> None:
         super().__init__(iterations.image.shape, iterations.planes, missing)
         self.model = iterations.model
-        self.words = iterations.dial_words(dial)
+        self.dial = iterations.dial_words(dial)
+        self.words = "the automatic dial" if dial is None else f"dial {dial:g}"
         image = iterations.image
         self._image = image if image.chunks is not None else image.chunk()
         self._kept = Kept(_SHARE * psutil.virtual_memory().available)
 
     def _lazily(self, model: Model) -> xr.DataArray:
         block = LARGEST_SIDE if model.dims == 2 else None
-        return map_reliability(model, self._image, self.words, block=block)
+        return map_reliability(model, self._image, self.dial, block=block)
 
     def list_missing(self, first: tuple[int, ...]) -> list[tuple[int, ...]]:
         """Return the planes that are not there, as many as are kept at once, the nearest first.

@@ -82,6 +82,7 @@ class EnhanceWidget(QWidget):
         self.result: Any = None
         self.map: Any = None
         self._placed: dict[str, Any] = {}
+        self._shown_in_result = False
         self._build()
         self._list_layers()
         for events in (self.viewer.layers.events.inserted, self.viewer.layers.events.removed):
@@ -236,7 +237,7 @@ class EnhanceWidget(QWidget):
 
     def start(self) -> None:
         """Compute the iterations of the chosen layer in a thread."""
-        found = self._take_layer()
+        found = None if self.running is not None else self._take_layer()
         if found is None:
             return
         layer, data, taken = found
@@ -250,7 +251,7 @@ class EnhanceWidget(QWidget):
 
     def start_report(self) -> None:
         """Evaluate the chosen layer in a thread, and open the report."""
-        found = self._take_layer()
+        found = None if self.running is not None else self._take_layer()
         if found is None:
             return
         layer, _, taken = found
@@ -260,11 +261,12 @@ class EnhanceWidget(QWidget):
 
     def start_map(self) -> None:
         """Map in a thread how far both halves of the light agree, at the dial that is shown."""
-        if self.iterations is not None and self.dialled is not None:
+        if self.running is None and self.iterations is not None and self.dialled is not None:
             shown = self._shown_plane()
             self._run(map_steps, self.iterations, self.dialled.dial, shown)
 
     def _run(self, steps: Any, *arguments: Any) -> None:
+        self._shown_in_result = steps in (enhance_steps, map_steps)
         self.running = start(steps, *arguments, heard=self._hear, ended=self._ended)
         self._show_state()
 
@@ -273,7 +275,7 @@ class EnhanceWidget(QWidget):
         for work in (self.running, self.fetching):
             if work is not None:
                 work.quit()
-        self.status.setText("cancelling after this block")
+                self.status.setText("cancelling after this block")
 
     def _ended(self) -> None:
         self.running = None
@@ -317,7 +319,10 @@ class EnhanceWidget(QWidget):
         ready = next(p for p in np.ndindex(*iterations.planes) if iterations.has(p))
         shown = iterations.look(ready, None)
         assert shown is not None
-        black, white = (float(value) for value in np.quantile(shown, _SHOWN_RANGE))
+        known = shown[np.isfinite(shown)]
+        black, white = (
+            (float(v) for v in np.quantile(known, _SHOWN_RANGE)) if known.size else (0, 1)
+        )
         limits = (black, max(white, black + 1e-6))
         self.result = self.viewer.add_image(self.dialled, contrast_limits=limits, **self._placed)
         self._list_layers()
@@ -326,10 +331,12 @@ class EnhanceWidget(QWidget):
 
     def _show_map(self, maps: Maps) -> None:
         """Add the maps as light over the result, in the place of those of another dial."""
+        if self.result is None:
+            return
         maps.missing = partial(self._fetch, maps)
         if self.map is not None:
             self.viewer.layers.remove(self.map)
-        title = f"{self.result.name}: reliability at dial {maps.words}"
+        title = f"{self.result.name}: reliability at {maps.words}"
         tint = Colormap([_TINT, "black"], name="halves that differ")
         self.map = self.viewer.add_image(
             maps,
@@ -408,6 +415,9 @@ class EnhanceWidget(QWidget):
 
     def _layer_removed(self, event: Any) -> None:
         if self.result is not None and event.value is self.result:
+            if self._shown_in_result:
+                # What is computed now, nobody would see.
+                self.stop()
             self._forget()
         elif self.map is not None and event.value is self.map:
             self.map = None

@@ -33,6 +33,7 @@ from deepcontrast_bmz.package.files import Package, open_package, pack_stored
 from deepcontrast_bmz.port.description import mend_description
 from deepcontrast_bmz.port.draft import CONFIG_KEY, Draft, draft_package, short
 from deepcontrast_bmz.port.halo import declare_halo
+from deepcontrast_bmz.port.sizes import free_sizes
 from deepcontrast_bmz.port.weights import add_from_state_dict, mend_weights, order_for_fiji
 from deepcontrast_bmz.settings import Record
 
@@ -339,6 +340,8 @@ def _say_objections(draft: Draft, path: Path) -> None:
 def _rewrite(draft: Draft, run_code: bool) -> None:
     mend_description(draft)
     bench = _make_bench(draft, run_code)
+    if bench is not None and free_sizes(draft, bench):
+        bench = _make_bench(draft, run_code)
     examples = _make_examples(bench)
     mend_weights(draft, examples)
     if bench is not None:

@@ -29,7 +29,7 @@ from deepcontrast_bmz.export.onnx_lower import (
 )
 from deepcontrast_bmz.export.onnx_write import write_onnx
 from deepcontrast_bmz.export.torchscript import strip_archive
-from deepcontrast_bmz.package.description import as_map, text
+from deepcontrast_bmz.package.description import as_list, as_map, text
 from deepcontrast_bmz.package.weights import (
     find_local_paths,
     read_onnx_facts,
@@ -38,7 +38,7 @@ from deepcontrast_bmz.package.weights import (
 from deepcontrast_bmz.port.draft import short
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -180,6 +180,20 @@ def _mend_onnx(draft: Draft, entry: dict[str, Any]) -> None:
     if entry.get("opset_version") != facts.opset:
         draft.change(f"opset_version is {facts.opset}, as in the ONNX file.")
     entry["opset_version"] = facts.opset
+    _declare_batch(draft, facts.input_shape)
+
+
+def _declare_batch(draft: Draft, shape: Sequence[int | None]) -> None:
+    """Declare a batch of one where the graph takes no other: bioimageio.core tries two."""
+    first = as_list(draft.tensors("inputs")[0]["axes"])
+    taken = dict(zip((text(as_map(axis)["type"]) for axis in first), shape, strict=False))
+    if taken.get("batch") != 1:
+        return
+    for tensor in (*draft.tensors("inputs"), *draft.tensors("outputs")):
+        for axis in tensor["axes"]:
+            if axis["type"] == "batch" and axis.get("size") is None:
+                axis["size"] = 1
+                draft.change("The batch is of one image, since the ONNX weights take no other.")
 
 
 def mend_weights(draft: Draft, examples: list[Tensor]) -> None:

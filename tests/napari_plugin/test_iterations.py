@@ -179,7 +179,7 @@ def test_the_map_of_the_plane_that_is_looked_at_comes_first(model: Model) -> Non
     mapped, *others = steps_of(job.map_steps(iterations, 1.0, (2,), threading.Event()))
     assert isinstance(mapped, job.Mapped)
     assert [step.plane for step in others] == [(1,), (3,), (0,)]
-    assert mapped.maps.words == "1"
+    assert (mapped.maps.dial, mapped.maps.words) == ("1", "dial 1")
     cancelled = threading.Event()
     cancelled.set()
     assert steps_of(job.map_steps(iterations, 1.0, (2,), cancelled)) == []
@@ -212,11 +212,36 @@ def test_a_model_that_is_none_ends_in_one_sentence(name: str, sentence: str) -> 
     assert "\n" not in failed.reason
 
 
-def test_pixels_that_are_no_numbers_end_in_one_sentence(tiny_run: Path) -> None:
+def test_holes_and_padding_stay_as_enhance_leaves_them(model: Model) -> None:
     image = image_of().astype(np.float32)
-    image.values[1, 2, 3] = np.nan
+    image[1, 2:9, 3:20] = np.nan
+    image[:, 30:] = 0
+    iterations = Iterations(model, image)
+    iterations.choose()
+    expected = enhance(model, image, dial="auto").image.values
+    assert (expected[:, 31:] == 0).all()
+    found = np.asarray(Dialled(iterations))
+    assert np.array_equal(np.isnan(found), np.isnan(image))
+    assert close(np.nan_to_num(found), np.nan_to_num(expected))
+
+
+def test_an_image_of_holes_alone_ends_in_one_sentence(tiny_run: Path) -> None:
+    image = image_of().astype(np.float32) * np.float32(np.nan)
     (failed,) = steps_of(job.enhance_steps(str(tiny_run), "cpu", image, (0,), threading.Event()))
-    assert "nan at z=1, y=2, x=3" in failed.reason
+    assert failed.expected
+    assert "\n" not in failed.reason
+
+
+def test_a_file_that_is_gone_ends_in_one_sentence(tiny_run: Path) -> None:
+    def read(_: Any) -> Any:
+        raise OSError(5, "the drive does not answer")
+
+    image = image_of(lazy=True)
+    gone = image.copy(data=image.data.map_blocks(read, dtype=image.dtype, meta=image.data._meta))
+    (failed,) = steps_of(job.enhance_steps(str(tiny_run), "cpu", gone, (0,), threading.Event()))
+    assert failed.expected
+    assert failed.reason.startswith("a file could not be read or written")
+    assert "the drive does not answer" in failed.reason
 
 
 def test_a_mistake_is_told_in_one_sentence_and_logged(

@@ -11,6 +11,7 @@ import webbrowser
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import dask.array as da
 import numpy as np
 import pytest
 from conftest import raw_stack
@@ -183,7 +184,7 @@ def test_bad_input_is_one_notification(
         "labels": "'cells' is a labels layer",
         "rgb": "'photo' is RGB",
         "no model": "a MODEL is a run folder, a package",
-        "nan": "pixels must be finite numbers",
+        "nan": "'holes' has no pixel that is a finite number",
     }[kind]
     if kind == "labels":
         _ = viewer.add_labels(np.ones((32, 32), np.uint8), name="cells")
@@ -193,9 +194,7 @@ def test_bad_input_is_one_notification(
         _ = add_stack(viewer)
         widget.model.setCurrentText("no such model")
     elif kind == "nan":
-        pixels = np.ones((32, 32), np.float32)
-        pixels[3, 4] = np.nan
-        _ = viewer.add_image(pixels, name="holes")
+        _ = viewer.add_image(np.full((32, 32), np.nan, np.float32), name="holes")
     layers = len(viewer.layers)
     widget.enhance.click()
     wait(lambda: widget.running is None)
@@ -205,6 +204,79 @@ def test_bad_input_is_one_notification(
     assert len(viewer.layers) == layers
     assert widget.enhance.isEnabled()
     assert not widget.save.isEnabled()
+
+
+@pytest.mark.parametrize("kind", ["multiscale", "lazy", "film", "negative", "holes", "turned"])
+def test_unusual_layers_are_enhanced_where_they_are(
+    viewer: Any, widget: Any, wait: Any, said: list[str], kind: str
+) -> None:
+    stack = raw_stack(planes=3, size=48).values
+    plane = stack[0]
+    options: dict[str, Any] = {}
+    if kind == "multiscale":
+        data: Any = [plane, plane[::2, ::2], plane[::4, ::4]]
+        options = {"multiscale": True, "scale": (0.5, 0.5)}
+    elif kind == "lazy":
+        chunks: Any = (1, 48, 48)
+        data = da.from_array(stack, chunks=chunks)
+    elif kind == "film":
+        data = np.stack([stack, stack])
+    elif kind == "negative":
+        data = plane.astype(np.int16) - 300
+    elif kind == "holes":
+        data = np.where(np.indices(plane.shape)[1] < 9, np.float32(np.nan), plane)
+    else:
+        data = stack
+        turn = [[1, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]]
+        options = {"rotate": turn, "shear": [0, 0, 0.2], "scale": (2, 0.5, 0.5)}
+    raw = viewer.add_image(data, name="raw", **options)
+    result = enhanced(widget, wait)
+    assert said == []
+    whole = data[0] if kind == "multiscale" else np.asarray(data)
+    assert result.data.shape == whole.shape
+    assert np.array_equal(np.isnan(np.asarray(result.data)), np.isnan(whole.astype(float)))
+    # Corners lie at the same places of the world.
+    for corner in (np.zeros(whole.ndim), np.array(whole.shape)):
+        assert np.allclose(result.data_to_world(corner), raw.data_to_world(corner))
+    assert np.isfinite(result.contrast_limits).all()
+
+
+def test_the_result_is_removed_while_its_map_is_made(
+    viewer: Any, widget: Any, wait: Any, said: list[str], slow: Slow
+) -> None:
+    _ = add_stack(viewer)
+    slow.go.set()
+    result = enhanced(widget, wait)
+    slow.go.clear()
+    slow.begun.clear()
+    widget.reliability.click()
+    wait(slow.begun.is_set)
+    calls = slow.calls
+    # A second run does not begin beside the first.
+    running = widget.running
+    widget.start()
+    widget.start_report()
+    assert widget.running is running
+    viewer.layers.remove(result)
+    slow.go.set()
+    wait(lambda: widget.running is None)
+    assert slow.calls == calls
+    assert said == []
+    assert widget.map is None
+    assert [layer.name for layer in viewer.layers] == ["stack"]
+
+
+def test_the_raw_layer_is_removed_while_it_is_enhanced(
+    viewer: Any, widget: Any, wait: Any, said: list[str], slow: Slow
+) -> None:
+    layer = add_stack(viewer)
+    widget.enhance.click()
+    wait(slow.begun.is_set)
+    viewer.layers.remove(layer)
+    slow.go.set()
+    wait(lambda: widget.running is None)
+    assert said == []
+    assert [layer.name for layer in viewer.layers] == ["stack enhanced"]
 
 
 class Slow:

@@ -495,6 +495,13 @@ def second_file(c: Copy) -> None:
     c.rehash("onnx")
 
 
+def one_image_at_a_time(c: Copy) -> None:
+    graph = onnx.load(c.path("onnx"))
+    graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(graph, c.path("onnx"))
+    c.rehash("onnx")
+
+
 def opset_not_as_declared(c: Copy) -> None:
     c.weights["onnx"]["opset_version"] = 16
 
@@ -581,6 +588,7 @@ SPOILT: list[tuple[Callable[[Copy], None], dict[str, str], str]] = [
         "IR 8, not 17 and 11",
     ),
     (second_file, {"fiji": "fiji.onnx-one-file"}, "are one file"),
+    (one_image_at_a_time, {"core": "core.onnx-dynamic"}, "The batch is of one image"),
     (opset_not_as_declared, {"fiji": "fiji.onnx-version"}, "opset_version is 17"),
     (
         unfrozen_interpolate,
