@@ -15,6 +15,7 @@ import argparse
 import gc
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -521,8 +522,12 @@ NOTES = """## How to read it
   the program's own tiling, padding and processing.
 - **does not open** and the like: the first thing that fails; `dcbmz check` says why, and what to
   change.
+- **seams**: where tiles meet, values differ from those of the whole image by more than a thousandth
+  of the range. Networks that pool do so in programs whose tiles begin off their grid.
 - **not every size**: the network was exported for one size of image, or for sizes in steps. Only
   its author can change that.
+- **does not run** (bioimageio.core): its own test runs every weights format, and one of them needs
+  a library that was not installed beside it (CAREamics, BiaPy), or fails.
 - **opens, not run**: no weights that can be run here.
 - **score of the zoo**: from everything that was not run failing to everything passing
   ([publish in the zoo](zoo.md)).
@@ -612,10 +617,12 @@ def _try_apart(kind: Kind, options: argparse.Namespace) -> None:
     command = [sys.executable, __file__, "--kinds", kind.name, *further]
     code = subprocess.run(command, check=False).returncode
     if code:
-        why = f"Python was ended by signal {-code}" if code < 0 else f"exit code {code}"
+        why = (
+            f"Python was ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        )
         print(f"{kind.name}: {why}", flush=True)
         if options.record:
-            record_page([NotBuilt(kind, f"Building or checking it failed: {why}.")])
+            record_page([NotBuilt(kind, f"{why}, while it was built or while its network ran.")])
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["free_sizes"]
+__all__ = ["find_step", "free_sizes"]
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,11 @@ from deepcontrast_bmz.check.engines.quiet import quiet
 from deepcontrast_bmz.check.processing import UnsupportedError
 from deepcontrast_bmz.check.tiling import NotPossibleError
 from deepcontrast_bmz.check.tolerances import SAME_TOLERANCE
-from deepcontrast_bmz.export.facts import shortest_side
+from deepcontrast_bmz.export.facts import compute_shortest_side
 from deepcontrast_bmz.package.description import as_map, text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -58,14 +58,14 @@ def free_sizes(draft: Draft, bench: Bench) -> bool:
         image = bench.preprocess(bench.test_input)
     except UnsupportedError:
         return False
-    step = next((s for s in STEPS if all(_takes(run, image, places, s) for run in networks)), None)
+    step = find_step(networks, image, places)
     if step is None:
         return False
     declared = bench.package.view.halo
     least: dict[str, int] = {}
     for axis in fixed:
         size = int(axis.size or 0)
-        smallest = shortest_side(declared.get(axis.name, 0), step)
+        smallest = compute_shortest_side(declared.get(axis.name, 0), step)
         wanted = size - max(0, (size - smallest) // step) * step
         least[axis.name] = wanted
     sizes = [least[axis.name] for axis in fixed]
@@ -75,12 +75,35 @@ def free_sizes(draft: Draft, bench: Bench) -> bool:
     return True
 
 
+def find_step(
+    networks: Sequence[Network], image: NDArray[Any], places: Sequence[int]
+) -> int | None:
+    """Return the finest step by which all networks take larger images, with the same values.
+
+    Parameters
+    ----------
+    networks : sequence of callable
+        Arrays to arrays.
+    image : ndarray
+        Of a size that they take.
+    places : sequence of int
+        Its axes that are made larger.
+
+    Returns
+    -------
+    int or None
+        None if there is none up to 64, or a value depends on the whole image.
+    """
+    every = (s for s in STEPS if all(_takes(run, image, places, s) for run in networks))
+    return next(every, None)
+
+
 def _load(draft: Draft, bench: Bench) -> list[Network]:
     """Return the networks of all weights that can be run here."""
     found: list[Network] = []
     for name in (n for n in RUNNABLE if n in draft.rdf["weights"]):
         try:
-            found.append(bench.graph(name))
+            found.append(bench.load_graph(name))
         except NotPossibleError:
             continue
         # Every engine fails in its own way, and the comparison after this says how.
@@ -99,7 +122,7 @@ def _run(network: Network, image: NDArray[Any]) -> NDArray[Any] | None:
         return None
 
 
-def _takes(network: Network, image: NDArray[Any], places: list[int], step: int) -> bool:
+def _takes(network: Network, image: NDArray[Any], places: Sequence[int], step: int) -> bool:
     """Return whether a network takes a size one and three steps larger, with the same values."""
     base = _run(network, image)
     if base is None:

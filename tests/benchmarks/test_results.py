@@ -20,6 +20,17 @@ def test_the_page_is_made_of_the_records() -> None:
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page
 
 
+def test_the_page_of_ported_packages_is_made_of_its_record() -> None:
+    ported, records = load("ported"), load("records")
+    (record,) = records.load_records(records.FOLDER / "pages")
+    page = (ROOT / "docs" / "ported.md").read_text(encoding="utf-8")
+    assert page == ported.page(record)
+    programs, rest, missing = ([row[0] for row in table.rows] for table in record.tables)
+    assert programs == rest
+    # Every kind is there, tried or with the reason why not.
+    assert sorted([*programs, *missing]) == sorted(kind.what for kind in ported.KINDS)
+
+
 def test_every_record_names_a_command_that_exists() -> None:
     for record in load("records").load_records():
         program, script = record.command.split()[:2]

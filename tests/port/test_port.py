@@ -30,6 +30,7 @@ from deepcontrast_bmz.check.engines.cache import make_cache_folder
 from deepcontrast_bmz.cli import main
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.port.port import port_package
+from deepcontrast_bmz.port.sizes import find_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -502,6 +503,11 @@ def one_image_at_a_time(c: Copy) -> None:
     c.rehash("onnx")
 
 
+def one_size(c: Copy) -> None:
+    for axis, size in zip(c.input["axes"][2:], (72, 65), strict=True):
+        axis["size"] = size
+
+
 def opset_not_as_declared(c: Copy) -> None:
     c.weights["onnx"]["opset_version"] = 16
 
@@ -589,6 +595,7 @@ SPOILT: list[tuple[Callable[[Copy], None], dict[str, str], str]] = [
     ),
     (second_file, {"fiji": "fiji.onnx-one-file"}, "are one file"),
     (one_image_at_a_time, {"core": "core.onnx-dynamic"}, "The batch is of one image"),
+    (one_size, {"qupath": "qupath.fixed-size"}, "in steps of 1 are declared, not 72 x 65 alone"),
     (opset_not_as_declared, {"fiji": "fiji.onnx-version"}, "opset_version is 17"),
     (
         unfrozen_interpolate,
@@ -653,6 +660,47 @@ def test_what_can_be_mended_is_mended_and_said(
     for name, entry in spoilt.weights.items():
         same = after[Path(entry["source"]).name] == sha256(spoilt.path(name))
         assert same is (name != touched), name
+
+
+def pooled(image: Any) -> Any:
+    """Means of 4 x 4 pixels, brought back to the size; other sizes are refused."""
+    if image.shape[-1] % 4:
+        raise ValueError("a multiple of 4")
+    height, width = (n // 4 for n in image.shape[-2:])
+    means = image.reshape(1, 1, height, 4, width, 4).mean(axis=(3, 5))
+    return means.repeat(4, axis=2).repeat(4, axis=3)
+
+
+def doubled(image: Any) -> Any:
+    return 2 * image
+
+
+def of_the_whole(image: Any) -> Any:
+    return image - image.mean()
+
+
+def cut_to_32(image: Any) -> Any:
+    return image[..., :32, :32]
+
+
+def of_32_alone(image: Any) -> Any:
+    return image.reshape(1, 1, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("network", "step"),
+    [
+        (doubled, 1),
+        (pooled, 4),
+        (of_the_whole, None),
+        (cut_to_32, None),
+        (of_32_alone, None),
+    ],
+)
+def test_the_step_of_the_sizes_is_found_by_trying(network: Any, step: int | None) -> None:
+    image = np.random.default_rng(0).random((1, 1, 32, 32)).astype(np.float32)
+    assert find_step([network], image, [2, 3]) == step
+    assert find_step([network, pooled], image, [2, 3]) == (step and 4)
 
 
 def test_code_of_a_package_is_not_run_unasked(spoilt: Copy, tmp_path: Path) -> None:
