@@ -172,8 +172,7 @@ def degrade(
 ) -> None:
     """Apply the forward model to an image: scatter, absorb, veil, record."""
     from deepcontrast_bmz.dial.usable import find_holes
-    from deepcontrast_bmz.image import check_pixels, read_image, select_channel
-    from deepcontrast_bmz.image.masks import read_mask
+    from deepcontrast_bmz.image import check_pixels, read_image, read_mask, select_channel
     from deepcontrast_bmz.physics import simulate
 
     simulate.refuse_overwriting(
@@ -221,6 +220,7 @@ def train(
     channel: Channel = None,
     axes: Axes = None,
     scene: Scene = None,
+    mask: MaskFile = None,
     steps: Annotated[
         int | None,
         typer.Option(
@@ -261,6 +261,7 @@ def train(
     from deepcontrast_bmz.settings import Recipe, read_recipe
     from deepcontrast_bmz.train.begin import settings_of
     from deepcontrast_bmz.train.distributed import Spread
+    from deepcontrast_bmz.train.raw_images import MaskedPath
     from deepcontrast_bmz.train.run import train_longer, train_run
 
     spread = Spread(devices, nodes, accumulate, precision)
@@ -273,12 +274,15 @@ def train(
         )
     if axes is not None:
         parse_axes(axes)
+    if mask is not None and not images:
+        raise InputError(f"{mask} is the mask of images, but none was given: name them, too")
+    masked = [MaskedPath(image, mask) for image in images or []]
     if resume and steps is not None:
         if settings is not None or begin_from is not None:
             raise InputError(
                 "--resume --steps trains a finished run longer: leave out --recipe and --from"
             )
-        record = train_longer(out, steps, images or [], device=device, spread=spread, report=told)
+        record = train_longer(out, steps, masked, device=device, spread=spread, report=told)
     else:
         if settings is None and not resume:
             settings = settings_of(begin_from) if begin_from is not None else Recipe()
@@ -287,7 +291,7 @@ def train(
                 channel=_channel(channel), axes=axes, scene=scene, steps=steps, seed=seed
             )
         record = train_run(
-            images or [],
+            masked,
             out,
             settings,
             device=device,
@@ -437,6 +441,7 @@ def evaluate(
     channel: Channel = None,
     axes: Axes = None,
     scene: Scene = None,
+    mask: MaskFile = None,
     device: Device = "auto",
 ) -> None:
     """Sweep the dial: contrast gain beside its price, as a table, a plot and report.html.
@@ -455,7 +460,7 @@ def evaluate(
         out,
         reference=reference,
         channel=_channel(channel),
-        how=Reading(axes, scene),
+        how=Reading(axes, scene, mask),
         progress=show_share("evaluating", _write_aside),
         finished=done.append,
     ):

@@ -443,6 +443,41 @@ def test_axes_and_scene_of_every_command(
     assert read_image(out).dims == ("t", "y", "x")
 
 
+def test_masks_of_every_command(
+    tmp_path: Path, tiny_run: Path, stack_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small, half = tmp_path / "small.tif", tmp_path / "half.tif"
+    used = np.ones((72, 72), np.uint8)
+    tifffile.imwrite(small, used[1:])
+    used[:, 40:] = 0
+    tifffile.imwrite(half, used)
+    out = tmp_path / "out"
+    for command in (
+        ("predict", tiny_run, stack_path, "-o", out / "out.tif"),
+        ("degrade", stack_path, "-o", tmp_path / "out.tif"),
+        ("evaluate", tiny_run, stack_path, "-o", out),
+        ("train", stack_path, "-o", out, "--steps", "1"),
+    ):
+        said = refused(capsys, *command, "--mask", small)
+        assert "'small.tif' has y 71 x x 72" in said
+        assert "'stack.tif' has z 4 x y 72 x x 72" in said
+    assert {path.name for path in tmp_path.iterdir()} == {"small.tif", "half.tif"}
+    said = refused(capsys, "train", "-o", out, "--mask", half, "--resume")
+    assert "half.tif" in said
+
+    bright = read_image(stack_path)
+    bright.values[:, :, 40:] = 65535
+    write_image(bright, tmp_path / "bright.tif")
+    pages: list[dict[str, object]] = []
+    for image in (stack_path, tmp_path / "bright.tif"):
+        assert run("evaluate", tiny_run, image, "-o", out, "--mask", half) in (0, 1)
+        pages.append(json.loads((out / "scores.json").read_text()))
+    one, other = ({k: v for k, v in page.items() if k != "image"} for page in pages)
+    assert one["window"] == [0, 0, 72, 40]
+    assert one == other
+    assert "--mask half.tif" in (out / "report.html").read_text()
+
+
 def test_export_refuses_what_is_no_run(
     tmp_path: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,7 +17,9 @@ __all__ = [
     "parse_axes",
     "pixel_size_um",
     "planes",
+    "read_as",
     "read_image",
+    "read_mask",
     "replace_whole",
     "select_channel",
     "take_place",
@@ -25,7 +27,14 @@ __all__ = [
 ]
 
 from deepcontrast_bmz.image.atomic import image_sha256, replace_whole, take_place
-from deepcontrast_bmz.image.files import check_output, open_image, read_image, write_image
+from deepcontrast_bmz.image.files import (
+    check_output,
+    open_image,
+    read_as,
+    read_image,
+    read_mask,
+    write_image,
+)
 from deepcontrast_bmz.image.labels import (
     DIMS,
     channel_names,

@@ -14,11 +14,11 @@ from deepcontrast_bmz.image.reader import (
     Found,
     choose_scene,
     complete_names,
+    explain_failures,
     fits_in_memory,
     name_axes,
-    reading,
 )
-from deepcontrast_bmz.image.units import number
+from deepcontrast_bmz.image.units import parse_number
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +58,7 @@ def read_with_bioio(
                 'or pip install "deepcontrast_bmz[bioio]" and the bioio reader of its format'
             ) from error
         raise InputError(_say_broken("bioio", path, error)) from error
-    with reading(path, "image"):
+    with explain_failures(path, "image"):
         try:
             return _read(bioio.BioImage(path), path, lazily, scene)
         except (InputError, MemoryError):
@@ -123,7 +123,7 @@ def _read(
     # Its TIFF reader (for .lsm) says 1 micrometre where it does not know.
     if not type(scenes.reader).__module__.startswith("bioio_tifffile"):
         spacing = scenes.physical_pixel_sizes
-        sizes = {dim: number(getattr(spacing, dim.upper(), None)) for dim in ("z", "y", "x")}
+        sizes = {dim: parse_number(getattr(spacing, dim.upper(), None)) for dim in ("z", "y", "x")}
     names: list[str] | None = None
     if "C" in pixels.coords:
         given = [str(name) for name in pixels.coords["C"].values]

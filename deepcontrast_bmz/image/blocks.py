@@ -8,7 +8,16 @@ them: no two blocks ever touch one chunk.
 
 from __future__ import annotations
 
-__all__ = ["Border", "Box", "chunk_of", "cut", "mirror_indices", "piece", "read_box", "split"]
+__all__ = [
+    "Border",
+    "Box",
+    "choose_chunk",
+    "cut",
+    "measure_piece",
+    "mirror_indices",
+    "read_box",
+    "split",
+]
 
 import itertools
 from dataclasses import dataclass
@@ -56,7 +65,7 @@ class Box:
         )
 
 
-def piece(length: int, block: int, grid: int = 1) -> int:
+def measure_piece(length: int, block: int, grid: int = 1) -> int:
     """Return the length of the pieces that a line is cut into; the last may be shorter.
 
     Parameters
@@ -95,7 +104,7 @@ def cut(shape: Sequence[int], sides: Sequence[int], grids: Sequence[int]) -> lis
     """
     edges: list[list[tuple[int, int]]] = []
     for length, side, grid in zip(shape, sides, grids, strict=True):
-        step = piece(length, side, grid)
+        step = measure_piece(length, side, grid)
         edges.append([(a, min(a + step, length)) for a in range(0, length, step)])
     return [
         Box(tuple(a for a, _ in place), tuple(b for _, b in place))
@@ -127,7 +136,7 @@ def split(box: Box, grids: Sequence[int], smallest: int) -> list[Box]:
     ]
 
 
-def chunk_of(length: int, largest: int) -> int:
+def choose_chunk(length: int, largest: int) -> int:
     """Return the longest chunk that divides a piece of this length evenly.
 
     Parameters

@@ -12,7 +12,7 @@ are read by whoever asks for them.
 
 from __future__ import annotations
 
-__all__ = ["check_output", "open_image", "read_image", "write_image"]
+__all__ = ["check_output", "open_image", "read_as", "read_image", "read_mask", "write_image"]
 
 import tempfile
 from pathlib import Path
@@ -27,10 +27,12 @@ from deepcontrast_bmz.image.labels import (
     DIMS,
 )
 from deepcontrast_bmz.image.lazy_arrays import Arranged
-from deepcontrast_bmz.image.lazy_image import OpenImage, labelled_image, open_found
+from deepcontrast_bmz.image.lazy_image import OpenImage, label_image, open_found
+from deepcontrast_bmz.image.masks import FieldMask
 from deepcontrast_bmz.image.pixel_type import check_compression
-from deepcontrast_bmz.image.pyramid import level_count
+from deepcontrast_bmz.image.pyramid import count_levels
 from deepcontrast_bmz.image.reader import (
+    AS_STATED,
     Reading,
     name_axes,
     override_axes,
@@ -39,9 +41,9 @@ from deepcontrast_bmz.image.reader import (
 )
 from deepcontrast_bmz.image.tiff_open import HEADER_SUFFIXES
 from deepcontrast_bmz.image.tiff_read import TIFF_SUFFIXES, read_tiff
-from deepcontrast_bmz.image.tiff_write import check_tiff, in_tiles, write_levels, write_tiff
+from deepcontrast_bmz.image.tiff_write import check_tiff, needs_tiles, write_levels, write_tiff
 from deepcontrast_bmz.image.zarr_read import ZARR_SUFFIXES, ZIP_SUFFIXES, is_zarr, read_zarr
-from deepcontrast_bmz.image.zarr_write import check_zarr, fill_zarr, level_of, write_zarr
+from deepcontrast_bmz.image.zarr_write import check_zarr, fill_zarr, open_level, write_zarr
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -50,7 +52,11 @@ if TYPE_CHECKING:
 
 
 def read_image(
-    path: Path, *, axes: str | None = None, scene: str | int | None = None
+    path: Path,
+    *,
+    axes: str | None = None,
+    scene: str | int | None = None,
+    mask: Path | None = None,
 ) -> xr.DataArray:
     """Read one image with its axes, channel names and pixel size.
 
@@ -68,6 +74,9 @@ def read_image(
         longer than one.
     scene : str or int, optional
         Name or number (from 0) of the image, where there are several.
+    mask : Path, optional
+        An image with zeros where this one is no part of the picture; such pixels are NaN, and all
+        are floating point numbers then.
 
     Returns
     -------
@@ -79,10 +88,45 @@ def read_image(
     InputError
         If the path is missing or of an unknown kind, the file is damaged or cut short, its axes
         are unknown or not those that were given, there is no such scene or several and none was
-        chosen, or its pixels are no real numbers.
+        chosen, its pixels are no real numbers, or the mask does not belong to it.
+    """
+    return read_as(path, Reading(axes, scene, mask))
+
+
+def read_as(path: Path, how: Reading) -> xr.DataArray:
+    """Read one image as `read_image` does.
+
+    Parameters
+    ----------
+    path : Path
+    how : Reading
+        What the user says of it.
+
+    Raises
+    ------
+    InputError
+        As for `read_image`.
     """
     path = Path(path)
-    return labelled_image(_found(path, None, Reading(axes, scene)), path)
+    image = label_image(_find(path, None, how), path)
+    return image if how.mask is None else read_mask(how.mask).hide(image, path.name)
+
+
+def read_mask(path: Path) -> FieldMask:
+    """Read a mask from an image file, of numbers or of true and false; what is not zero counts.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    path = Path(path)
+    found = _find(path, False, AS_STATED, mask=True)
+    return FieldMask.of(label_image(found, path, mask=True), path.name)
 
 
 def open_image(path: Path, *, axes: str | None = None, scene: str | int | None = None) -> OpenImage:
@@ -99,10 +143,10 @@ def open_image(path: Path, *, axes: str | None = None, scene: str | int | None =
         As for `read_image`.
     """
     path = Path(path)
-    return open_found(_found(path, True, Reading(axes, scene)), path)
+    return open_found(_find(path, True, Reading(axes, scene)), path)
 
 
-def _found(path: Path, lazily: bool | None, how: Reading) -> Found:
+def _find(path: Path, lazily: bool | None, how: Reading, *, mask: bool = False) -> Found:
     if how.axes is not None:
         parse_axes(how.axes)
     refuse_address(path)
@@ -112,19 +156,21 @@ def _found(path: Path, lazily: bool | None, how: Reading) -> Found:
         )
     if path.is_dir():
         if is_zarr(path) or path.name.lower().endswith(ZARR_SUFFIXES):
-            return _renamed(read_zarr(path, lazily=lazily, scene=how.scene), how.axes, path)
-        return _renamed(read_folder(path, lazily=lazily, how=how), how.axes, path)
+            found = read_zarr(path, lazily=lazily, scene=how.scene, labels=mask)
+            return _rename(found, how.axes, path)
+        return _rename(read_folder(path, lazily=lazily, how=how), how.axes, path)
     if path.stat().st_size == 0:
         raise InputError(f"an image file has content, but '{path}' is empty: copy or save it again")
     if path.name.lower().endswith((*TIFF_SUFFIXES, *HEADER_SUFFIXES)):
         return read_tiff(path, lazily=lazily, how=how)
     if path.name.lower().endswith(ZIP_SUFFIXES):
-        return _renamed(read_zarr(path, lazily=lazily, scene=how.scene), how.axes, path)
+        found = read_zarr(path, lazily=lazily, scene=how.scene, labels=mask)
+        return _rename(found, how.axes, path)
     found = read_with_bioio(path, lazily=lazily, scene=how.scene)
-    return _renamed(found, how.axes, path)
+    return _rename(found, how.axes, path)
 
 
-def _renamed(found: Found, axes: str | None, path: Path) -> Found:
+def _rename(found: Found, axes: str | None, path: Path) -> Found:
     """Return what was found with the axes that the user names."""
     if axes is None:
         return found
@@ -177,13 +223,13 @@ def write_image(image: xr.DataArray, path: Path, *, compression: str | None = No
             "an image is written to .tif, .tiff, .ome.tif (OME-TIFF) or .zarr, .ome.zarr "
             f"(OME-Zarr), but '{path}' ends otherwise: change the suffix"
         )
-    elif image.chunks is not None and in_tiles(image.shape):
+    elif image.chunks is not None and needs_tiles(image.shape):
         # What is computed when it is looked at is looked at once, for all resolutions.
         check_tiff(path, image.dtype)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
             fill_zarr(image, Path(folder))
-            count = level_count(image.shape)
-            levels = [level_of(Path(folder), level) for level in range(count)]
+            count = count_levels(image.shape)
+            levels = [open_level(Path(folder), level) for level in range(count)]
             write_levels(image, levels, path, compression=compression)
     else:
         write_tiff(image, path, compression)

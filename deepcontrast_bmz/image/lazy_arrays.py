@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from deepcontrast_bmz.image.reader import reading
+from deepcontrast_bmz.image.reader import explain_failures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +79,7 @@ class MappedPixels:
 
     def __getitem__(self, part: Part) -> np.ndarray:
         """Read a part; the file is mapped for that long only, as pages stay resident."""
-        with reading(self.path, "image"):
+        with explain_failures(self.path, "image"):
             mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
             return np.array(mapped[part])
 
@@ -107,7 +107,7 @@ class ZarrPixels:
 
     def __getitem__(self, part: Part) -> np.ndarray:
         """Read a part."""
-        with reading(self.path, self.kind):
+        with explain_failures(self.path, self.kind):
             return np.asarray(self.array[part])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["OpenImage", "labelled_image", "open_found"]
+__all__ = ["OpenImage", "label_image", "open_found"]
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -12,7 +12,7 @@ import xarray as xr
 
 from deepcontrast_bmz.image.labels import DIMS, channel_index, label_channels
 from deepcontrast_bmz.image.lazy_arrays import Arranged, ArrayPixels
-from deepcontrast_bmz.image.reader import checked
+from deepcontrast_bmz.image.reader import check_found
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,7 +94,7 @@ def open_found(found: Found, path: Path) -> OpenImage:
     InputError
         If it is no image.
     """
-    data, dims, names, sizes, notes = checked(found, path)
+    data, dims, names, sizes, notes = check_found(found, path)
     pixels = ArrayPixels(data) if isinstance(data, np.ndarray) or hasattr(data, "dask") else data
     order = [dim for dim in DIMS if dim in dims]
     return OpenImage(
@@ -107,8 +107,16 @@ def open_found(found: Found, path: Path) -> OpenImage:
     )
 
 
-def labelled_image(found: Found, path: Path) -> xr.DataArray:
+def label_image(found: Found, path: Path, *, mask: bool = False) -> xr.DataArray:
     """Return what a reader found as a labelled image: in memory if it is so, else lazily.
+
+    Parameters
+    ----------
+    found : Found
+    path : Path
+        Named in messages.
+    mask : bool
+        Pixels in memory may be true and false.
 
     Raises
     ------
@@ -117,7 +125,7 @@ def labelled_image(found: Found, path: Path) -> xr.DataArray:
     """
     if not isinstance(found.data, np.ndarray):
         return open_found(found, path).labelled()
-    data, dims, names, sizes, notes = checked(found, path)
+    data, dims, names, sizes, notes = check_found(found, path, mask=mask)
     if not data.dtype.isnative:
         data = data.astype(data.dtype.newbyteorder("="))
     known = {dim: size for dim, size in sizes.items() if size is not None}

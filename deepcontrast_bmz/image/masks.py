@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["FieldMask", "fill_by_mirroring", "read_mask"]
+__all__ = ["FieldMask", "fill_by_mirroring"]
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import scipy  # its rooms load when they are used: reading this module must stay quick
+import xarray as xr
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.image.files import read_image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
-    import xarray as xr
     from numpy.typing import NDArray
 
 Real = TypeVar("Real", np.float32, np.float64)
@@ -63,6 +61,24 @@ class FieldMask:
         if not self.used.any():
             raise InputError(f"'{self.name}' leaves no pixel: mark what counts with 1 or more")
 
+    def hide(self, image: xr.DataArray, name: str) -> xr.DataArray:
+        """Return an image in which pixels that do not count are NaN, as floating point numbers.
+
+        Parameters
+        ----------
+        image : DataArray, (..., y, x)
+            Dask arrays stay such.
+        name : str
+            What the image is called.
+
+        Raises
+        ------
+        InputError
+            If the mask does not belong to the image.
+        """
+        self.check([str(dim) for dim in image.dims], image.shape, name)
+        return image.where(xr.DataArray(self.used, dims=self.dims))
+
     def part(self, place: Mapping[str, int], part: Mapping[str, slice]) -> NDArray[np.bool_]:
         """Return a part of it, for indices along some axes of the image and slices along others."""
         found = self.used[tuple(place[dim] if dim in place else part[dim] for dim in self.dims)]
@@ -70,21 +86,6 @@ class FieldMask:
         # Axes of the part that the mask has none of: it is the same all along them.
         missing = tuple(i for i, dim in enumerate(part) if dim not in kept)
         return np.expand_dims(found, missing)
-
-
-def read_mask(path: Path) -> FieldMask:
-    """Read a mask from an image file; pixels that are not zero count.
-
-    Parameters
-    ----------
-    path : Path
-
-    Raises
-    ------
-    InputError
-        If it cannot be read.
-    """
-    return FieldMask.of(read_image(path), path.name)
 
 
 def fill_by_mirroring(

@@ -8,9 +8,9 @@ __all__ = [
     "check_compression",
     "check_fits",
     "check_pixel_type",
+    "choose_type",
     "describe_change",
     "fit_pixels",
-    "written_type",
 ]
 
 from typing import TYPE_CHECKING, Any
@@ -51,7 +51,7 @@ def check_compression(asked: str | None) -> None:
         )
 
 
-def written_type(asked: str, given: np.dtype[Any]) -> np.dtype[Any]:
+def choose_type(asked: str, given: np.dtype[Any]) -> np.dtype[Any]:
     """Return the type that a result is written as.
 
     Parameters

@@ -6,7 +6,7 @@ the mean of what is there, so that a pixel of level k is always as wide as 2^k p
 
 from __future__ import annotations
 
-__all__ = ["SMALLEST", "halve", "level_count", "level_shape"]
+__all__ = ["SMALLEST", "count_levels", "halve", "shrink_shape"]
 
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ SMALLEST = 1024
 """Pixels: levels are added until both sides of the last one are at most this long."""
 
 
-def level_shape(shape: tuple[int, ...], level: int) -> tuple[int, ...]:
+def shrink_shape(shape: tuple[int, ...], level: int) -> tuple[int, ...]:
     """Return the shape of a level, 0 being the image itself.
 
     Parameters
@@ -30,10 +30,10 @@ def level_shape(shape: tuple[int, ...], level: int) -> tuple[int, ...]:
     return (*shape[:-2], *(-(-n // 2**level) for n in shape[-2:]))
 
 
-def level_count(shape: tuple[int, ...]) -> int:
+def count_levels(shape: tuple[int, ...]) -> int:
     """Return how many resolutions an image of a shape (..., Y, X) gets, itself included."""
     count = 1
-    while max(level_shape(shape, count - 1)[-2:]) > SMALLEST:
+    while max(shrink_shape(shape, count - 1)[-2:]) > SMALLEST:
         count += 1
     return count
 

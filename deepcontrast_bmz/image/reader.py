@@ -1,6 +1,6 @@
 """What all readers share: what they find, how it becomes an image, and how they fail.
 
-A reader of a format returns `Found`; `checked` looks whether it is an image.
+A reader of a format returns `Found`; `check_found` looks whether it is an image.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ __all__ = [
     "IN_MEMORY_BYTES",
     "Found",
     "Reading",
-    "checked",
+    "check_found",
     "choose_scene",
     "complete_names",
+    "explain_failures",
     "find_recorded",
     "fits_in_memory",
     "name_axes",
     "override_axes",
     "parse_axes",
-    "reading",
     "refuse_address",
 ]
 
@@ -65,6 +65,8 @@ class Reading(NamedTuple):
     """Letters of t, c, z, y and x: for all axes, or for those longer than one."""
     scene: str | int | None = None
     """Name or number (from 0) of one of several images."""
+    mask: Path | None = None
+    """Image whose zeros say which pixels are no part of the picture."""
 
 
 AS_STATED = Reading()
@@ -174,11 +176,25 @@ def fits_in_memory(size: int, lazily: bool | None = None) -> bool:
     return size <= IN_MEMORY_BYTES if lazily is None else not lazily
 
 
-def checked(found: Found, path: Path) -> Found:
-    """Return what was found if it is an image, with what is known of its axes and no more."""
+def check_found(found: Found, path: Path, *, mask: bool = False) -> Found:
+    """Return what was found if it is an image, with what is known of its axes and no more.
+
+    Parameters
+    ----------
+    found : Found
+    path : Path
+        Named in messages.
+    mask : bool
+        Pixels may be true and false.
+
+    Raises
+    ------
+    InputError
+        If it has no pixels, or they are no real numbers.
+    """
     data, dims, names, sizes, notes = found
     dtype = np.dtype(data.dtype)
-    if dtype.kind not in "iuf":
+    if dtype.kind not in ("iufb" if mask else "iuf"):
         kinds = {"b": "true and false (a mask)", "c": "complex numbers"}
         raise InputError(
             f"pixels must be integers or floating point numbers, but '{path}' holds "
@@ -293,7 +309,7 @@ _ONE_READER = threading.RLock()
 
 
 @contextlib.contextmanager
-def reading(path: Path, kind: str) -> Generator[None]:
+def explain_failures(path: Path, kind: str) -> Generator[None]:
     """Turn whatever a reader raises into one sentence, and what it mutters into debug messages.
 
     Damaged files raise nearly every exception there is (struct, zlib, codecs, XML, zarr).

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from xml.etree import ElementTree
 
 from deepcontrast_bmz.image.reader import complete_names
-from deepcontrast_bmz.image.units import length_um, number, unit_um
+from deepcontrast_bmz.image.units import convert_to_um, parse_number, unit_um
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -130,7 +130,7 @@ def _read_ome(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Header
     if pixels is None:
         return Header()
     sizes = {
-        axis.lower(): length_um(
+        axis.lower(): convert_to_um(
             pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")
         )
         for axis in "ZYX"
@@ -155,9 +155,9 @@ def _read_imagej(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> Header:
     header = tif.imagej_metadata or {}
     unit = header.get("unit")
     sizes = {
-        "z": length_um(header.get("spacing"), header.get("zunit", unit)),
-        "y": length_um(_per_pixel(page, "YResolution"), header.get("yunit", unit)),
-        "x": length_um(_per_pixel(page, "XResolution"), unit),
+        "z": convert_to_um(header.get("spacing"), header.get("zunit", unit)),
+        "y": convert_to_um(_per_pixel(page, "YResolution"), header.get("yunit", unit)),
+        "x": convert_to_um(_per_pixel(page, "XResolution"), unit),
     }
     sizes = {dim: None if _printed(unit, size) else size for dim, size in sizes.items()}
     notes = _time_notes(header.get("finterval"), header.get("tunit", "sec"))
@@ -173,7 +173,7 @@ def _read_imagej(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> Header:
 
 def _time_notes(interval: object, unit: object) -> dict[str, Any]:
     """Return the time between frames and its unit, if the header says them."""
-    length = number(interval)
+    length = parse_number(interval)
     if length is None or not 0 < length < math.inf:
         return {}
     return {"frame_interval": length, "time_unit": str(unit)}
@@ -200,11 +200,11 @@ def _read_shaped(tif: tifffile.TiffFile) -> Header:
     if isinstance(voxel, list):
         given = cast("list[object]", voxel)
         for dim, value in zip("xyz", reversed(given), strict=False):
-            sizes[dim] = number(value)
+            sizes[dim] = parse_number(value)
     for axis in "ZYX":
         if f"PhysicalSize{axis}" in header:
             unit = header.get(f"PhysicalSize{axis}Unit", "µm")
-            sizes[axis.lower()] = length_um(header[f"PhysicalSize{axis}"], unit)
+            sizes[axis.lower()] = convert_to_um(header[f"PhysicalSize{axis}"], unit)
     channel = header.get("Channel")
     names: list[str] | None = None
     if isinstance(channel, dict):
@@ -226,6 +226,6 @@ def _resolution_tags(page: tifffile.TiffPage) -> dict[str, float | None]:
     """Return the pixel size of baseline TIFF tags; without a unit they are only a ratio."""
     name = getattr(page.tags.valueof("ResolutionUnit"), "name", "NONE").lower()
     sizes = {
-        dim: length_um(_per_pixel(page, f"{dim.upper()}Resolution"), name) for dim in ("y", "x")
+        dim: convert_to_um(_per_pixel(page, f"{dim.upper()}Resolution"), name) for dim in ("y", "x")
     }
     return {dim: None if _printed(name, size) else size for dim, size in sizes.items()}

@@ -25,14 +25,14 @@ from deepcontrast_bmz.image.reader import (
     AS_STATED,
     Found,
     Reading,
+    explain_failures,
     fits_in_memory,
     name_axes,
     override_axes,
-    reading,
 )
 from deepcontrast_bmz.image.tiff_header import has_alpha, read_header
 from deepcontrast_bmz.image.tiff_open import find_lengths, open_series
-from deepcontrast_bmz.image.tiff_values import stored_values
+from deepcontrast_bmz.image.tiff_values import find_meaning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +64,7 @@ def read_tiff(path: Path, *, lazily: bool | None = None, how: Reading = AS_STATE
         If the file is damaged, cut short or only a part, holds another number of images than
         one, or its axes are unknown.
     """
-    with reading(path, "TIFF"):
+    with explain_failures(path, "TIFF"):
         tif, series, axes = open_series(path, how)
         try:
             lengths = find_lengths(series, path)
@@ -78,7 +78,7 @@ def read_tiff(path: Path, *, lazily: bool | None = None, how: Reading = AS_STATE
             fits = fits_in_memory(series.nbytes, lazily)
             stored: Any = series.asarray() if fits else _open_lazily(path, tif, series)
             data: Any = stored
-            if (meaning := stored_values(tif, series.keyframe, path)) is not None:
+            if (meaning := find_meaning(tif, series.keyframe, path)) is not None:
                 convert, dtype = meaning
                 data = convert(data) if fits else Converted(data, convert, dtype)
         except BaseException:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["stored_values"]
+__all__ = ["find_meaning"]
 
 import logging
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.image.units import number
+from deepcontrast_bmz.image.units import parse_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ _STRAIGHT_LINE = 0
 # ImageJ's number of the calibration c0 + c1 * stored.
 
 
-def stored_values(
+def find_meaning(
     tif: tifffile.TiffFile, page: tifffile.TiffPage, path: Path
 ) -> tuple[Callable[[np.ndarray], np.ndarray], np.dtype[Any]] | None:
     """Return how stored numbers become values, with the type of these; None if they are values.
@@ -70,7 +70,7 @@ def _rises(colours: np.ndarray | None) -> bool:
 def _calibration(
     header: dict[str, Any], dtype: np.dtype[Any], path: Path
 ) -> tuple[Callable[[np.ndarray], np.ndarray], np.dtype[Any]] | None:
-    function, start, slope = (number(header.get(key)) for key in ("cf", "c0", "c1"))
+    function, start, slope = (parse_number(header.get(key)) for key in ("cf", "c0", "c1"))
     if function is None:
         return None
     if function != _STRAIGHT_LINE or start is None or slope is None:

@@ -8,7 +8,7 @@ the first plane begins, the others being right behind it: packed planes have OME
 
 from __future__ import annotations
 
-__all__ = ["check_tiff", "in_tiles", "write_levels", "write_tiff"]
+__all__ = ["check_tiff", "needs_tiles", "write_levels", "write_tiff"]
 
 import uuid
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ import numpy as np
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image.atomic import replace_whole
 from deepcontrast_bmz.image.labels import channel_names, known_sizes, lazy_planes, planes
-from deepcontrast_bmz.image.pyramid import halve, level_count
+from deepcontrast_bmz.image.pyramid import count_levels, halve
 from deepcontrast_bmz.image.tiff_header import AXES_NOTE
 from deepcontrast_bmz.image.units import seconds, unit_um
 
@@ -42,7 +42,7 @@ _CLASSIC_BYTES = 2**32 - 2**26
 # Pixels of a TIFF that is no BigTIFF.
 
 
-def in_tiles(shape: Sequence[int]) -> bool:
+def needs_tiles(shape: Sequence[int]) -> bool:
     """Say whether an image of a shape (..., Y, X) is written in tiles, with a pyramid."""
     return max(shape[-2:]) > _LARGEST_PLANE
 
@@ -97,9 +97,9 @@ def write_tiff(image: xr.DataArray, path: Path, compression: str | None = None) 
     import tifffile
 
     dtype = check_tiff(path, image.dtype, compression)
-    if in_tiles(image.shape):
+    if needs_tiles(image.shape):
         levels = [np.asarray(image.data)]
-        while len(levels) < level_count(image.shape):
+        while len(levels) < count_levels(image.shape):
             levels.append(halve(levels[-1]))
         write_levels(image, levels, path, compression=compression)
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["length_um", "number", "seconds", "unit_um"]
+__all__ = ["convert_to_um", "parse_number", "seconds", "unit_um"]
 
 import re
 from typing import Any, cast
@@ -73,7 +73,7 @@ def seconds(unit: object) -> float | None:
     return _SECONDS_PER_UNIT.get(text.lower().rstrip("."))
 
 
-def number(value: object) -> float | None:
+def parse_number(value: object) -> float | None:
     """Return a value as a number, None if it is none."""
     try:
         return float(cast("Any", value))
@@ -81,8 +81,8 @@ def number(value: object) -> float | None:
         return None
 
 
-def length_um(value: object, unit: object) -> float | None:
+def convert_to_um(value: object, unit: object) -> float | None:
     """Return a length in micrometres, None if its value is no number or its unit is unknown."""
-    length, factor = number(value), unit_um(unit)
+    length, factor = parse_number(value), unit_um(unit)
     # Times one must give back the very number that was written.
     return None if length is None or factor is None else length * factor

@@ -23,10 +23,10 @@ from deepcontrast_bmz.image.reader import (
     Found,
     choose_scene,
     complete_names,
+    explain_failures,
     fits_in_memory,
-    reading,
 )
-from deepcontrast_bmz.image.units import length_um, number
+from deepcontrast_bmz.image.units import convert_to_um, parse_number
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +46,13 @@ def is_zarr(path: Path) -> bool:
     return any((path / marker).is_file() for marker in _MARKERS)
 
 
-def read_zarr(path: Path, *, lazily: bool | None = None, scene: str | int | None = None) -> Found:
+def read_zarr(
+    path: Path,
+    *,
+    lazily: bool | None = None,
+    scene: str | int | None = None,
+    labels: bool = False,
+) -> Found:
     """Read the largest resolution of an OME-Zarr.
 
     Parameters
@@ -57,6 +63,8 @@ def read_zarr(path: Path, *, lazily: bool | None = None, scene: str | int | None
         Whether pixels are read only when they are asked for; large ones are, if left out.
     scene : str or int, optional
         Which image, where there are several: its place, such as ``A/1/0``, or its number.
+    labels : bool
+        It may hold numbers of objects, as for a mask.
 
     Raises
     ------
@@ -66,13 +74,14 @@ def read_zarr(path: Path, *, lazily: bool | None = None, scene: str | int | None
     """
     if path.is_dir() and not is_zarr(path):
         raise InputError(f"'{path}' is no OME-Zarr: give a file, or the folder that ends in .zarr")
-    with reading(path, "OME-Zarr"):
+    with explain_failures(path, "OME-Zarr"):
         root = _open(path)
         places = _list_images(root, path)
         chosen = places[choose_scene(places, scene, path)]
         group = _child(root, chosen, path) if chosen else root
         attributes = _describe(group)
-        if "image-label" in attributes or path.absolute().parent.name == "labels":
+        is_labels = "image-label" in attributes or path.absolute().parent.name == "labels"
+        if is_labels and not labels:
             raise InputError(
                 f"'{path}' holds numbers of objects (labels), not intensities: give the image above"
             )
@@ -85,7 +94,7 @@ def read_zarr(path: Path, *, lazily: bool | None = None, scene: str | int | None
         for dim, unit, step in zip(dims, units, scale, strict=True):
             # Many writers give the scale in micrometres and forget the unit; a bare 1 says nothing.
             guessed = "micrometer" if unit is None and step not in (None, 1.0) else unit
-            sizes[dim] = length_um(step, guessed)
+            sizes[dim] = convert_to_um(step, guessed)
         channels = cast("list[dict[str, Any]]", attributes.get("omero", {}).get("channels", []))
         names = complete_names([channel.get("label") for channel in channels])
         fits = fits_in_memory(array.nbytes, lazily)
@@ -202,6 +211,6 @@ def _factors(stated: object, count: int) -> list[float] | None:
     """Return a scale as positive numbers, one for each axis; None if it is something else."""
     if not isinstance(stated, list):
         return None
-    factors = [number(value) for value in cast("list[object]", stated)]
+    factors = [parse_number(value) for value in cast("list[object]", stated)]
     usable = [f for f in factors if f is not None and 0 < f < math.inf]
     return usable if len(usable) == len(factors) == count else None

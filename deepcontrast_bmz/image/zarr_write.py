@@ -13,7 +13,7 @@ __all__ = [
     "describe_zarr",
     "fill_zarr",
     "flush_part",
-    "level_of",
+    "open_level",
     "write_zarr",
 ]
 
@@ -25,9 +25,9 @@ import numpy as np
 
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image.atomic import flush, replace_whole
-from deepcontrast_bmz.image.blocks import Box, chunk_of, cut
+from deepcontrast_bmz.image.blocks import Box, choose_chunk, cut
 from deepcontrast_bmz.image.labels import channel_names, known_sizes, lazy_planes
-from deepcontrast_bmz.image.pyramid import halve, level_count, level_shape
+from deepcontrast_bmz.image.pyramid import count_levels, halve, shrink_shape
 from deepcontrast_bmz.image.zarr_read import is_zarr
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def fill_zarr(image: xr.DataArray, path: Path, compression: str | None = None) -
         Range of the finite grey values of every channel that has some.
     """
     create_zarr(path, image.shape, image.dtype, compression=compression)
-    ranges = _fill(level_of(path, 0), image)
+    ranges = _fill(open_level(path, 0), image)
     add_levels(path)
     return ranges
 
@@ -174,7 +174,7 @@ def _create(
 
     largest = (*(_CHUNK_PLANES,) * (len(shape) - 2), _CHUNK, _CHUNK)
     fitting = [piece if sharded else min(piece, n) for piece, n in zip(pieces, shape, strict=True)]
-    chunks = tuple(chunk_of(n, most) for n, most in zip(fitting, largest, strict=True))
+    chunks = tuple(choose_chunk(n, most) for n, most in zip(fitting, largest, strict=True))
     group = zarr.open_group(store=path, mode="r+")
     if sharded:
         return group.create_array(
@@ -197,7 +197,7 @@ def _create(
     )
 
 
-def level_of(path: Path, level: int) -> zarr.Array[Any]:
+def open_level(path: Path, level: int) -> zarr.Array[Any]:
     """Return the array of a level, to be read and written.
 
     Parameters
@@ -256,10 +256,10 @@ def add_levels(path: Path, progress: Callable[[float], None] | None = None) -> N
     progress : callable, optional
         Is given the share that is done, 0 to 1.
     """
-    above = level_of(path, 0)
-    count = level_count(above.shape)
+    above = open_level(path, 0)
+    count = count_levels(above.shape)
     for level in range(1, count):
-        shape = level_shape(tuple(above.shape), 1)
+        shape = shrink_shape(tuple(above.shape), 1)
         shards = above.shards
         below = _create(
             path,
@@ -318,7 +318,7 @@ def describe_zarr(
 
     group = zarr.open_group(store=path, mode="r+")
     sharded = group.metadata.zarr_format == 3
-    count = level_count(cast("zarr.Array[Any]", group["0"]).shape)
+    count = count_levels(cast("zarr.Array[Any]", group["0"]).shape)
     multiscale: dict[str, Any] = {
         "name": name,
         "axes": [

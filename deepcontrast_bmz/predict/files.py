@@ -15,11 +15,11 @@ from deepcontrast_bmz.image import (
     Reading,
     check_output,
     parse_axes,
-    read_image,
+    read_as,
+    read_mask,
     select_channel,
     write_image,
 )
-from deepcontrast_bmz.image.masks import read_mask
 from deepcontrast_bmz.image.pixel_type import (
     check_compression,
     check_pixel_type,
@@ -253,7 +253,7 @@ def _enhance_file(
     unfinished = (partial_folder(request.target) / "plan.json").is_file()
     if workers.remote or request.sharded or unfinished or _is_large(request):
         return stream_image(model, request, workers, progress=progress)
-    image = select_channel(read_image(request.path, **request.how._asdict()), request.channel)
+    image = select_channel(read_as(request.path, request.how), request.channel)
     image = image.rename(request.path.name)
     written = request.check(image)
     enhanced = enhance_as(
@@ -292,7 +292,7 @@ def _name_maps(paths: Sequence[Path], targets: Sequence[Path], options: Options)
 
 def _write_map(model: Model, request: Request, enhanced: Enhanced, target: Path) -> None:
     """Write the map of reliability of an image that was enhanced."""
-    image = select_channel(read_image(request.path, **request.how._asdict()), request.channel)
+    image = select_channel(read_as(request.path, request.how), request.channel)
     image = image.rename(request.path.name)
     found = map_reliability(model, image, enhanced.dial, mask=request.mask, block=request.block)
     write_image(found, target)

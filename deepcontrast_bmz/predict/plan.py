@@ -14,7 +14,7 @@ import numpy as np
 from deepcontrast_bmz.dial.experiment import share_dials
 from deepcontrast_bmz.dial.per_plane import choose_per_plane, warn_if_unusual
 from deepcontrast_bmz.dial.request import count_iterations
-from deepcontrast_bmz.image.blocks import Box, cut, piece
+from deepcontrast_bmz.image.blocks import Box, cut, measure_piece
 from deepcontrast_bmz.predict.blocks import block_grids, run_box
 from deepcontrast_bmz.records import CHANNEL_PREFIX
 
@@ -164,7 +164,7 @@ class Plan:
     def _steps(self) -> tuple[int, ...]:
         """Lengths of all blocks but the last, along (z,) y, x."""
         lines = zip(self.source.shape, self.sides, block_grids(self.model), strict=True)
-        return tuple(piece(length, side, grid) for length, side, grid in lines)
+        return tuple(measure_piece(length, side, grid) for length, side, grid in lines)
 
     @cached_property
     def _places(self) -> list[tuple[int, ...]]:

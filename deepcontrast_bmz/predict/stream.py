@@ -39,19 +39,19 @@ from deepcontrast_bmz.image import (
 )
 from deepcontrast_bmz.image.pixel_type import (
     check_fits,
+    choose_type,
     describe_change,
     fit_pixels,
-    written_type,
 )
-from deepcontrast_bmz.image.pyramid import level_count
-from deepcontrast_bmz.image.tiff_write import check_tiff, in_tiles, write_levels, write_tiff
+from deepcontrast_bmz.image.pyramid import count_levels
+from deepcontrast_bmz.image.tiff_write import check_tiff, needs_tiles, write_levels, write_tiff
 from deepcontrast_bmz.image.zarr_write import (
     add_levels,
     check_zarr,
     create_zarr,
     describe_zarr,
     flush_part,
-    level_of,
+    open_level,
 )
 from deepcontrast_bmz.model.model import Origin
 from deepcontrast_bmz.model.open import open_model
@@ -114,11 +114,12 @@ class Request:
 
     def open(self) -> OpenImage:
         """Return the image, of which nothing but its labels is read yet."""
-        return open_image(self.path, **self.how._asdict()).channel(self.channel)
+        how = self.how
+        return open_image(self.path, axes=how.axes, scene=how.scene).channel(self.channel)
 
     def check(self, labels: xr.DataArray) -> np.dtype[Any]:
         """Return what pixels are written as, once it is clear that the output can hold them."""
-        written = written_type(self.dtype, labels.dtype)
+        written = choose_type(self.dtype, labels.dtype)
         if _is_zarr(self.target):
             check_zarr(self.target)
         else:
@@ -160,7 +161,7 @@ class _BlockWriter:
     ) -> None:
         self.plan = plan
         self.image = image
-        self.array = level_of(image, 0)
+        self.array = open_level(image, 0)
         self.turn = turn if turn is not None else nullcontext()
 
     def write(self, number: int) -> list[tuple[int, float, float, int]]:
@@ -427,7 +428,7 @@ def _finish_tiff(
     """Write the filled image as TIFF, of large planes in tiles and with smaller resolutions."""
     import dask.array as da
 
-    array = level_of(journal.image, 0)
+    array = open_level(journal.image, 0)
     names = plan.channel_names(image.names)
     result = xr.DataArray(
         da.from_array(array, chunks=cast("Any", array.chunks), name=False),
@@ -435,11 +436,11 @@ def _finish_tiff(
         coords=label_channels(names, plan.dims),
         attrs={"pixel_size_um": dict(image.sizes), **image.notes},
     )
-    if not in_tiles(array.shape):
+    if not needs_tiles(array.shape):
         write_tiff(result, request.target, request.compression)
         return
     add_levels(journal.image, lambda share: report(share / 2))
-    levels = [array, *(level_of(journal.image, k) for k in range(1, level_count(array.shape)))]
+    levels = [array, *(open_level(journal.image, k) for k in range(1, count_levels(array.shape)))]
     write_levels(
         result,
         levels,

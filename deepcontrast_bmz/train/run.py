@@ -11,10 +11,8 @@ from __future__ import annotations
 
 __all__ = ["TrainingProgress", "recalibrate", "train_longer", "train_run"]
 
-import json
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
@@ -22,19 +20,11 @@ from torch import Tensor
 
 from deepcontrast_bmz import __version__
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.image import (
-    check_pixels,
-    image_sha256,
-    pixel_size_um,
-    read_image,
-    replace_whole,
-    select_channel,
-)
+from deepcontrast_bmz.image import replace_whole
 from deepcontrast_bmz.model.devices import choose_device
 from deepcontrast_bmz.model.run_folder import read_run
-from deepcontrast_bmz.physics.scatter import widths_in_pixels
 from deepcontrast_bmz.progress import TrainingProgress
-from deepcontrast_bmz.records import ImageRecord, RunRecord
+from deepcontrast_bmz.records import RunRecord
 from deepcontrast_bmz.settings import Recipe, read_recipe, recipe_to_toml
 from deepcontrast_bmz.train.begin import (
     Start,
@@ -48,17 +38,28 @@ from deepcontrast_bmz.train.begin import (
 )
 from deepcontrast_bmz.train.calibrate import fit_statistics
 from deepcontrast_bmz.train.distributed import Spread, is_first_process, trainer_arguments
-from deepcontrast_bmz.train.large_images import excerpts_of, excerpts_sha256
 from deepcontrast_bmz.train.phantoms import phantom_planes
-from deepcontrast_bmz.train.raw_planes import RawPlane, planes_of, rescale, split_planes, stacks_of
+from deepcontrast_bmz.train.raw_images import (
+    MaskedPath,
+    check_same,
+    mark_use,
+    mask_paths,
+    read_list,
+    read_planes,
+    write_list,
+)
+from deepcontrast_bmz.train.raw_planes import split_planes
 from deepcontrast_bmz.train.trainer import Training, fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from deepcontrast_bmz.records import ImageRecord
 
 
 def train_run(
-    paths: Sequence[Path],
+    paths: Sequence[Path | MaskedPath],
     out: Path,
     recipe: Recipe | None = None,
     *,
@@ -72,8 +73,8 @@ def train_run(
 
     Parameters
     ----------
-    paths : sequence of Path
-        Raw images; with `resume` they may be left out.
+    paths : sequence of Path or MaskedPath
+        Raw images, where wanted with their masks; with `resume` they may be left out.
     out : Path
         The run folder, new, or with `resume` one that was begun.
     recipe : Recipe, optional
@@ -121,14 +122,16 @@ def train_run(
     if begin_from is not None:
         recipe = recipe if recipe is not None else settings_of(begin_from)
         start = begin_at(begin_from, recipe)
-    begun = _Begun(paths, recipe if recipe is not None else Recipe(), start, resume=False)
+    begun = _Begun(
+        mask_paths(paths), recipe if recipe is not None else Recipe(), start, resume=False
+    )
     return _train(begun, out, device, spread, report)
 
 
 def train_longer(
     out: Path,
     steps: int,
-    paths: Sequence[Path] = (),
+    paths: Sequence[Path | MaskedPath] = (),
     *,
     device: str = "auto",
     spread: Spread | None = None,
@@ -146,7 +149,7 @@ def train_longer(
         Run folder.
     steps : int
         How many more, at least 1.
-    paths : sequence of Path
+    paths : sequence of Path or MaskedPath
         The images it was trained on; where ``images.json`` says they lie, if left out.
     device, spread, report
         As for `train_run`.
@@ -172,7 +175,7 @@ def train_longer(
 class _Begun(NamedTuple):
     """What a run is made of, new or begun before."""
 
-    paths: Sequence[Path]
+    images: Sequence[MaskedPath]
     recipe: Recipe
     """Of the steps to do; those done before do not count."""
     start: Start
@@ -187,21 +190,21 @@ def _train(
     report: Callable[[TrainingProgress], None] | None,
 ) -> RunRecord:
     """Train from where a run begins, or from its last checkpoint, and write what came out."""
-    paths, recipe, start, resume = begun
+    images, recipe, start, resume = begun
     chosen = choose_device(device)
     first = is_first_process()
-    if not paths:
+    if not images:
         raise InputError("training needs at least one image, but none was given: name the images")
     spread.piece(recipe.training.batch)
     placement = trainer_arguments(spread, chosen)
-    found, records = _read_planes(paths, recipe)
+    found, records = read_planes(images, recipe)
     found_training, found_validation = split_planes(
         found, recipe.data.validation_fraction, recipe.seed
     )
-    records = _mark_use(records, found_training, found_validation)
-    found_training += phantom_planes(recipe, len(paths))
+    records = mark_use(records, found_training, found_validation)
+    found_training += phantom_planes(recipe, len(images))
     if resume:
-        _check_same_images(out, records)
+        check_same(images, records, out)
         if first and start.restarts:
             begin_longer(out, start, recipe.training.steps)
     elif first:
@@ -217,7 +220,10 @@ def _train(
 
 
 def _read_begun(
-    out: Path, paths: Sequence[Path], recipe: Recipe | None, more: int | None = None
+    out: Path,
+    paths: Sequence[Path | MaskedPath],
+    recipe: Recipe | None,
+    more: int | None = None,
 ) -> _Begun:
     """Return what a run that was begun is made of, checked against what was given."""
     if not (out / "recipe.toml").is_file() or not (out / "images.json").is_file():
@@ -237,61 +243,11 @@ def _read_begun(
             f"a resumed run keeps its recipe, but the one given differs from {out}/recipe.toml: "
             "leave out --recipe"
         )
-    if not paths:
-        stored = json.loads((out / "images.json").read_text(encoding="utf-8"))
-        paths = [Path(entry["path"]) for entry in stored]
+    images = read_list(out, mask_paths(paths))
     if longer is None:
-        return _Begun(paths, recorded, read_start(out, recorded), resume=True)
+        return _Begun(images, recorded, read_start(out, recorded), resume=True)
     steps, start = longer
-    return _Begun(paths, recorded.with_changes(steps=steps), start, resume=True)
-
-
-def _read_planes(paths: Sequence[Path], recipe: Recipe) -> tuple[list[RawPlane], list[ImageRecord]]:
-    found: list[RawPlane] = []
-    records: list[ImageRecord] = []
-    for number, path in enumerate(paths):
-        data = recipe.data
-        image = select_channel(read_image(path, axes=data.axes, scene=data.scene), data.channel)
-        size = pixel_size_um(image)
-        widths = widths_in_pixels(recipe.physics.scatter, size)
-        fewest = recipe.data.patch_planes if recipe.network.dims == 3 else None
-        if image.chunks is not None:
-            seed = recipe.seed
-            own = excerpts_of(image, number, path.name, widths, seed=seed, planes=fewest)
-            sha256 = excerpts_sha256(image, own)
-        else:
-            check_pixels(image, path.name, holes=True)
-            if fewest is None:
-                own = planes_of(image, number, path.name, widths)
-            else:
-                own = stacks_of(image, number, path.name, widths, fewest=fewest)
-            sha256 = image_sha256(path)
-        found += rescale(own)
-        records.append(
-            ImageRecord(
-                name=path.name,
-                sha256=sha256,
-                dims="".join(str(dim) for dim in image.dims),
-                shape=tuple(image.shape),
-                pixel_size_um=size,
-            )
-        )
-    return found, records
-
-
-def _mark_use(
-    records: Sequence[ImageRecord], training: Iterable[RawPlane], validation: Iterable[RawPlane]
-) -> list[ImageRecord]:
-    """Write into each record what its image was used for."""
-    trained = {plane.image for plane in training}
-    validated = {plane.image for plane in validation}
-    marked: list[ImageRecord] = []
-    for number, record in enumerate(records):
-        use = "validation" if number in validated else "training"
-        if number in trained and number in validated:
-            use = "both"
-        marked.append(record.model_copy(update={"used_for": use}))
-    return marked
+    return _Begun(images, recorded.with_changes(steps=steps), start, resume=True)
 
 
 def _begin(out: Path, begun: _Begun, records: Sequence[ImageRecord]) -> None:
@@ -299,24 +255,11 @@ def _begin(out: Path, begun: _Begun, records: Sequence[ImageRecord]) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_start(begun.start, out)
         (out / "recipe.toml").write_text(recipe_to_toml(begun.recipe), encoding="utf-8")
-        entries = [
-            {"path": str(path.absolute()), **record.model_dump()}
-            for path, record in zip(begun.paths, records, strict=True)
-        ]
-        (out / "images.json").write_text(json.dumps(entries, indent=1), encoding="utf-8")
+        write_list(begun.images, records, out)
     except OSError as error:
         raise InputError(
             f"the run folder must be writable, but {out} is not ({error.strerror}): give another"
         ) from error
-
-
-def _check_same_images(out: Path, records: Sequence[ImageRecord]) -> None:
-    stored = json.loads((out / "images.json").read_text(encoding="utf-8"))
-    if [entry["sha256"] for entry in stored] != [record.sha256 for record in records]:
-        raise InputError(
-            f"a resumed run needs the images it began with, but they differ from those in "
-            f"{out}/images.json: give the same images in the same order, or start a new run"
-        )
 
 
 def _finish(
@@ -364,7 +307,7 @@ def _write_record(record: RunRecord, out: Path) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def recalibrate(folder: Path, paths: Sequence[Path] = ()) -> RunRecord:
+def recalibrate(folder: Path, paths: Sequence[Path | MaskedPath] = ()) -> RunRecord:
     """Fit everything that is fitted after training again, for a run that has ended.
 
     The network stays as it is; ``run.json`` gets the estimator of optical depth and the
@@ -374,7 +317,7 @@ def recalibrate(folder: Path, paths: Sequence[Path] = ()) -> RunRecord:
     ----------
     folder : Path
         Run folder.
-    paths : sequence of Path
+    paths : sequence of Path or MaskedPath
         The images it was trained on; where ``images.json`` says they lie, if left out.
 
     Returns
@@ -388,12 +331,12 @@ def recalibrate(folder: Path, paths: Sequence[Path] = ()) -> RunRecord:
         If the run has not ended, or its images are not there any more or have changed.
     """
     recipe, record, loop = read_run(folder)
-    stored = json.loads((folder / "images.json").read_text(encoding="utf-8"))
-    found, records = _read_planes(paths or [Path(entry["path"]) for entry in stored], recipe)
-    _check_same_images(folder, records)
+    images = read_list(folder, mask_paths(paths))
+    found, records = read_planes(images, recipe)
+    check_same(images, records, folder)
     loop = loop.eval()
     training, validation = split_planes(found, recipe.data.validation_fraction, recipe.seed)
-    training += phantom_planes(recipe, len(stored))
+    training += phantom_planes(recipe, len(images))
     statistics = fit_statistics(loop, recipe, [*training, *validation])
     record = record.model_copy(
         update={

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepcontrast_bmz.image.blocks import Box, chunk_of, cut, piece, read_box, split
+from deepcontrast_bmz.image.blocks import Box, choose_chunk, cut, measure_piece, read_box, split
 from deepcontrast_bmz.model.loop import Loop, extend
 from deepcontrast_bmz.model.network import build_network
 from deepcontrast_bmz.settings import NetworkSettings
@@ -48,7 +48,7 @@ def test_cut_covers_every_pixel_once_on_the_grid(shape: list[int], side: int, gr
 def test_a_line_is_cut_into_the_fewest_pieces_of_about_one_length(
     length: int, block: int, grid: int
 ) -> None:
-    step = piece(length, block, grid)
+    step = measure_piece(length, block, grid)
     side = max(block // grid, 1) * grid
     assert step <= side
     assert step % grid == 0
@@ -58,7 +58,7 @@ def test_a_line_is_cut_into_the_fewest_pieces_of_about_one_length(
 @settings(deadline=None)
 @given(length=st.integers(1, 5000), largest=st.integers(1, 2000))
 def test_chunks_divide_a_piece(length: int, largest: int) -> None:
-    chunk = chunk_of(length, largest)
+    chunk = choose_chunk(length, largest)
     assert length % chunk == 0
     assert chunk <= largest or chunk == length
     assert 4 * chunk >= min(length, largest)
@@ -66,7 +66,7 @@ def test_chunks_divide_a_piece(length: int, largest: int) -> None:
 
 def test_pieces_of_usual_blocks_have_chunks_that_viewers_like() -> None:
     for length in range(1000, 30_000, 37):
-        assert 512 <= chunk_of(piece(length, 2048), 1024) <= 1024
+        assert 512 <= choose_chunk(measure_piece(length, 2048), 1024) <= 1024
 
 
 @settings(deadline=None)

@@ -35,7 +35,7 @@ from deepcontrast_bmz.image import (
     write_image,
 )
 from deepcontrast_bmz.image import reader as image_reading
-from deepcontrast_bmz.image.pyramid import halve, level_count, level_shape
+from deepcontrast_bmz.image.pyramid import count_levels, halve, shrink_shape
 from deepcontrast_bmz.image.zarr_write import create_zarr
 
 if TYPE_CHECKING:
@@ -877,8 +877,8 @@ def test_a_level_is_the_mean_of_two_by_two() -> None:
     np.testing.assert_array_equal(halve(content), expected)
     assert halve(np.array([[0, 1], [1, 1]], np.uint8)).tolist() == [[1]]
     assert halve(np.full((3, 1, 1), 2**31, np.uint32)).tolist() == [[[2**31]]] * 3
-    assert [level_count((9, n, 5)) for n in (1, 1024, 1025, 4096, 4097)] == [1, 1, 2, 3, 4]
-    assert level_shape((9, 2051, 5), 2) == (9, 513, 2)
+    assert [count_levels((9, n, 5)) for n in (1, 1024, 1025, 4096, 4097)] == [1, 1, 2, 3, 4]
+    assert shrink_shape((9, 2051, 5), 2) == (9, 513, 2)
 
 
 def reduced(image: np.ndarray, level: int) -> np.ndarray:
@@ -919,7 +919,7 @@ def test_a_large_ome_tiff_is_a_pyramid_of_tiles(tmp_path: Path, dims: str, lazy:
         assert tif.is_ome
         assert tif.pages.first.is_tiled
         levels = tif.series[0].levels
-        assert len(levels) == level_count(image.shape) == 4
+        assert len(levels) == count_levels(image.shape) == 4
         expected = image.transpose(*(d for d in "zcyx" if d in dims)).values
         for level, series in enumerate(levels):
             np.testing.assert_array_equal(series.asarray(), reduced(expected, level))

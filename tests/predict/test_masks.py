@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import tifffile
 import xarray as xr
+import zarr
 from decisions import deciding
 
 from deepcontrast_bmz.dial.automatic import DialChoice
 from deepcontrast_bmz.dial.usable import find_padding
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.image import read_image, write_image
+from deepcontrast_bmz.image import read_image, read_mask, write_image
 from deepcontrast_bmz.image.masks import FieldMask, fill_by_mirroring
 from deepcontrast_bmz.model.open import open_model
 from deepcontrast_bmz.physics.camera import Camera
@@ -249,3 +251,31 @@ def test_a_mask_for_z_is_the_same_in_every_frame() -> None:
     assert np.argwhere(~plane).tolist() == [[2, 3]]
     flat = FieldMask(used[1], ("y", "x"))
     assert flat.part({"t": 5}, part).shape == (1, 3, 5)
+
+
+def test_a_mask_makes_pixels_nan_where_it_is_asked_for(tmp_path: Path) -> None:
+    image = picture(2, 90, 100).astype(np.uint16)
+    mask = xr.DataArray(np.ones((90, 100), np.uint8), dims=DIMS)
+    mask[70:] = 0
+    write_image(image, tmp_path / "raw.tif")
+    write_image(mask, tmp_path / "mask.tif")
+    found = read_image(tmp_path / "raw.tif", mask=tmp_path / "mask.tif")
+    assert np.isnan(found.values[:, 70:]).all()
+    assert np.array_equal(found.values[:, :70], image.values[:, :70])
+    assert found.dims == image.dims
+
+
+def test_a_mask_may_be_of_true_and_false_or_of_the_numbers_of_objects(tmp_path: Path) -> None:
+    used = np.zeros((90, 100), bool)
+    used[:30] = True
+    tifffile.imwrite(tmp_path / "bits.tif", used)
+    labels = zarr.open_group(tmp_path / "image.zarr" / "labels" / "cells", mode="w", zarr_format=2)
+    pixels = labels.create_array("0", shape=used.shape, chunks=used.shape, dtype=np.uint32)
+    pixels[...] = used * 7
+    axes = [{"name": dim, "type": "space"} for dim in DIMS]
+    labels.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [{"path": "0"}]}]
+    labels.attrs["image-label"] = {"version": "0.4"}
+    for name in ("bits.tif", "image.zarr/labels/cells"):
+        assert np.array_equal(read_mask(tmp_path / name).used, used)
+        with pytest.raises(InputError):
+            read_image(tmp_path / name)

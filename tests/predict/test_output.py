@@ -12,7 +12,7 @@ import xarray as xr
 from deepcontrast_bmz.cli import main
 from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.image import read_image, tiff_write, write_image
-from deepcontrast_bmz.image.pixel_type import check_fits, fit_pixels, written_type
+from deepcontrast_bmz.image.pixel_type import check_fits, choose_type, fit_pixels
 from deepcontrast_bmz.model.open import open_model
 from deepcontrast_bmz.predict import files
 from deepcontrast_bmz.predict.files import predict_files
@@ -123,8 +123,8 @@ def test_zstd_in_a_tiff_needs_a_package(
 
 def test_the_same_type_is_that_of_the_input() -> None:
     for given, written in (("uint8", "uint8"), ("int16", "int16"), ("float64", "float64")):
-        assert written_type("same", np.dtype(given)) == written
-    assert written_type("same", np.dtype(np.float16)) == np.float32
+        assert choose_type("same", np.dtype(given)) == written
+    assert choose_type("same", np.dtype(np.float16)) == np.float32
 
 
 def test_what_a_type_cannot_hold_is_clipped_without_running_over() -> None:

@@ -18,6 +18,7 @@ from deepcontrast_bmz.evaluate.sweep import evaluate
 from deepcontrast_bmz.image import (
     AS_STATED,
     Reading,
+    read_as,
     read_image,
     replace_whole,
     select_channel,
@@ -88,6 +89,7 @@ def write_evaluation(
 def _words(channel: str | int | None, how: Reading) -> list[str]:
     """Return the options of the command that evaluates so."""
     options = {"--channel": channel, "--axes": how.axes, "--scene": how.scene}
+    options["--mask"] = None if how.mask is None else how.mask.name
     words: list[str] = []
     for option, value in options.items():
         words += [] if value is None else [option, str(value)]
@@ -137,7 +139,8 @@ def evaluate_files(
     channel : str or int, optional
         Name or index of the channel.
     how : Reading
-        Axes and scene of the images (not of the reference), where their files do not say them.
+        Axes and scene of the images (not of the reference), where their files do not say them, and
+        their mask.
     progress : callable, optional
         Called with the share of all images that is done.
     finished : callable, optional
@@ -172,7 +175,7 @@ def evaluate_files(
             if progress is not None:
                 progress((done + share) / len(images))
 
-        image = select_channel(read_image(path, **how._asdict()), channel)
+        image = select_channel(read_as(path, how), channel)
         image.name = path.name
         result = evaluate(model, image, reference=truth, progress=tell)
         folder = out if len(images) == 1 else out / stem
