@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["read_with_bioio"]
 
-import logging
 import re
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from deepcontrast_bmz.image.reader import (
     explain_failures,
     fits_in_memory,
     name_axes,
+    say_once,
 )
 from deepcontrast_bmz.image.units import parse_number
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import bioio
-
-logger = logging.getLogger(__name__)
 
 
 def read_with_bioio(
@@ -134,7 +132,7 @@ def _read(
     single = [dim for dim, n in pixels.sizes.items() if n == 1 and str(dim) not in kept]
     pixels = pixels.squeeze(single, drop=True)
     if "S" in pixels.dims and pixels.sizes["S"] in (2, 4):
-        logger.warning("%s: its alpha channel is no intensity and is left out", path)
+        say_once(path, "its alpha channel is no intensity and is left out")
         pixels = pixels.isel(S=slice(-1))
     dims, picks = name_axes("".join(str(dim) for dim in pixels.dims), pixels.shape, path)
     # S are the samples of a colour, as of a PNG.

@@ -12,7 +12,6 @@ from __future__ import annotations
 __all__ = ["read_folder"]
 
 import itertools
-import logging
 import math
 import re
 from typing import TYPE_CHECKING
@@ -30,6 +29,7 @@ from deepcontrast_bmz.image.reader import (
     complete_names,
     find_recorded,
     fits_in_memory,
+    say_once,
 )
 from deepcontrast_bmz.image.tiff_read import TIFF_SUFFIXES, read_tiff
 
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
     from deepcontrast_bmz.image.lazy_arrays import Part
     from deepcontrast_bmz.image.plane_names import PlaneName
-
-logger = logging.getLogger(__name__)
 
 
 def read_folder(path: Path, *, lazily: bool | None = None, how: Reading = AS_STATED) -> Found:
@@ -153,7 +151,7 @@ def _fill_grid(
         )
     for line, dim in zip(lines, dims, strict=True):
         if dim != "c" and len({int(b) - int(a) for a, b in itertools.pairwise(line)}) > 1:
-            logger.warning("%s: the numbers along %s leave some out", path, dim)
+            say_once(path, "the numbers along %s leave some out", dim)
     return [line[:n] for line, n in zip(lines, whole, strict=True)]
 
 
@@ -176,10 +174,10 @@ def _check_numbered(path: Path, files: list[Path], *, said: bool) -> None:
         )
     if said:
         return
-    logger.warning(
-        "%s: its names do not say what they count, so the %d files are read as the planes of a "
-        "z-stack; --axes TYX or CYX says that they are times or channels",
+    say_once(
         path,
+        "its names do not say what they count, so the %d files are read as the planes of a "
+        "z-stack; --axes TYX or CYX says that they are times or channels",
         len(files),
     )
 

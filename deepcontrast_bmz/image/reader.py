@@ -20,6 +20,7 @@ __all__ = [
     "override_axes",
     "parse_axes",
     "refuse_address",
+    "say_once",
 ]
 
 import contextlib
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
+
+_said: set[tuple[object, ...]] = set()
 
 IN_MEMORY_BYTES = 2**30
 """Images with more bytes than this are read plane by plane, when needed."""
@@ -71,6 +74,22 @@ class Reading(NamedTuple):
 
 AS_STATED = Reading()
 """The file says all, and holds one image."""
+
+
+def say_once(path: Path, message: str, *values: object) -> None:
+    """Log how an image was understood, once: images are opened, then read.
+
+    Parameters
+    ----------
+    path : Path
+        Of the image; said again if its content changed.
+    message : str
+        With places for values, as for a logger.
+    """
+    changed = path.stat().st_mtime_ns if path.exists() else 0
+    if (key := (path.absolute(), changed, message, values)) not in _said:
+        _said.add(key)
+        logger.warning(f"%s: {message}", path, *values)
 
 
 def parse_axes(axes: str) -> str:
@@ -288,9 +307,9 @@ def find_recorded(there: NDArray[np.bool_], axes: str, path: Path) -> tuple[int,
     whole = tuple(max(choices, key=math.prod))
     if whole != there.shape:
         said = zip(whole, there.shape, axes.lower(), strict=False)
-        logger.warning(
-            "%s: the recording was stopped early; what is whole is read (%s)",
+        say_once(
             path,
+            "the recording was stopped early; what is whole is read (%s)",
             ", ".join(f"{n} of {all_} along {dim}" for n, all_, dim in said if n < all_),
         )
     return whole
@@ -332,6 +351,12 @@ def explain_failures(path: Path, kind: str) -> Generator[None]:
         except Exception as error:
             reason = " ".join((str(error) or type(error).__name__).split())[:200]
             reason = reason.rstrip(".").replace(". ", "; ")
+            # tifffile says so of what packs the pixels.
+            if needed := re.search(r"requires the '(\w+)' package", reason):
+                raise InputError(
+                    f"the pixels of '{path}' are packed in a way that needs the package "
+                    f"{needed.group(1)}, which is not installed: pip install {needed.group(1)}"
+                ) from error
             raise InputError(
                 f"an image must be a whole, readable {kind}, but '{path}' is not ({reason}): "
                 "copy or save it again"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 __all__ = ["HEADER_SUFFIXES", "Series", "find_lengths", "open_series"]
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree
@@ -16,15 +15,13 @@ from xml.etree import ElementTree
 import numpy as np
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.image.reader import Reading, choose_scene, find_recorded
+from deepcontrast_bmz.image.reader import Reading, choose_scene, find_recorded, say_once
 from deepcontrast_bmz.image.tiff_header import find_main_file, find_pixels, name_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import tifffile
-
-logger = logging.getLogger(__name__)
 
 HEADER_SUFFIXES = (".companion.ome", ".ome", ".ome.xml")
 """Of files that hold the header of OME-TIFFs, and no pixels."""
@@ -93,7 +90,7 @@ def _open(path: Path) -> tuple[tifffile.TiffFile, Path | None]:
     tif.close()
     main = path.parent / named
     if not main.is_file():
-        logger.warning("%s: its header is in '%s', which is missing, and is not used", path, named)
+        say_once(path, "its header is in '%s', which is missing, and is not used", named)
         return tifffile.TiffFile(path, is_mmstack=False, is_ome=False), None
     if named.lower().endswith(HEADER_SUFFIXES):
         return _open_by_header(main), main
@@ -160,9 +157,9 @@ def _open_all_pages(path: Path, announced: tifffile.TiffPageSeries, how: Reading
     vars(tif)["is_imagej"] = True  # for its pixel size
     long = [axis for axis, n in zip(announced.axes, announced.shape, strict=True) if n > 1]
     axes = how.axes or ("".join(long) if len(long) == len(pages.shape) else None)
-    logger.warning(
-        "%s: its ImageJ header announces %d planes; the %d that are there are read",
+    say_once(
         path,
+        "its ImageJ header announces %d planes; the %d that are there are read",
         announced.size // announced.keyframe.size,
         len(pages.pages),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["TIFF_SUFFIXES", "read_tiff"]
 
-import logging
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -29,6 +28,7 @@ from deepcontrast_bmz.image.reader import (
     fits_in_memory,
     name_axes,
     override_axes,
+    say_once,
 )
 from deepcontrast_bmz.image.tiff_header import has_alpha, read_header
 from deepcontrast_bmz.image.tiff_open import find_lengths, open_series
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     import tifffile
 
     from deepcontrast_bmz.image.lazy_arrays import Part
-
-logger = logging.getLogger(__name__)
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 
@@ -72,7 +70,7 @@ def read_tiff(path: Path, *, lazily: bool | None = None, how: Reading = AS_STATE
             if has_alpha(series):
                 samples = series.axes.index("S")
                 lengths[samples] = series.shape[samples] - 1
-                logger.warning("%s: its alpha channel is no intensity and is left out", path)
+                say_once(path, "its alpha channel is no intensity and is left out")
             dims, kept = _name_axes(series, lengths, path, axes)
             header = read_header(tif, series)
             fits = fits_in_memory(series.nbytes, lazily)
@@ -110,10 +108,10 @@ def _name_axes(
     letters = series.axes if axes is None else override_axes(axes, shape, path)
     dims, picks = name_axes(letters, shape, path)
     if "z" in dims and "Z" not in letters:
-        logger.warning(
-            "%s: its header does not say what its %d planes are, so they are read as a z-stack; "
-            "--axes TYX or CYX says that they are times or channels",
+        say_once(
             path,
+            "its header does not say what its %d planes are, so they are read as a z-stack; "
+            "--axes TYX or CYX says that they are times or channels",
             next(n for axis, n in zip(letters, shape, strict=True) if axis in "QI" and n > 1),
         )
     return dims, [i for i, pick in enumerate(picks) if isinstance(pick, slice)]

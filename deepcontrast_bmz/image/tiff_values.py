@@ -4,12 +4,12 @@ from __future__ import annotations
 
 __all__ = ["find_meaning"]
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.image.reader import say_once
 from deepcontrast_bmz.image.units import parse_number
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import tifffile
-
-logger = logging.getLogger(__name__)
 
 _STRAIGHT_LINE = 0
 # ImageJ's number of the calibration c0 + c1 * stored.
@@ -58,7 +56,7 @@ def find_meaning(
     if page.photometric != tifffile.PHOTOMETRIC.MINISWHITE or np.dtype(page.dtype).kind != "u":
         return None
     white = (1 << int(page.bitspersample)) - 1
-    logger.warning("%s: white is zero in this file; its values are turned round", path)
+    say_once(path, "white is zero in this file; its values are turned round")
     return lambda stored: np.asarray(white - stored, stored.dtype), np.dtype(page.dtype)
 
 
@@ -74,13 +72,13 @@ def _calibration(
     if function is None:
         return None
     if function != _STRAIGHT_LINE or start is None or slope is None:
-        logger.warning("%s: its calibration is no straight line and is not applied", path)
+        say_once(path, "its calibration is no straight line and is not applied")
         return None
     if (start, slope) == (0, 1):
         return None
     if (start, slope) == (-32768, 1) and dtype == np.uint16:
         return lambda stored: (stored.astype(np.int32) - 32768).astype(np.int16), np.dtype(np.int16)
-    logger.warning("%s: its calibration %g + %g * value is applied", path, start, slope)
+    say_once(path, "its calibration %g + %g * value is applied", start, slope)
     return lambda stored: (start + slope * stored.astype(np.float64)).astype(np.float32), np.dtype(
         np.float32
     )

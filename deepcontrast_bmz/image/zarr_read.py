@@ -9,7 +9,6 @@ from __future__ import annotations
 
 __all__ = ["ZARR_SUFFIXES", "ZIP_SUFFIXES", "is_zarr", "read_zarr"]
 
-import logging
 import math
 import zipfile
 from typing import TYPE_CHECKING, Any, cast
@@ -25,6 +24,7 @@ from deepcontrast_bmz.image.reader import (
     complete_names,
     explain_failures,
     fits_in_memory,
+    say_once,
 )
 from deepcontrast_bmz.image.units import convert_to_um, parse_number
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import zarr
-
-logger = logging.getLogger(__name__)
 
 ZARR_SUFFIXES = (".zarr",)
 ZIP_SUFFIXES = (".zarr.zip", ".ozx")
@@ -196,10 +194,10 @@ def _scale(
                 continue
             factors = _factors(transform["scale"], count)
             if factors is None:
-                logger.warning(
-                    "%s: its scale is not one number for each of its %d axes, so the pixel size "
-                    "is unknown",
+                say_once(
                     path,
+                    "its scale is not one number for each of its %d axes, so the pixel size "
+                    "is unknown",
                     count,
                 )
                 return [None] * count

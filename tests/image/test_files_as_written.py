@@ -28,6 +28,10 @@ def store(folder: Path, names: list[str]) -> None:
         tifffile.imwrite(folder / name, np.full((5, 7), value, np.uint16))
 
 
+CZ = [0, 2, 1, 3]
+UUID = "F2A11CE-1B2C-4D3E-A1B2-0123456789AB"
+
+
 @pytest.mark.parametrize(
     ("names", "dims", "values", "channels"),
     [
@@ -56,6 +60,32 @@ def store(folder: Path, names: list[str]) -> None:
             ["Cy5", "DAPI"],
         ),
         ([f"movie_frame{i}.tif" for i in (2, 10, 1)], "tyx", [2, 0, 1], None),
+        # ZEN, LAS X, NIS-Elements, FLUOVIEW: words right behind the number of the one before.
+        ([f"E 1_s1z{z:02}c{c}_ORG.tif" for z in (1, 2) for c in (1, 2)], "czyx", CZ, None),
+        ([f"P_Series001_z{z:02}_ch{c:02}.tif" for z in (0, 1) for c in (0, 1)], "czyx", CZ, None),
+        ([f"T 1--Z{z:02}--C{c:02}.tif" for z in (0, 1) for c in (0, 1)], "czyx", CZ, None),
+        ([f"exp001xy1z{z}c{c}.tif" for z in (1, 2) for c in (1, 2)], "czyx", CZ, None),
+        ([f"s_C{c:03}Z{z:03}T001.tif" for z in (1, 2) for c in (1, 2)], "czyx", CZ, None),
+        # Yokogawa: rows of wells are no channels, and W beside C is a well.
+        (
+            [f"AP_C03_T0001F001L01A01Z{z:02}C{c:02}.tif" for z in (1, 2) for c in (1, 2)],
+            "czyx",
+            CZ,
+            None,
+        ),
+        ([f"W1F001T0001Z{z:02}C{c}.tif" for z in (1, 2) for c in (1, 2)], "czyx", CZ, None),
+        # ImageXpress: what is behind the wave is an identifier.
+        ([f"P_B02_s1_w{w}8{UUID}.tif" for w in (1, 2)], "cyx", [0, 1], None),
+        (
+            [f"--W01--P01--Z0{z}--T00--{c}.tif" for z in (0, 1) for c in "ab"],
+            "czyx",
+            CZ,
+            ["a", "b"],
+        ),
+        # IncuCyte: times of the day.
+        ([f"VID1_A1_1_{d:02}d{h:02}h00m.tif" for d, h in ((1, 0), (0, 23))], "tyx", [1, 0], None),
+        ([f"e_2024y0{m}m01d_00h00m.tif" for m in (7, 6)], "tyx", [1, 0], None),
+        ([f"Fötus μ plane {i} #2 50% (copy).tif" for i in (1, 0)], "zyx", [1, 0], None),
     ],
 )
 def test_names_of_planes_say_their_axes(
@@ -76,6 +106,8 @@ def test_names_of_planes_say_their_axes(
         (["a_pos1.tif", "a_pos2.tif"], "0: pos1, 1: pos2"),
         (["a_xy1.tif", "a_xy2.tif"], "0: xy1, 1: xy2"),
         (["a_B02_z1.tif", "a_D02_z1.tif"], "0: B02, 1: D02"),
+        (["e_s1z1c1.tif", "e_s2z1c1.tif"], "0: s1, 1: s2"),
+        ([f"p_C0{w}_T0001F001L01A01Z01C01.tif" for w in (3, 4)], "0: C03 F001, 1: C04 F001"),
         (["fish3_a.tif", "fish4_b.tif"], "equal but for one number"),
         (["run1_5.tif", "run2_6.tif"], "equal but for one number"),
     ],
@@ -90,7 +122,12 @@ def test_separate_images_are_no_stack(tmp_path: Path, names: list[str], words: s
 def test_a_guessed_axis_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store(tmp_path / "planes", ["a1.tif", "a2.tif"])
     assert read_image(tmp_path / "planes").dims == ("z", "y", "x")
-    assert "2 files are read as the planes of a z-stack" in caplog.text
+    said = "2 files are read as the planes of a z-stack"
+    assert said in caplog.text
+    # Once, though images are opened and then read.
+    caplog.clear()
+    assert open_image(tmp_path / "planes").shape == (2, 5, 7)
+    assert said not in caplog.text
 
 
 @pytest.mark.parametrize("limit", [0, 2**30])
@@ -638,3 +675,85 @@ def test_scenes_of_an_installed_bioio_reader(tmp_path: Path, lazily: bool) -> No
         np.testing.assert_array_equal(np.asarray(found.data), content[1])
     with pytest.raises(InputError, match="'99' is none of"):
         read_with_bioio(tmp_path / "i.ome.tif", scene="99")
+
+
+# ---- packed in whatever way
+
+
+@pytest.mark.parametrize("limit", [0, 2**30])
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("uint16", {"compression": "lzw", "predictor": 2}),
+        ("uint16", {"compression": "deflate", "predictor": 2}),
+        ("uint16", {"compression": "zstd", "predictor": 2}),
+        ("uint16", {"compression": "packbits"}),
+        ("uint16", {"compression": "lzma"}),
+        ("uint16", {"compression": "jpeg2000", "compressionargs": {"reversible": True}}),
+        ("uint16", {"compression": "jpegxl", "compressionargs": {"lossless": True}}),
+        ("uint16", {"compression": "lerc"}),
+        ("float32", {"compression": "deflate", "predictor": 3}),
+        ("float16", {"compression": "lzw"}),
+        ("int16", {"compression": "lzw", "byteorder": ">", "bigtiff": True}),
+        ("int32", {}),
+        ("uint32", {"byteorder": ">"}),
+        ("float64", {"byteorder": ">"}),
+    ],
+)
+def test_pixels_of_every_type_and_packing(
+    tmp_path: Path, kind: str, how: dict[str, Any], limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("imagecodecs")
+    monkeypatch.setattr("deepcontrast_bmz.image.reader.IN_MEMORY_BYTES", limit)
+    stored = np.random.default_rng(13).poisson(200, (3, 40, 50)).astype(kind)
+    if kind in ("int16", "int32"):
+        stored -= 200
+    how |= {"tile": (32, 32), "photometric": "minisblack"}
+    tifffile.imwrite(tmp_path / "a.tif", stored, metadata={"axes": "ZYX"}, **how)
+    image = read_image(tmp_path / "a.tif")
+    assert image.dims == ("z", "y", "x")
+    assert image.dtype == kind
+    assert np.array_equal(image.values, stored)
+
+
+def test_what_packs_the_pixels_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = np.zeros((40, 50), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", stored, compression="zlib")
+
+    def lack(*_: object, **__: object) -> None:
+        raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
+
+    monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", lack)
+    with pytest.raises(InputError, match=r"a\.tif.*pip install imagecodecs$"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_numbers_of_fewer_bits_than_whole_bytes(tmp_path: Path, bits: int) -> None:
+    pytest.importorskip("imagecodecs")
+    stored = np.random.default_rng(bits).integers(0, 2**bits, (40, 51)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", stored, bitspersample=bits)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+        assert tif.pages.first.bitspersample == bits
+    assert np.array_equal(read_image(tmp_path / "a.tif").values, stored)
+
+
+@pytest.mark.parametrize("axes", ["CTZYX", "ZTCYX", "CZTYX", "ZCTYX"])
+def test_any_order_of_ome(tmp_path: Path, axes: str) -> None:
+    sizes = {"T": 2, "C": 3, "Z": 4, "Y": 5, "X": 6}
+    stored = np.arange(720, dtype=np.uint16).reshape([sizes[axis] for axis in axes])
+    tifffile.imwrite(tmp_path / "a.ome.tif", stored, metadata={"axes": axes})
+    expected = stored.transpose([axes.index(axis) for axis in "TCZYX"])
+    assert np.array_equal(read_image(tmp_path / "a.ome.tif").values, expected)
+
+
+def test_of_several_pyramids_one_is_chosen(tmp_path: Path) -> None:
+    first, second = np.random.default_rng(0).poisson(200, (2, 64, 64)).astype(np.uint16)
+    with tifffile.TiffWriter(tmp_path / "two.ome.tif") as writer:
+        for name, level in (("A", first), ("B", second)):
+            metadata = {"axes": "YX", "Name": name}
+            writer.write(level, subifds=1, tile=(32, 32), metadata=metadata)
+            writer.write(level[::2, ::2], subfiletype=1, tile=(32, 32))
+    assert np.array_equal(read_image(tmp_path / "two.ome.tif", scene="B").values, second)
+    with pytest.raises(InputError, match=r"holds 2 separate ones \(0: A, 1: B\)"):
+        read_image(tmp_path / "two.ome.tif")
