@@ -72,7 +72,8 @@ def measure_darkness(
     counted = smooth if usable is None or not bool(usable.any()) else smooth[usable.numpy()]
     low, high = (float(v) for v in np.quantile(counted, (0.01, 0.99)))
     deviation = math.sqrt(float(noise.variance(torch.tensor(offset))))
-    return (offset - low) / deviation, (offset - low) / max(high - offset, 1e-30)
+    # Single precision has no variance of so small counts; the share still says all.
+    return (offset - low) / max(deviation, 1e-30), (offset - low) / max(high - offset, 1e-30)
 
 
 def is_too_dark(below_offset: tuple[float, float]) -> bool:

@@ -226,9 +226,7 @@ def unusual(vector: FeatureVector, statistics: OodStatistics) -> OodScore:
     shape = _Shape(
         *unpack(statistics.numbers, _shapes(count, _directions(statistics.samples, count)))
     )
-    form = read_form(
-        statistics.form, count, statistics.samples + statistics.beyond, directions=_CURVED
-    )
+    form = read_form(statistics.form, count)
     limit, usual, reach = statistics.limits
     far = float(shape.distances(vector.values[None])[0]) / limit
     alike = (float(form(vector.values[None])[0]) - usual) / reach

@@ -194,7 +194,7 @@ def estimate_depth(
         If the estimator belongs to other features.
     """
     names = _names(features)
-    form = read_form(estimator.numbers, len(names), estimator.recordings)
+    form = read_form(estimator.numbers, len(names))
     found = float(form(features.select(names)[None])[0])
     within = estimator.within if noisy else estimator.within_without_noise
     width = estimator.half_width if noisy else estimator.half_width_without_noise

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from deepcontrast_bmz.dial.features import FeatureVector, image_features
 from deepcontrast_bmz.dial.look import look_at_plane
@@ -66,8 +67,9 @@ MOST_STACKS = 200
 
 OOD_ITERATIONS = 1
 """Iterations that the out-of-distribution score looks at: more told no more apart."""
-FEWEST, MOST = 24, 600
-"""Recordings of known depth, after the shortest and the longest training."""
+FEWEST, MOST = 24, 900
+"""Recordings of known depth, after the shortest and the longest training; of specimens, and as many
+of real images."""
 MOST_OOD = 400
 """Recordings that the out-of-distribution score is fitted to, at most."""
 BEYOND_DEEPEST = 1.3
@@ -75,12 +77,19 @@ BEYOND_DEEPEST = 1.3
 examples end."""
 FEWEST_IMAGES = 5
 """Fewer raw images say too little of what is usual to learn depths from."""
+BEYOND_ADDED = 1.1
+"""The same of what is added to real images, which bring some of their own."""
 VARIED = 0.25
 """Share of these recordings whose specimen is unlike the procedural kinds."""
 SMALL_SIDE = 96
 """Side of a recording after the shortest training, in pixels."""
 SMALLEST = 48
 """Smaller patches of raw images are left out."""
+REDUCED = 0.45
+"""How far two in three patches of a real image are reduced, at most: another size of structure, and
+sharper than the image."""
+TONES = (0.6, 1.6)
+"""Exponents that the light of two in five patches is taken to."""
 NEAREST = 0.5
 """Depths nearer than this to either end of the range, in steps, do not count as familiar."""
 MATCHED_PHOTONS = (40.0, 2000.0)
@@ -113,7 +122,7 @@ def fit_statistics(loop: Loop, recipe: Recipe, planes: Sequence[RawPlane] = ()) 
     loop : Loop
         Trained, on the CPU.
     recipe : Recipe
-        Of the run; longer training gets more recordings, 24 to 600.
+        Of the run; longer training gets more recordings, 24 to 900.
     planes : sequence of RawPlane
         The training and validation planes; patches of them, as they are and degraded by one step,
         count as familiar. Those of five images or more, degraded by known amounts, also teach the
@@ -167,13 +176,10 @@ def _fit_depth(
     images = len({plane.image for plane in real})
     # Of specimens only ratios to the kernel count; a real image has a pixel size.
     if images >= FEWEST_IMAGES and recipe.physics.scatter.unit == "px":
-        for number, plane, patch, rng in _raw_patches(recipe, real, count // 2, side, 13):
-            low, high = (float(v) for v in np.quantile(plane.pixels, (0.005, 0.995)))
-            truth = ((patch - low) / max(high - low, plane.light)).clamp_min(0).double()
-            # Every image takes its turn at all depths and processings.
-            turn = number // images + number % images
-            light = draw_light(recipe.physics, rng, number, draw_depth(rng, turn, deepest), 16)
-            add(light._replace(truth=truth), rng, turn, plane.image)
+        for turn, image, truth, rng in _raw_truths(recipe, real, count, side):
+            depth = draw_depth(rng, turn, BEYOND_ADDED * deepest)
+            light = draw_light(recipe.physics, rng, turn, depth, 16)
+            add(light._replace(truth=truth), rng, turn, image)
     return fit_depth(examples, iterations=loop.iterations, deepest=deepest, step=step)
 
 
@@ -272,10 +278,36 @@ def _patches(
         yield name, (remove_known_part(recorded, draw) / per_count + plane.floor).float()
 
 
+def _raw_truths(
+    recipe: Recipe, planes: Sequence[RawPlane], count: int, side: int
+) -> Iterator[tuple[int, int, Tensor, np.random.Generator]]:
+    """Yield (turn, image, light, random numbers) of patches of real images.
+
+    The images are few: so that each stands for more than itself, patches are reduced, and their
+    light is taken to a power.
+    """
+    images = len({plane.image for plane in planes})
+    for number, plane, patch, rng in _raw_patches(recipe, planes, count, side, 13, REDUCED):
+        low, high = (float(v) for v in np.quantile(plane.pixels, (0.005, 0.995)))
+        light = ((patch - low) / max(high - low, plane.light)).clamp_min(0).double()
+        if rng.random() < 0.4:
+            light = light ** draw_log_uniform(rng, *TONES)
+        # Every image takes its turn at all depths and processings.
+        yield number // images + number % images, plane.image, light, rng
+
+
 def _raw_patches(
-    recipe: Recipe, planes: Sequence[RawPlane], count: int, side: int, stream: int
+    recipe: Recipe,
+    planes: Sequence[RawPlane],
+    count: int,
+    side: int,
+    stream: int,
+    reduced: float = 1.0,
 ) -> Iterator[tuple[int, RawPlane, Tensor, np.random.Generator]]:
-    """Yield (number, plane, patch, random numbers), every image as often."""
+    """Yield (number, plane, patch, random numbers), every image as often.
+
+    Two in three are cut larger and reduced, as far as `reduced` at most.
+    """
     by_image: dict[int, list[RawPlane]] = {}
     for plane in planes:
         by_image.setdefault(plane.image, []).append(plane)
@@ -285,11 +317,21 @@ def _raw_patches(
         members = images[number % len(images)]
         plane = members[int(rng.integers(len(members)))]
         # Of a few places the one with the most structure.
-        candidates = [_cut(plane.pixels, side, rng) for _ in range(4)]
+        reduce = reduced < 1 and (number // len(images)) % 3 > 0
+        factor = draw_log_uniform(rng, reduced, 1) if reduce else 1.0
+        candidates = [_cut(plane.pixels, round(side / factor), rng) for _ in range(4)]
         patch = max(candidates, key=lambda part: float(part.std()))
+        if reduce:
+            patch = _reduce(patch, factor)
         if float(np.ptp(patch)) == 0 or min(patch.shape) < SMALLEST:
             continue
         yield number, plane, torch.from_numpy(np.ascontiguousarray(patch)), rng
+
+
+def _reduce(patch: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
+    """Return a patch with fewer pixels, smoothed so far that none of its detail is folded."""
+    smooth = ndimage.gaussian_filter(patch, 0.4 / factor)
+    return np.asarray(ndimage.zoom(smooth, factor, order=1), dtype=np.float32)
 
 
 def _cut(pixels: NDArray[np.float32], side: int, rng: np.random.Generator) -> NDArray[np.float32]:

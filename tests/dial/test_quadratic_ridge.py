@@ -22,10 +22,12 @@ def test_a_quadratic_relation_is_found() -> None:
     assert np.abs(found - targets[300:]).mean() < 0.15 * targets.std()
 
 
-def test_a_form_survives_its_text() -> None:
+@pytest.mark.parametrize("directions", [2, 4, 6])
+def test_a_form_survives_its_text(directions: int) -> None:
     features, targets = examples()
-    form = fit_form(features, targets)
-    again = read_form(pack(form), 6, len(features))
+    form = fit_form(features, targets, directions=directions)
+    again = read_form(pack(form), 6)
+    assert again.directions.shape == (6, directions)
     assert np.allclose(again(features), form(features), atol=0.02)
 
 
@@ -51,7 +53,7 @@ def test_the_shares_name_the_feature_that_matters() -> None:
 @pytest.mark.parametrize("text", ["", "AAAA", "not base64!"])
 def test_a_text_of_another_length_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="numbers were expected"):
-        read_form(text, 6, 400)
+        read_form(text, 6)
 
 
 def test_numbers_that_are_not_finite_are_refused() -> None:

@@ -85,6 +85,15 @@ def test_darkness_counts_from_the_offset() -> None:
     assert share == pytest.approx(40 / 360, rel=1e-3)
 
 
+def test_darkness_of_tiny_counts_has_a_share() -> None:
+    # In single precision their variance is zero.
+    image = np.full((32, 32), 1e-24)
+    image[:, :16] = -1e-24
+    deviations, share = measure_darkness(image, 0.0, NoiseModel(slope=0.0, intercept=0.0, floor=1e-50))
+    assert deviations > 0
+    assert share == pytest.approx(1.0, rel=0.01)
+
+
 def test_single_dark_pixels_are_noise_not_darkness() -> None:
     image = np.full((64, 64), 100.0)
     image[::16, ::16] = 0.0
