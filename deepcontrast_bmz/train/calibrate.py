@@ -318,7 +318,8 @@ def _raw_patches(
         plane = members[int(rng.integers(len(members)))]
         # Of a few places the one with the most structure.
         reduce = reduced < 1 and (number // len(images)) % 3 > 0
-        factor = draw_log_uniform(rng, reduced, 1) if reduce else 1.0
+        least = min(max(reduced, SMALLEST / min(plane.pixels.shape)), 1.0)
+        factor = draw_log_uniform(rng, least, 1) if reduce else 1.0
         candidates = [_cut(plane.pixels, round(side / factor), rng) for _ in range(4)]
         patch = max(candidates, key=lambda part: float(part.std()))
         if reduce:

@@ -40,7 +40,7 @@ def test_a_run_brings_its_statistics_and_they_belong_to_its_seed(
 
 
 @pytest.mark.parametrize(
-    ("images", "procedural", "more"), [(5, False, 12), (4, False, 0), (5, True, 0)]
+    ("images", "procedural", "more"), [(5, False, 24), (4, False, 0), (5, True, 0)]
 )
 def test_five_raw_images_teach_the_depth_and_fewer_or_drawn_ones_do_not(
     tiny_run: Path, tiny_recipe: Recipe, images: int, *, procedural: bool, more: int
