@@ -27,6 +27,10 @@ _CELL = 8
 _SMALLEST_PATCH = 3
 """Side of a broken patch that is more than hot pixels and dead lines, in pixels."""
 
+_FILLED = 0.125
+"""Share of the field up to which broken patches are filled from their rim: a rectangle beside a
+small corner gives up far more tissue than the corner holds."""
+
 _LEAST = 0.25
 """Share of the tissue that a rectangle without broken patches must hold to be worth it."""
 
@@ -34,7 +38,7 @@ _LEAST = 0.25
 def find_tissue(raw: Tensor, pixels: PixelMask, size: int = WINDOW) -> tuple[slice, slice]:
     """Return rows and columns of the part of a plane that tells most of its tissue.
 
-    Borders without a usable pixel are cut off. Where corners or holes are broken, the largest
+    Borders without a usable pixel are cut off. Where large corners or holes are broken, the largest
     rectangle beside them is taken, unless that leaves too little. Of what is left, the window with
     the most content.
 
@@ -52,7 +56,7 @@ def find_tissue(raw: Tensor, pixels: PixelMask, size: int = WINDOW) -> tuple[sli
     holes = scipy.ndimage.binary_opening(
         pixels.broken.numpy()[rows, columns], np.ones((_SMALLEST_PATCH, _SMALLEST_PATCH), bool)
     )
-    if holes.any():
+    if holes.mean() > _FILLED:
         top, left, tall, wide = _find_rectangle(~holes)
         if tall * wide >= _LEAST * usable.sum():
             rows = slice(rows.start + top, rows.start + top + tall)
