@@ -89,7 +89,8 @@ def test_darkness_of_tiny_counts_has_a_share() -> None:
     # In single precision their variance is zero.
     image = np.full((32, 32), 1e-24)
     image[:, :16] = -1e-24
-    deviations, share = measure_darkness(image, 0.0, NoiseModel(slope=0.0, intercept=0.0, floor=1e-50))
+    noise = NoiseModel(slope=0.0, intercept=0.0, floor=1e-50)
+    deviations, share = measure_darkness(image, 0.0, noise)
     assert deviations > 0
     assert share == pytest.approx(1.0, rel=0.01)
 
