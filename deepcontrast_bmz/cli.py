@@ -548,7 +548,7 @@ def export(
     ] = False,
 ) -> None:
     """Export a run, or the shipped model, as a BioImage Model Zoo package."""
-    from deepcontrast_bmz.export.command import export_named
+    from deepcontrast_bmz.export.package import export_named
     from deepcontrast_bmz.export.publication import make_publication
 
     publication = make_publication(

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from deepcontrast_bmz.check.engines.networks import (
     describe_stand_in,
-    is_foreign_code,
-    is_our_network,
+    explain_not_run,
     load_network,
 )
 from deepcontrast_bmz.check.engines.quiet import quiet
@@ -156,10 +155,11 @@ class Bench:
     def load_graph(self, weights_format: str) -> Callable[[Array], Array]:
         """Return the network of one weights format as a function of arrays."""
         if weights_format not in self._graphs:
-            foreign = is_foreign_code(self.package, weights_format)
-            own = weights_format == "pytorch_state_dict" and is_our_network(self.package)
-            if foreign and not self.run_code and not own:
-                raise NotPossibleError(f"{weights_format} was not run: {foreign}")
+            refused = explain_not_run(
+                self.package, weights_format, run_code=self.run_code, own=True
+            )
+            if refused:
+                raise NotPossibleError(refused)
             self._graphs[weights_format] = load_network(
                 self.package, weights_format, run_code=self.run_code
             )

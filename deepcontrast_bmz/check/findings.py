@@ -9,7 +9,6 @@ __all__ = [
     "Measured",
     "Report",
     "Row",
-    "Severity",
     "State",
     "Verdict",
 ]
@@ -17,34 +16,21 @@ __all__ = [
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from deepcontrast_bmz.check.zoo.records import ZooVerdict  # noqa: TC001 - pydantic reads it
+from deepcontrast_bmz.check.zoo.records import Remark, ZooVerdict, align
 from deepcontrast_bmz.settings import Record
 
-Severity = Literal["error", "warning"]
 State = Literal["passed", "failed", "skipped"]
 Column = Literal["opens", "runs", "right_values", "any_size", "seams"]
 COLUMNS: tuple[Column, ...] = get_args(Column)
 
 
-class Finding(Record):
-    """One rule broken by the package."""
+class Finding(Remark):
+    """One rule of a program broken by the package."""
 
-    rule: str
-    """Id of the rule."""
-    severity: Severity
-    """An error fails the row."""
     column: Column
     """What goes wrong."""
-    met: str
-    """The value met in the package."""
-    checks: str
-    """What must hold."""
     sees: str
     """What a user of the program would see."""
-    mend: str
-    """What to change."""
-    source: str
-    """Where the behaviour was read or observed."""
 
 
 class Verdict(Record):
@@ -132,11 +118,7 @@ class Report(Record):
             cells = [row.verdict(column) for column in COLUMNS]
             words = ["partly" if c.state == "passed" and c.not_run else c.state for c in cells]
             table.append([row.program, *words])
-        widths = [max(len(line[i]) for line in table) for i in range(len(heads))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in table
-        ]
+        lines = align(table)
         for row in self.rows:
             lines += ["", f"{row.title}"]
             for finding in row.findings:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from deepcontrast_bmz.check.engines.engine import EngineError, EngineMissingError
-from deepcontrast_bmz.check.engines.networks import is_foreign_code, is_our_network
+from deepcontrast_bmz.check.engines.networks import explain_not_run
 from deepcontrast_bmz.check.findings import Finding
 from deepcontrast_bmz.check.processing import UnsupportedError
 from deepcontrast_bmz.check.tiling import NotPossibleError
@@ -158,11 +158,10 @@ def _first_allowed(session: Session, formats: Sequence[str], *, own: bool) -> st
         raise NotPossibleError(f"there are no {' or '.join(formats)} weights")
     reason = ""
     for name in present:
-        reason = is_foreign_code(session.package, name)
-        itself = own and name == "pytorch_state_dict" and is_our_network(session.package)
-        if not reason or session.run_code or itself:
+        reason = explain_not_run(session.package, name, run_code=session.run_code, own=own)
+        if not reason:
             return name
-    raise NotPossibleError(f"{present[-1]} was not run: {reason}")
+    raise NotPossibleError(reason)
 
 
 def run_emulated(
@@ -212,7 +211,7 @@ def run_real(
             return [run.output for run in _run(engine, path, arrays)]
 
         def whole_model(arrays: Sequence[Any]) -> list[Any]:
-            runs = _run_core(engine, session.offline_copy, arrays, name)
+            runs = _run(engine, session.offline_copy, arrays, weights_format=name)
             return [run.output for run in runs]
 
         core = engine.name.startswith("core-")
@@ -227,23 +226,15 @@ def run_real(
 
 
 def _run(
-    engine: Engine, path: Path, arrays: Sequence[NDArray[np.float32]], *, repeats: int = 1
+    engine: Engine, path: Path, arrays: Sequence[NDArray[np.float32]], **options: Any
 ) -> list[EngineRun]:
     if engine.where == "java":
         from deepcontrast_bmz.check.engines.java import run_java
 
-        return run_java(engine.name, path, arrays, repeats=repeats)
+        return run_java(engine.name, path, arrays, **options)
     from deepcontrast_bmz.check.engines.environments import run_in_environment
 
-    return run_in_environment(engine.name, path, arrays, repeats=repeats)
-
-
-def _run_core(
-    engine: Engine, description: Path, arrays: Sequence[Any], weights_format: str
-) -> list[EngineRun]:
-    from deepcontrast_bmz.check.engines.environments import run_in_environment
-
-    return run_in_environment(engine.name, description, arrays, weights_format=weights_format)
+    return run_in_environment(engine.name, path, arrays, **options)
 
 
 def _note_stall(measured: Measured, program: str, who: str, run: EngineRun) -> None:

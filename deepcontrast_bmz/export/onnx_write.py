@@ -11,6 +11,7 @@ __all__ = ["has_older_exporter", "write_onnx", "write_onnx_by_newer", "write_onn
 
 import importlib.util
 import io
+import itertools
 import logging
 import warnings
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ _QUIET = (
     r"Exporting a model while it is in training mode",
 )
 """What the exporters say of themselves, which is known here."""
+_CATEGORIES = (DeprecationWarning, FutureWarning, UserWarning)
 
 
 @contextmanager
@@ -47,19 +49,12 @@ def _quietly() -> Generator[None]:
     level = exporter.level
     exporter.setLevel(logging.ERROR)
     try:
-        with _without_warnings():
+        with warnings.catch_warnings():
+            for message, category in itertools.product(_QUIET, _CATEGORIES):
+                warnings.filterwarnings("ignore", message=message, category=category)
             yield
     finally:
         exporter.setLevel(level)
-
-
-@contextmanager
-def _without_warnings() -> Generator[None]:
-    with warnings.catch_warnings():
-        for message in _QUIET:
-            for category in (DeprecationWarning, FutureWarning, UserWarning):
-                warnings.filterwarnings("ignore", message=message, category=category)
-        yield
 
 
 def write_onnx_by_older(

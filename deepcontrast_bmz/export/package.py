@@ -11,6 +11,7 @@ from __future__ import annotations
 __all__ = [
     "HALO_TOLERANCE",
     "ExportOptions",
+    "export_named",
     "export_run",
     "export_shipped",
     "pack_described",
@@ -22,7 +23,7 @@ import logging
 import operator
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, cast, get_args
 
 import torch
 import yaml
@@ -461,3 +462,38 @@ def export_shipped(
         raise InputError(f"no shipped model is called {name!r}: give {' or '.join(SHIPPED)}")
     rdf_path = find_shipped_folder() / "rdf.yaml"
     return pack_described(rdf_path, out, publication=publication, purpose=purpose)
+
+
+def export_named(
+    name: str,
+    out: Path,
+    purpose: str,
+    publication: PublicationSettings,
+    options: Mapping[str, Any],
+) -> Path:
+    """Export a run folder, or a shipped model by its name, and return what was written.
+
+    `options` are what else was asked for: iterations, card, name, sample, repository.
+
+    Raises
+    ------
+    InputError
+        If there is no such run or model, or an option cannot be used.
+    """
+    if purpose not in get_args(Purpose):
+        raise InputError(f"a package is not written for {purpose!r}: give --for files or --for zoo")
+    chosen = cast("Purpose", purpose)
+    if name in SHIPPED:
+        if options:
+            asked = ", ".join(f"--{option}" for option in options)
+            raise InputError(
+                f"{asked} cannot be used for {name!r}, which is written as it was released: leave "
+                "it out, or give a run folder"
+            )
+        return export_shipped(name, out, publication=publication, purpose=chosen)
+    kept = {option: value for option, value in options.items() if option != "repository"}
+    if "repository" not in options:
+        return export_run(Path(name), out, publication=publication, purpose=chosen, **kept)
+    if chosen != "files":
+        raise InputError("--repository writes no package for the zoo: leave out --for zoo")
+    return write_repository_model(Path(name), out, publication=publication, **kept)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from deepcontrast_bmz.export.architecture import ARCHITECTURE_CLASS
 from deepcontrast_bmz.export.records import INPUT_ID, OUTPUT_ID, ParityRow
-from deepcontrast_bmz.export.torchscript import ignore_deprecations
 from deepcontrast_bmz.model.model import WEIGHTS_FORMATS, WeightsFormat
+from deepcontrast_bmz.model.weights import ignore_deprecations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,17 +77,16 @@ def check_parity(
     folder: Path,
     record: ExportRecord,
     shapes: Sequence[tuple[int, ...]] | None = None,
-    limit: float = PARITY_LIMIT,
 ) -> tuple[ParityRow, ...]:
     """Run the written files and compare them with the loop: one row per format and shape.
 
     `shapes` are (batch, (z,) y, x) of images of random grey values; left out, some of odd sizes,
-    one of them tiny. `limit` is over the range of the loop's output.
+    one of them tiny.
 
     Raises
     ------
     RuntimeError
-        If a format gives another shape or differs by more than the limit.
+        If a format gives another shape or differs by more than `PARITY_LIMIT`.
     """
     loop = copy.deepcopy(loop).eval()
     runners: dict[WeightsFormat, Callable[[Tensor], Tensor]] = {
@@ -110,9 +109,9 @@ def check_parity(
                 )
             difference = float((got - expected).abs().max()) / spread
             # A NaN must not pass.
-            if not difference <= limit:
+            if not difference <= PARITY_LIMIT:
                 raise RuntimeError(
-                    f"{name} must give the loop's values within {limit:g} of their range, "
+                    f"{name} must give the loop's values within {PARITY_LIMIT:g} of their range, "
                     f"but differs by {difference:.2g} for an input of {tuple(x.shape)}"
                 )
             rows.append(ParityRow(weights_format=name, shape=tuple(x.shape), difference=difference))

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 __all__ = [
-    "ignore_deprecations",
     "serialize_torchscript",
     "strip_archive",
 ]
 
 import io
 import re
-import warnings
 import zipfile
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -21,18 +17,7 @@ from torch import Tensor, nn
 from deepcontrast_bmz.export.fast_loop import LoopInStrips, is_plainly_dilated
 from deepcontrast_bmz.export.fold import fold_kernels, make_example_image
 from deepcontrast_bmz.model.loop import Loop, extend
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
-
-@contextmanager
-def ignore_deprecations() -> Generator[None]:
-    """Silence what torch 2.15 says of `torch.jit`: programs in the field load nothing else."""
-    with warnings.catch_warnings():
-        for category in (DeprecationWarning, FutureWarning, UserWarning):
-            warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", category)
-        yield
+from deepcontrast_bmz.model.weights import ignore_deprecations
 
 
 class _Iterations(nn.Module):

@@ -44,9 +44,7 @@ def serialize_state_dict(loop: Loop) -> bytes:
     return file.getvalue()
 
 
-def export_weights(
-    loop: Loop, folder: Path, network: NetworkSettings, *, stem: str = "weights"
-) -> ExportRecord:
+def export_weights(loop: Loop, folder: Path, network: NetworkSettings) -> ExportRecord:
     """Write a loop in all weights formats, with its architecture, into a folder, and compare them.
 
     `network` holds the settings that the loop's network was built from.
@@ -57,8 +55,8 @@ def export_weights(
         If a format does not give the loop's values.
     """
     loop = copy.deepcopy(loop).cpu().float().eval()
-    architecture = "architecture.py" if stem == "weights" else f"{stem}.py"
-    files: dict[WeightsFormat, str] = {name: f"{stem}{_SUFFIX[name]}" for name in WEIGHTS_FORMATS}
+    architecture = "architecture.py"
+    files: dict[WeightsFormat, str] = {name: f"weights{_SUFFIX[name]}" for name in WEIGHTS_FORMATS}
     (folder / files["pytorch_state_dict"]).write_bytes(serialize_state_dict(loop))
     (folder / files["torchscript"]).write_bytes(serialize_torchscript(loop))
     (folder / files["onnx"]).write_bytes(serialize_onnx(loop))

@@ -71,17 +71,7 @@ class _GraphRunner:
 
 
 def wrap_loop(loop: Loop, name: str, description: LoopDescription, device: str) -> Model:
-    """Return a model that runs a loop; it can do any number of iterations.
-
-    Parameters
-    ----------
-    loop : Loop
-        It is moved and frozen.
-    name : str
-        What to call the model.
-    description : LoopDescription
-    device : {'cpu', 'cuda', 'mps'}
-    """
+    """Return a model that runs a loop, moved and frozen; it can do any number of iterations."""
     return Model(
         name=name,
         description=description,
@@ -104,17 +94,8 @@ def wrap_graph(
 ) -> Model:
     """Return a model that runs an exported graph, with as many iterations as it holds.
 
-    Parameters
-    ----------
-    graph : callable
-        Takes (B, 1, (Z,) Y, X) to (B, iterations, (Z,) Y, X).
-    loop : Loop
-        The loop that was exported; its weights are not used.
-    name : str
-        What to call the model.
-    description : LoopDescription
-    weights_format : {'torchscript', 'onnx'}
-    device : {'cpu', 'cuda', 'mps'}
+    The graph takes (B, 1, (Z,) Y, X) to (B, iterations, (Z,) Y, X); of the loop that was exported
+    only the sizes are used.
     """
     return Model(
         name=name,

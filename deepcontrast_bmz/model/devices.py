@@ -49,12 +49,7 @@ _TRIAL_SIDE, _TRIAL_RUNS = 256, 3
 
 
 def choose_device(device: str) -> str:
-    """Return ``cpu``, ``cuda`` or ``mps``.
-
-    Parameters
-    ----------
-    device : {'auto', 'cpu', 'cuda', 'mps'}
-        `auto` takes the fastest that computes what the CPU computes.
+    """Return ``cpu``, ``cuda`` or ``mps``; for ``auto`` the fastest that agrees with the CPU.
 
     Raises
     ------
@@ -104,13 +99,7 @@ def _check_gpu(device: str) -> bool:
 
 @functools.cache
 def find_device_fault(device: str) -> str | None:
-    """Return why a device cannot be used, None if it can: it computes what the CPU computes.
-
-    Parameters
-    ----------
-    device : str
-        A device that torch sees.
-    """
+    """Return why a device that torch sees cannot be used; None if it computes what the CPU does."""
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)
         loop = Loop(DilatedNetwork(4, (1, 2, 1)), 2)
@@ -133,18 +122,9 @@ def find_device_fault(device: str) -> str | None:
 
 
 def fast_loop(loop: Loop, device: str) -> Loop:
-    """Return a loop for inference on a device, in the form that is fastest there.
+    """Return a loop for inference on a device, moved and frozen, in the form that is fastest there.
 
-    Parameters
-    ----------
-    loop : Loop
-        It is moved and frozen.
-    device : {'cpu', 'cuda', 'mps'}
-
-    Returns
-    -------
-    Loop
-        Its values differ from those of `loop` by rounding.
+    Its values differ from those of `loop` by rounding.
     """
     if device == "cuda":
         # For the whole process: a flag that comes and goes would race between threads.
@@ -181,20 +161,9 @@ def _faster_layout(network: DilatedNetwork | DilatedVolumeNetwork, device: str) 
 
 
 def open_onnx_session(data: bytes, device: str) -> tuple[Any, str]:
-    """Open an ONNX graph with ONNX Runtime.
+    """Open an ONNX file with ONNX Runtime; return its session, and the device it really runs on.
 
-    Parameters
-    ----------
-    data : bytes
-        The file.
-    device : {'cpu', 'cuda', 'mps'}
-        Where it should run.
-
-    Returns
-    -------
-    session : onnxruntime.InferenceSession
-    device : str
-        Where it really runs: ONNX Runtime falls back to the CPU silently.
+    ONNX Runtime falls back to the CPU silently.
     """
     import onnxruntime  # only these weights need it
 

@@ -11,6 +11,7 @@ __all__ = ["SHIPPED", "OpenedLoop", "find_shipped_folder", "open_loop", "open_mo
 
 import hashlib
 import importlib.resources
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,6 +32,8 @@ from deepcontrast_bmz.records import LoopDescription
 from deepcontrast_bmz.settings import describe_invalid
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from deepcontrast_bmz.package.files import Package
 
 SHIPPED = ("deepcontrast",)
@@ -74,22 +77,34 @@ def open_model(name: str | Path, *, weights: str | None = None, device: str = "a
         raise InputError(
             f"weights are one of {', '.join(WEIGHTS_FORMATS)}, not {weights!r}: choose one of them"
         )
-    path = Path(name)
-    shipped = str(name) in SHIPPED and (isinstance(name, str) or not path.exists())
+    path, shipped = _locate(name)
     # Only where the user insists on a device is another one an error.
     target = _Target(weights, choose_device(device), insisted=device != "auto")
-    try:
-        if shipped:
-            model = _open_package(find_shipped_folder() / "rdf.yaml", target, title=str(name))
+    with _reading(name):
+        if not shipped and _is_run(path):
+            model = _open_run(path, target)
         else:
-            model = _open_run(path, target) if _is_run(path) else _open_package(path, target)
+            model = _open_package(path, target, title=str(name) if shipped else None)
+    options = (("weights", weights), ("device", device))
+    return replace(model, origin=Origin(str(name if shipped else path.absolute()), options))
+
+
+def _locate(name: str | Path) -> tuple[Path, bool]:
+    """Return where a model lies, and whether it is a shipped one."""
+    path = Path(name)
+    shipped = str(name) in SHIPPED and (isinstance(name, str) or not path.exists())
+    return (find_shipped_folder() / "rdf.yaml" if shipped else path), shipped
+
+
+@contextmanager
+def _reading(name: str | Path) -> Generator[None]:
+    try:
+        yield
     except OSError as error:
         raise InputError(
             f"the model {name} cannot be read ({error.strerror or error}): "
             "check the file and its permissions"
         ) from error
-    options = (("weights", weights), ("device", device))
-    return replace(model, origin=Origin(str(name if shipped else path.absolute()), options))
 
 
 class OpenedLoop(NamedTuple):
@@ -105,38 +120,25 @@ class OpenedLoop(NamedTuple):
 
 
 def open_loop(name: str | Path) -> OpenedLoop:
-    """Open the network of a model, to train it further.
-
-    Parameters
-    ----------
-    name : str or Path
-        As for `open_model`.
+    """Open the network of a model, named as for `open_model`, to train it further.
 
     Raises
     ------
     InputError
         If there is no such model, it is broken, or it holds no weights that can be trained.
     """
-    path = Path(name)
-    shipped = str(name) in SHIPPED and (isinstance(name, str) or not path.exists())
-    try:
-        if shipped:
-            found = _loop_of_package(find_shipped_folder() / "rdf.yaml")
-        elif _is_run(path):
+    path, shipped = _locate(name)
+    with _reading(name):
+        if shipped or not _is_run(path):
+            found = _open_packed_loop(path)
+        else:
             recipe, record, loop = read_run(path)
             sha256 = _hash((path / "weights.pt").read_bytes())
             found = OpenedLoop("", loop, describe_run(recipe, record, loop), sha256)
-        else:
-            found = _loop_of_package(path)
-    except OSError as error:
-        raise InputError(
-            f"the model {name} cannot be read ({error.strerror or error}): "
-            "check the file and its permissions"
-        ) from error
     return found._replace(name=str(name) if shipped else path.resolve().name)
 
 
-def _loop_of_package(path: Path) -> OpenedLoop:
+def _open_packed_loop(path: Path) -> OpenedLoop:
     with open_package(path) as package:
         what = f"{package.rdf_name} of {path}"
         description = _describe(package, what)

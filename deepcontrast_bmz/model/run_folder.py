@@ -26,17 +26,7 @@ _EXACT_TOLERANCE = 1e-6
 
 
 def describe_run(recipe: Recipe, record: RunRecord, loop: Loop) -> LoopDescription:
-    """Describe the loop of a finished run; the halo is the exact one, not a measured one.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Settings of the run.
-    record : RunRecord
-        What the run says of itself.
-    loop : Loop
-        Its loop.
-    """
+    """Describe the loop of a finished run; the halo is the exact one, not a measured one."""
     iterations = recipe.loop.iterations
     names = [f"{CHANNEL_PREFIX}{k}" for k in range(1, iterations + 1)]
     sizes = {image.pixel_size_um for image in record.images}

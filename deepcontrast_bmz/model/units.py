@@ -203,13 +203,7 @@ class Source:
     ) -> tuple[NDArray[np.float32], Kept | None]:
         """Return what `read_window` does, and what of the box is to stay as it is, if anything.
 
-        Parameters
-        ----------
-        place : tuple of int
-            Of the unit.
-        box : Box
-        margins : sequence of int
-            Pixels added on both sides of each axis.
+        Margins are pixels added on both sides of each axis.
         """
         pixels = read_box(lambda part: self.read(place, part), self.shape, box, margins)
         whole = tuple(

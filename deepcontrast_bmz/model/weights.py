@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "ignore_deprecations",
     "load_onnx",
     "load_state",
     "load_torchscript",
@@ -11,6 +12,7 @@ __all__ = [
 import io
 import logging
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -20,22 +22,24 @@ from deepcontrast_bmz.errors import InputError
 from deepcontrast_bmz.model.devices import open_onnx_session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from deepcontrast_bmz.model.loop import Loop
 
 logger = logging.getLogger(__name__)
 
 
-def load_state(loop: Loop, data: bytes, what: str) -> None:
-    """Load a state dict into a loop, without running any code it may hold.
+@contextmanager
+def ignore_deprecations() -> Generator[None]:
+    """Silence what torch says of `torch.jit`: programs of the zoo load nothing else."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning, UserWarning):
+            warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", category)
+        yield
 
-    Parameters
-    ----------
-    loop : Loop
-    data : bytes
-    what : str
-        What to call the file in an error.
+
+def load_state(loop: Loop, data: bytes, what: str) -> None:
+    """Load a state dict into a loop without running code it may hold; `what` names it in errors.
 
     Raises
     ------
@@ -72,25 +76,9 @@ def load_state(loop: Loop, data: bytes, what: str) -> None:
 
 
 def load_torchscript(data: bytes, device: str, what: str) -> Callable[[Tensor], Tensor]:
-    """Load a TorchScript file.
-
-    Parameters
-    ----------
-    data : bytes
-    device : {'cpu', 'cuda', 'mps'}
-    what : str
-        What to call the file in an error.
-
-    Raises
-    ------
-    InputError
-        If it is no TorchScript file.
-    """
+    """Load a TorchScript file onto a device, or raise `InputError`, in which `what` names it."""
     try:
-        with warnings.catch_warnings():
-            # The format is deprecated in torch, but the one that all programs of the zoo read.
-            for category in (FutureWarning, DeprecationWarning):
-                warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", category)
+        with ignore_deprecations():
             graph = torch.jit.load(io.BytesIO(data), map_location=device)
     except RuntimeError as error:
         raise InputError(
@@ -105,14 +93,7 @@ def load_onnx(
 ) -> tuple[Callable[[Tensor], Tensor], str]:
     """Return the graph and the device it really runs on: ONNX Runtime falls back silently.
 
-    Parameters
-    ----------
-    data : bytes
-    device : {'cpu', 'cuda', 'mps'}
-    what : str
-        What to call the file in an error.
-    insisted : bool
-        Whether another device is an error, not only a warning.
+    Where the user `insisted` on the device, another is an error; `what` names the file in errors.
 
     Raises
     ------

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deepcontrast_bmz.check.zoo.biapy import WORKFLOW_TAGS, find_obstacle
-from deepcontrast_bmz.check.zoo.criterion import (
+from deepcontrast_bmz.check.zoo.deepimagej import (
     breaks_criterion,
     compute_allowed_difference,
     measure_share_at_risk,

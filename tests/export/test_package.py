@@ -23,8 +23,8 @@ import yaml
 from matplotlib.image import imread
 
 from deepcontrast_bmz.errors import InputError
-from deepcontrast_bmz.export.command import export_named
 from deepcontrast_bmz.export.package import (
+    export_named,
     export_run,
     export_shipped,
     pack_described,

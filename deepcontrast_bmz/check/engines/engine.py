@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Engine", "EngineError", "EngineMissingError", "EngineRun"]
+__all__ = ["Engine", "EngineError", "EngineMissingError", "EngineRun", "read_engines"]
 
+import tomllib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,3 +56,13 @@ class Engine:
     def real(self) -> bool:
         """Whether it is the engine of another program and not one of this process."""
         return self.where != "this process"
+
+
+def read_engines(program: str) -> tuple[Engine, ...]:
+    """Return what can be run of a program, from ``rules/engines.toml``."""
+    path = Path(__file__).parents[1] / "rules" / "engines.toml"
+    described: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))[program]
+    return tuple(
+        Engine(name, said["where"], said["does"], tuple(said["columns"]))
+        for name, said in described.items()
+    )

@@ -34,6 +34,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -88,88 +89,19 @@ class Environment:
     """Whether jobs see torch."""
 
 
-_PYDANTIC = Pin(
-    "pydantic>=2.11,<2.14",
-    "with pydantic 2.14 every release of bioimageio.spec up to 0.5.12 calls every model invalid",
-)
+def _read_environments() -> dict[str, Environment]:
+    path = Path(__file__).with_suffix(".toml")
+    described: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    return {
+        name: Environment(
+            name, said["used_by"], tuple(Pin(**pin) for pin in said["pins"]), said["torch"]
+        )
+        for name, said in described.items()
+    }
 
 
-def _onnxruntime(version: str, reason: str) -> Pin:
-    # It asks for sympy, protobuf and others, which only its tools import.
-    return Pin(f"onnxruntime{version}", reason, alone=True)
-
-
-_BEFORE_NUMPY_2 = Pin("numpy>=1.26,<2", "onnxruntime 1.15 was built for numpy 1")
-_NUMPY_2 = Pin("numpy>=2.1", "what its users get today")
-
-ENVIRONMENTS: dict[str, Environment] = {
-    e.name: e
-    for e in (
-        Environment(
-            "core-0.9.6",
-            "BioEngine and scripts of two years ago",
-            (
-                Pin("bioimageio.core==0.9.6", "brings bioimageio.spec 0.5.7.4, the oldest known"),
-                _PYDANTIC,
-                _BEFORE_NUMPY_2,
-                _onnxruntime("==1.15.1", "of the same time, and the oldest for Python 3.11"),
-            ),
-            torch=True,
-        ),
-        Environment(
-            "core-0.10.2",
-            "ilastik through tiktorch 26.5",
-            (
-                Pin("bioimageio.core==0.10.2", "that of tiktorch 26.5; bioimageio.spec 0.5.9.1"),
-                _PYDANTIC,
-                _NUMPY_2,
-                _onnxruntime("==1.20.1", "of the same time; tiktorch itself never runs ONNX"),
-            ),
-            torch=True,
-        ),
-        Environment(
-            "core-0.10.4",
-            "BioEngine",
-            (
-                Pin("bioimageio.core==0.10.4", "that of BioEngine; bioimageio.spec 0.5.10.2"),
-                _PYDANTIC,
-                Pin("numpy==1.26.4", "that of BioEngine"),
-                _onnxruntime("==1.20.1", "that of BioEngine"),
-            ),
-            torch=True,
-        ),
-        Environment(
-            "core-0.11.0",
-            "bioimageio test and bioimageio predict",
-            (
-                Pin("bioimageio.core==0.11.0", "the reference, apart from what is installed here"),
-                _PYDANTIC,
-                _NUMPY_2,
-                _onnxruntime(">=1.25", "what its users get today"),
-            ),
-            torch=True,
-        ),
-        Environment(
-            "onnxruntime-1.15",
-            "programs of two years ago",
-            (
-                _BEFORE_NUMPY_2,
-                _onnxruntime("==1.15.1", "the oldest that is there for Python 3.11"),
-            ),
-            torch=False,
-        ),
-        Environment(
-            "onnxruntime-newest",
-            "programs to come",
-            (
-                _NUMPY_2,
-                _onnxruntime(">=1.25", "the newest on the day the environment is made"),
-            ),
-            torch=False,
-        ),
-    )
-}
-"""By name. What a package of these asks for beyond the pins is the newest that fits."""
+ENVIRONMENTS = _read_environments()
+"""By name."""
 
 
 def _environment(name: str) -> Environment:
@@ -412,17 +344,9 @@ def run_in_environment(
 ) -> list[EngineRun]:
     """Run a model on arrays in an environment, each `repeats` times, and return one run for each.
 
-    Parameters
-    ----------
-    name : str
-        A name of `ENVIRONMENTS`.
-    source : Path
-        For ``core-...`` the description, whose pre- and postprocessing are run too, on whole
-        arrays; for ``onnxruntime-...`` the ONNX file.
-    inputs : sequence of array, float32
-        With all the axes of the input tensor.
-    weights_format : str
-        Which weights a core runs. State dicts run Python code of the package: the caller decides.
+    `source` is for ``core-...`` the description, whose pre- and postprocessing are run too, on
+    whole arrays with all axes of the input tensor; for ``onnxruntime-...`` the ONNX file. State
+    dicts run Python code of the package: the caller decides.
 
     Raises
     ------

@@ -430,14 +430,8 @@ def run_java(
 ) -> list[EngineRun]:
     """Run weights in an engine of Java programs, in a process of its own; one run for each input.
 
-    Parameters
-    ----------
-    engine : str
-        A name of `JAVA_ENGINES`.
-    weights : Path
-        TorchScript for libtorch, ONNX for onnxruntime; one input, one output tensor.
-    inputs : sequence of array, float32
-        Of any rank, in the order of axes of the weights; each is run `repeats` times.
+    TorchScript for libtorch, ONNX for onnxruntime, of one input and one output tensor; inputs are
+    of any rank, in the order of axes of the weights, and each is run `repeats` times.
 
     Raises
     ------

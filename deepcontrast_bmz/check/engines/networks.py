@@ -5,8 +5,7 @@ from __future__ import annotations
 __all__ = [
     "RUNNABLE",
     "describe_stand_in",
-    "is_foreign_code",
-    "is_our_network",
+    "explain_not_run",
     "load_network",
     "repeats_our_source",
 ]
@@ -36,19 +35,26 @@ RUNNABLE = ("torchscript", "onnx", "pytorch_state_dict")
 """Weights formats that run here; the first that a package has is compared with the others."""
 
 
-def is_foreign_code(package: Package, weights_format: str) -> str:
-    """Return why running these weights would run code of the package; empty if it would not."""
+def explain_not_run(
+    package: Package, weights_format: str, *, run_code: bool, own: bool = False
+) -> str:
+    """Return why weights may not be run, since they would run code of the package; empty if not.
+
+    `own`: whether a network of this project, which needs none of that code, will do.
+    """
+    reason = _find_foreign_code(package, weights_format)
+    ours = as_map(as_map(package.rdf.get("config")).get("dcbmz")) and read_own_network(package)
+    if own and weights_format == "pytorch_state_dict" and ours:
+        return ""
+    return f"{weights_format} was not run: {reason}" if reason and not run_code else ""
+
+
+def _find_foreign_code(package: Package, weights_format: str) -> str:
     if weights_format == "pytorch_state_dict":
         return "its architecture is code that comes with the package or from a library"
     if any(operation.name == "custom" for _, operation in breaches.steps(package.view)):
         return "its custom postprocessing is code that comes with the package"
     return ""
-
-
-def is_our_network(package: Package) -> bool:
-    """Return whether a network of this project can stand in for the package's code."""
-    described = as_map(as_map(package.rdf.get("config")).get("dcbmz"))
-    return bool(described) and read_own_network(package) is not None
 
 
 def _float32(x: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.check import architecture
 from deepcontrast_bmz.check import faults as breaches
-from deepcontrast_bmz.check.engines.engine import Engine
+from deepcontrast_bmz.check.engines.engine import read_engines
 from deepcontrast_bmz.check.program import Program
 from deepcontrast_bmz.check.rule import read_rules
 from deepcontrast_bmz.package.description import as_list, as_map
@@ -18,6 +18,7 @@ from deepcontrast_bmz.package.weights import read_onnx_facts
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from deepcontrast_bmz.check.engines.engine import Engine
     from deepcontrast_bmz.check.findings import Measured
     from deepcontrast_bmz.check.session import Session
     from deepcontrast_bmz.package.files import Package
@@ -58,15 +59,6 @@ RULES = read_rules(
     },
 )
 
-ENGINES = (
-    Engine(
-        "core-0.10.4",
-        "environment",
-        "BioEngine's bioimageio.core with its onnxruntime 1.20.1: its test and its values",
-        ("runs", "right_values", "any_size"),
-    ),
-)
-
 
 def measure(session: Session, engine: Engine, measured: Measured) -> None:
     """Run BioEngine's core."""
@@ -86,6 +78,6 @@ PROGRAM = Program(
     "BioEngine and older cores (bioimageio.core 0.9.6 to 0.10.4, torch 2.5.1)",
     RULES,
     "no older bioimageio.core was run (--run core-0.10.4 does)",
-    ENGINES,
+    read_engines("bioengine"),
     measure,
 )

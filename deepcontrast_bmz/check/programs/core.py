@@ -11,7 +11,7 @@ import numpy as np
 
 from deepcontrast_bmz.check import architecture
 from deepcontrast_bmz.check import faults as breaches
-from deepcontrast_bmz.check.engines.engine import Engine
+from deepcontrast_bmz.check.engines.engine import read_engines
 from deepcontrast_bmz.check.program import Program
 from deepcontrast_bmz.check.programs import running_core
 from deepcontrast_bmz.check.rule import read_rules
@@ -21,6 +21,7 @@ from deepcontrast_bmz.package.files import load_tensor, sha256_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from deepcontrast_bmz.check.engines.engine import Engine
     from deepcontrast_bmz.check.findings import Measured
     from deepcontrast_bmz.check.session import Session
     from deepcontrast_bmz.package.files import Package
@@ -242,57 +243,12 @@ def measure(session: Session, engine: Engine, measured: Measured) -> None:
         run_real(session, measured, engine, ("onnx",), handling, program="core")
 
 
-ENGINES = (
-    Engine(
-        "core",
-        "this process",
-        "the reference test of bioimageio.core, on every weights format",
-        ("runs", "right_values"),
-    ),
-    Engine(
-        "parity",
-        "this process",
-        "the weights formats against each other, at several sizes",
-        ("any_size",),
-    ),
-    Engine(
-        "blockwise",
-        "this process",
-        "bioimageio predict --blockwise=N against the whole image",
-        ("seams",),
-    ),
-    Engine(
-        "core-0.9.6",
-        "environment",
-        "the test and the values of an old bioimageio.core with onnxruntime 1.15",
-        ("runs", "right_values", "any_size"),
-    ),
-    Engine(
-        "core-0.11.0",
-        "environment",
-        "the same with the reference, apart from what is installed here",
-        ("runs", "right_values", "any_size"),
-    ),
-    Engine(
-        "onnxruntime-1.15",
-        "environment",
-        "the ONNX file in an old onnxruntime",
-        ("runs", "right_values", "any_size"),
-    ),
-    Engine(
-        "onnxruntime-newest",
-        "environment",
-        "the ONNX file in the newest onnxruntime",
-        ("runs", "right_values", "any_size"),
-    ),
-)
-
 PROGRAM = Program(
     "core",
     "bioimageio.core 0.11 (bioimageio predict)",
     RULES,
     "bioimageio.core was not run (it was not asked for)",
-    ENGINES,
+    read_engines("core"),
     measure,
     inspect=running_core.validate,
 )

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.check import faults as breaches
-from deepcontrast_bmz.check.engines.engine import Engine
+from deepcontrast_bmz.check.engines.engine import read_engines
 from deepcontrast_bmz.check.engines.java import JAVA_ENGINES
 from deepcontrast_bmz.check.program import Program
 from deepcontrast_bmz.check.rule import read_rules
@@ -25,6 +25,7 @@ from deepcontrast_bmz.package.weights import script_calls
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from deepcontrast_bmz.check.engines.engine import Engine
     from deepcontrast_bmz.check.findings import Measured
     from deepcontrast_bmz.check.session import Session
     from deepcontrast_bmz.package.files import Package
@@ -247,25 +248,6 @@ RULES = read_rules(
     },
 )
 
-ENGINES = (
-    Engine(
-        "fiji",
-        "this process",
-        "emulation: the weights JDLL loads first, whole image mirrored by the halo",
-        ("right_values", "any_size"),
-    ),
-    *(
-        Engine(
-            name,
-            "java",
-            f"{'TorchScript' if record.kind == 'libtorch' else 'ONNX'} handled as JDLL does",
-            ("runs", "right_values", "any_size"),
-        )
-        for name, record in JAVA_ENGINES.items()
-        if name == "libtorch-2.0.0" or record.kind == "onnxruntime"
-    ),
-)
-
 
 def measure(session: Session, engine: Engine, measured: Measured) -> None:
     """Run one of JDLL's engines, or the weights here, as JDLL does."""
@@ -290,7 +272,7 @@ PROGRAM = Program(
     "Fiji (deepImageJ 3.1) and Icy, through JDLL 0.6.1",
     RULES,
     "JDLL's engines were not run (--run libtorch-2.0.0,onnxruntime-java-1.12.1 does)",
-    ENGINES,
+    read_engines("fiji"),
     measure,
     describe_scripts=partial(describe_scripts, suffix=".ijm", needs="Fiji with deepImageJ"),
 )

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.check import faults as breaches
-from deepcontrast_bmz.check.engines.engine import Engine
+from deepcontrast_bmz.check.engines.engine import read_engines
 from deepcontrast_bmz.check.program import Program
 from deepcontrast_bmz.check.rule import read_rules
 from deepcontrast_bmz.check.tiling import MOST_TILES, Handling
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from deepcontrast_bmz.check.compare import Bench
+    from deepcontrast_bmz.check.engines.engine import Engine
     from deepcontrast_bmz.check.findings import Measured
     from deepcontrast_bmz.check.session import Session
     from deepcontrast_bmz.package.description import Axis, TensorView
@@ -131,21 +132,6 @@ RULES = read_rules(
     },
 )
 
-ENGINES = (
-    Engine(
-        "ilastik",
-        "this process",
-        "emulation: TorchScript, or else the state dict, in ilastik's tiles",
-        ("right_values", "any_size", "seams"),
-    ),
-    Engine(
-        "core-0.10.2",
-        "environment",
-        "the bioimageio.core of tiktorch in ilastik's tiles",
-        ("runs", "right_values", "any_size", "seams"),
-    ),
-)
-
 
 def handling(bench: Bench) -> Handling:
     """Return how ilastik cuts images: tiles of 512 (3-D: 64), mirrored without the edge pixel."""
@@ -171,6 +157,6 @@ PROGRAM = Program(
     "ilastik through tiktorch 26.5 (bioimageio.core 0.10.2, torch 2.7)",
     RULES,
     "tiktorch's core was not run (--run core-0.10.2 does)",
-    ENGINES,
+    read_engines("ilastik"),
     measure,
 )

@@ -15,8 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deepcontrast_bmz.check import faults as breaches
-from deepcontrast_bmz.check.engines.engine import Engine
-from deepcontrast_bmz.check.engines.java import JAVA_ENGINES
+from deepcontrast_bmz.check.engines.engine import read_engines
 from deepcontrast_bmz.check.program import Program
 from deepcontrast_bmz.check.rule import read_rules
 from deepcontrast_bmz.check.scripts import describe_scripts
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from deepcontrast_bmz.check.compare import Bench
+    from deepcontrast_bmz.check.engines.engine import Engine
     from deepcontrast_bmz.check.findings import Measured
     from deepcontrast_bmz.check.session import Session
     from deepcontrast_bmz.package.description import ModelView
@@ -224,25 +224,6 @@ RULES = read_rules(
     },
 )
 
-ENGINES = (
-    Engine(
-        "qupath",
-        "this process",
-        "emulation: TorchScript in tiles of about 512 pixels",
-        ("right_values", "any_size", "seams"),
-    ),
-    *(
-        Engine(
-            name,
-            "java",
-            "TorchScript in QuPath's tiles",
-            ("runs", "right_values", "any_size", "seams"),
-        )
-        for name, record in JAVA_ENGINES.items()
-        if name != "libtorch-2.0.0" and record.kind == "libtorch"
-    ),
-)
-
 
 def handling(bench: Bench) -> Handling:
     """Return how QuPath cuts images: tiles near 512 pixels, the halo that it honours."""
@@ -273,7 +254,7 @@ PROGRAM = Program(
     "QuPath 0.6 and 0.7",
     RULES,
     "QuPath's libtorch was not run (--run libtorch-2.5.1,libtorch-2.7.1 does)",
-    ENGINES,
+    read_engines("qupath"),
     measure,
     refuses,
     describe_scripts=partial(describe_scripts, suffix=".groovy", needs="QuPath"),

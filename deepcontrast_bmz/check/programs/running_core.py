@@ -20,8 +20,7 @@ from deepcontrast_bmz.check.engines import environments
 from deepcontrast_bmz.check.engines.environment_job import list_remarks
 from deepcontrast_bmz.check.engines.networks import (
     RUNNABLE,
-    is_foreign_code,
-    is_our_network,
+    explain_not_run,
     repeats_our_source,
 )
 from deepcontrast_bmz.check.engines.quiet import quiet
@@ -106,10 +105,10 @@ def _testable(
                 words = f"{who}{name}: its engine is not among {', '.join(RUNNABLE)}"
                 measured.note("runs", "skipped", words)
             continue
-        foreign = is_foreign_code(session.package, name)
-        if foreign and not session.run_code:
+        refused = explain_not_run(session.package, name, run_code=session.run_code)
+        if refused:
             for column in ("runs", "right_values"):
-                measured.note(column, "skipped", f"{who}{name} was not run: {foreign}")
+                measured.note(column, "skipped", f"{who}{refused}")
         else:
             wanted.append(name)
     named = session.package.references
@@ -206,10 +205,9 @@ def _comparable(session: Session, measured: Measured) -> list[str]:
     """Return the weights formats that can be run here; note why others are not."""
     formats: list[str] = []
     for name in (f for f in RUNNABLE if f in session.package.view.weights):
-        reason = is_foreign_code(session.package, name)
-        own = name == "pytorch_state_dict" and is_our_network(session.package)
-        if reason and not session.run_code and not own:
-            measured.note("any_size", "skipped", f"{name} was not run: {reason}")
+        refused = explain_not_run(session.package, name, run_code=session.run_code, own=True)
+        if refused:
+            measured.note("any_size", "skipped", refused)
             continue
         if session.package.weights_file(name) is not None:
             try:
@@ -285,9 +283,9 @@ def judge_halo(session: Session, measured: Measured) -> None:
 
 def _allowed(session: Session) -> list[str]:
     """Return the weights formats that may be run in the reference."""
-    weights = session.package.view.weights
-    formats = [f for f in RUNNABLE if f in weights]
-    allowed = [f for f in formats if session.run_code or not is_foreign_code(session.package, f)]
+    package, run_code = session.package, session.run_code
+    formats = [f for f in RUNNABLE if f in package.view.weights]
+    allowed = [f for f in formats if not explain_not_run(package, f, run_code=run_code)]
     if not allowed:
         raise NotPossibleError("there are no weights that may be run")
     return allowed

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from deepcontrast_bmz.check.engines import environments
-from deepcontrast_bmz.check.engines.networks import RUNNABLE, is_foreign_code
+from deepcontrast_bmz.check.engines.networks import RUNNABLE, explain_not_run
 from deepcontrast_bmz.check.engines.process import shorten
 from deepcontrast_bmz.check.zoo.completeness import Completeness, measure_completeness
 from deepcontrast_bmz.package.description import as_map, text
@@ -98,15 +98,12 @@ class Case:
         """Weights formats, and why each may not be run; empty where it may."""
         found: dict[str, str] = {}
         for name in self.package.view.weights:
-            reason = is_foreign_code(self.package, name)
+            run_code = self.session.run_code
+            found[name] = explain_not_run(self.package, name, run_code=run_code)
             if name not in RUNNABLE:
                 found[name] = f"{name}: its engine is not among {', '.join(RUNNABLE)}"
-            elif reason and not self.session.run_code:
-                found[name] = f"{name} was not run: {reason}"
-            elif self.package.weights_file(name) is None:
+            elif not found[name] and self.package.weights_file(name) is None:
                 found[name] = f"{name} was not run: its file is not in the package"
-            else:
-                found[name] = ""
         return found
 
     @property
@@ -137,14 +134,6 @@ class Case:
             torch.use_deterministic_algorithms(before)
 
     def reproduced_in(self, environment: str) -> dict[str, Reproduced]:
-        """Return what another bioimageio.core, a ``core-...``, reproduces, by weights format.
-
-        Raises
-        ------
-        EngineMissingError
-            If its environment cannot be made.
-        EngineError
-            If it stops or takes too long.
-        """
+        """Return what another bioimageio.core, a ``core-...``, reproduces, by weights format."""
         tested = self.session.test_in(environment, self.runnable)
         return {name: _judge(name, test) for name, test in tested.items()}

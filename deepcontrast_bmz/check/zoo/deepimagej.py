@@ -7,7 +7,15 @@ test tensor where there is none), and every pixel is compared with the test outp
 
 from __future__ import annotations
 
-__all__ = ["judge_deepimagej"]
+__all__ = [
+    "ABSOLUTE",
+    "ENGINE_DIFFERENCE",
+    "RELATIVE",
+    "breaks_criterion",
+    "compute_allowed_difference",
+    "judge_deepimagej",
+    "measure_share_at_risk",
+]
 
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,12 +26,6 @@ from deepcontrast_bmz.check.engines.engine import EngineError, EngineMissingErro
 from deepcontrast_bmz.check.processing import UnsupportedError
 from deepcontrast_bmz.check.programs.fiji import choose_weights
 from deepcontrast_bmz.check.tiling import NotPossibleError
-from deepcontrast_bmz.check.zoo.criterion import (
-    ENGINE_DIFFERENCE,
-    breaks_criterion,
-    compute_allowed_difference,
-    measure_share_at_risk,
-)
 from deepcontrast_bmz.check.zoo.records import build_tool_row
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
     from deepcontrast_bmz.check.zoo.case import Case
     from deepcontrast_bmz.check.zoo.records import State, ZooRow
 
+ABSOLUTE = 1.5e-4
+RELATIVE = 1e-4
+ENGINE_DIFFERENCE = 2e-5
+"""By how much engines may differ that run the same network, over the range of the output."""
 TITLE = (
     "deepImageJ: bioimage-io/collection 0d660e5, scripts/check_compatibility_deepimagej.py and "
     "deepimagej_check_outputs.py (every pixel within 1.5e-4 + 1e-4 |test|)"
@@ -42,6 +48,37 @@ MEND = "save test tensors of order 1, or the difference between engines is too l
 
 
 _row = partial(build_tool_row, "deepimagej", TITLE)
+
+
+# ---- the comparison, pixel by pixel: deepimagej_check_outputs.py
+
+
+def compute_allowed_difference(expected: NDArray[Any]) -> NDArray[np.float64]:
+    """Return how far a result may lie from the test output, per pixel, in its grey values."""
+    # The zoo reads both as float32 and compares as double.
+    return ABSOLUTE + RELATIVE * np.abs(np.asarray(expected, np.float32).astype(np.float64))
+
+
+def breaks_criterion(actual: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return the pixels that differ by more than is allowed; a single one fails the model.
+
+    Values that are not numbers break it here. The zoo's own comparison lets them pass.
+    """
+    difference = np.asarray(actual, np.float32).astype(np.float64)
+    difference -= np.asarray(expected, np.float32).astype(np.float64)
+    # Written so that a difference that is not a number counts as too large.
+    return ~(np.abs(difference) <= compute_allowed_difference(expected))
+
+
+def measure_share_at_risk(expected: NDArray[Any]) -> float:
+    """Return the share of pixels that an engine would fail by `ENGINE_DIFFERENCE` of the range."""
+    values = np.asarray(expected, np.float32).astype(np.float64)
+    if values.size == 0:
+        return 0.0
+    return float(np.mean(ENGINE_DIFFERENCE * np.ptp(values) > compute_allowed_difference(expected)))
+
+
+# ---- the test
 
 
 def _obstacles(case: Case) -> list[str]:

@@ -160,18 +160,8 @@ def foretell(
 ) -> ZooVerdict:
     """Return what the zoo will say of a package with test tensors.
 
-    Parameters
-    ----------
-    package : Package
-        As it is now.
-    session : Session
-        Of the package as it will be in the zoo.
-    rows : sequence of Row
-        What the programs make of it there.
-    engines : sequence of str
-        What may be run.
-    by_spec : bool
-        As for `check_package`.
+    The session and the rows, what the programs make of it, are of the package as it will be in the
+    zoo; engines are those that may be run, and `by_spec` is as for `check_package`.
     """
     case = Case(package, session, engines, {row.program: row for row in rows})
     judged = _judge(case, by_spec)

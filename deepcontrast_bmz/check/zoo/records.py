@@ -10,6 +10,7 @@ __all__ = [
     "State",
     "ZooRow",
     "ZooVerdict",
+    "align",
     "build_tool_row",
 ]
 
@@ -38,7 +39,7 @@ class Remark(Record):
     mend: str
     """What to change."""
     source: str
-    """Where the rule was read."""
+    """Where the rule was read, or the behaviour observed."""
 
 
 class ZooRow(Record):
@@ -128,6 +129,12 @@ class SentFile(Record):
     """Where it is now."""
 
 
+def align(table: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table whose columns stand below each other."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
+
+
 def _percent(value: float) -> str:
     # A point that is lost is never rounded up to a full score.
     return f"{int(value * 1000 + 1e-9) / 1000:.3f}"
@@ -175,11 +182,7 @@ class ZooVerdict(Record):
             low, high = f"{row.low:.3g}", f"{row.high:.3g}"
             counted = low if low == high else f"{low} to {high}"
             table.append([row.name, row.word, counted if row.counted else ""])
-        widths = [max(len(line[i]) for line in table) for i in range(3)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in table
-        ]
+        lines = align(table)
         for row in self.rows:
             lines += ["", row.title]
             for remark in row.remarks:

@@ -79,15 +79,7 @@ class FoldedNetwork(NamedTuple):
 def fold_network(network: DilatedNetwork | DilatedVolumeNetwork) -> FoldedNetwork:
     """Compute the kernels of a network in the basis in which its sort is a magnitude.
 
-    Parameters
-    ----------
-    network : DilatedNetwork or DilatedVolumeNetwork
-        Its present weights are used.
-
-    Returns
-    -------
-    FoldedNetwork
-        In float32 on the CPU, computed in double precision.
+    They are in float32 on the CPU, computed in double precision from its present weights.
     """
     with torch.no_grad():
         # Folded on the CPU: not every device knows double precision.
