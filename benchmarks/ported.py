@@ -523,7 +523,7 @@ NOTES = """## How to read it
 - **does not open** and the like: the first thing that fails; `dcbmz check` says why, and what to
   change.
 - **seams**: where tiles meet, values differ from those of the whole image by more than a thousandth
-  of the range. Networks that pool do so in programs whose tiles begin off their grid.
+  of the range (CAREamics: by up to .003).
 - **not every size**: the network was exported for one size of image, or for sizes in steps. Only
   its author can change that.
 - **does not run** (bioimageio.core): its own test runs every weights format, and one of them needs
