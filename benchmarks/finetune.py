@@ -1,6 +1,7 @@
 """Training from nothing against beginning from a model, on real images and equal short budgets.
 
     python benchmarks/finetune.py --data DIR [--model MODEL] [--steps 120] [--rates 0.003 0.001]
+        [--record]
 
 Of every image some planes, or one side, are kept out of all training. They are recorded anew
 behind optical depth 1 and 2 by a forward model of its own (``hazed.py``), enhanced, and scored at
@@ -10,13 +11,15 @@ rate, the same seed, patches and steps; the model as it comes, for comparison. P
 over planes and processor seconds of the whole command, fits after training included.
 
 Images are public and no part of this project; `--data` names their folder. What the model was
-trained on is said. Its dial and limits were chosen with all of them at hand.
+trained on is said. Its dial and limits were chosen with all of them at hand. With `--record` the
+table goes into ``docs/train.md``.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,9 +28,10 @@ import numpy as np
 import torch
 from hazed import Recorder
 from real_pairs import trained_on
+from records import FOLDER, Record, Table, as_markdown, load_records, print_tables, save
 
 from deepcontrast_bmz.evaluate.metrics import psnr_after_fit
-from deepcontrast_bmz.image import read_image, select_channel, write_image
+from deepcontrast_bmz.image import read_image, replace_whole, select_channel, write_image
 from deepcontrast_bmz.model.loop import blend, extend
 from deepcontrast_bmz.model.open import open_model
 from deepcontrast_bmz.settings import Recipe
@@ -42,6 +46,15 @@ if TYPE_CHECKING:
 
 DEPTHS = (1.0, 2.0)
 DIALS = tuple(np.arange(0, 4.01, 0.25))
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "train.md"
+MARKS = ("<!-- finetune.py begins -->", "<!-- finetune.py ends -->")
+TEXT = (
+    "Planes kept out of training were recorded anew behind tissue of a model of its own and "
+    "enhanced: PSNR of the recording -> at the best dial. Every run had {steps} steps of the same "
+    "patches; the time is that of the whole command on one core."
+)
 
 
 class Case(NamedTuple):
@@ -97,10 +110,45 @@ def score(model: Model, planes: list[NDArray[np.float64]], depth: float) -> tupl
     return float(np.mean(before)), float(np.mean(after))
 
 
-def show(what: str, model: Model, planes: list[NDArray[np.float64]], seconds: float) -> None:
+def describe(model: Model, planes: list[NDArray[np.float64]]) -> tuple[str, ...]:
+    """Return the scores of a model behind each depth, in words."""
     scores = [score(model, planes, depth) for depth in DEPTHS]
-    text = "  ".join(f"{before:6.2f} -> {after:6.2f}" for before, after in scores)
-    print(f"  {what:28s} {text}  {seconds:6.0f} s", flush=True)
+    return tuple(f"{before:.2f} -> {after:.2f}" for before, after in scores)
+
+
+def compare(case: Case, options: argparse.Namespace) -> list[tuple[str, ...]]:
+    """Return rows: what was trained, its scores, processor seconds."""
+    training, planes = cut(case, options.data)
+    rows = [("the model as it comes", *describe(open_model(options.model), planes), "")]
+    usual = settings_of(options.model).with_changes(steps=options.steps)
+    runs: list[tuple[str, Recipe, str | None]] = [("from nothing", usual, None)]
+    for rate in options.rates:
+        values = usual.model_dump()
+        values["training"]["learning_rate"] = rate
+        runs.append((f"`--from`, rate {rate:g}", Recipe.model_validate(values), options.model))
+    with tempfile.TemporaryDirectory() as folder:
+        image = Path(folder) / "image.ome.tif"
+        write_image(training, image)
+        for number, (what, recipe, model) in enumerate(runs):
+            out = Path(folder) / str(number)
+            begun = time.process_time()
+            train_run([image], out, recipe, device="cpu", begin_from=model)
+            seconds = f"{time.process_time() - begun:.0f} s"
+            rows.append((what, *describe(open_model(out, device="cpu"), planes), seconds))
+            print(f"{case.file}: {', '.join(rows[-1])}", flush=True)
+    return rows
+
+
+def write_page(record: Record) -> None:
+    """Put the table between its two marks on the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    lines = textwrap.wrap(record.text, 99, break_long_words=False, break_on_hyphens=False)
+    made = "\n".join([*lines, "", f"`{record.command}`", "", as_markdown(record.tables[0])])
+    with replace_whole(PAGE) as temporary:
+        written = f"{before}{MARKS[0]}\n{made}\n{MARKS[1]}{after}"
+        temporary.write_text(written, encoding="utf-8")
 
 
 def main() -> None:
@@ -109,32 +157,32 @@ def main() -> None:
     parser.add_argument("--model", default="deepcontrast")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--rates", type=float, nargs="*", default=[3e-3, 1e-3])
+    parser.add_argument("--record", action="store_true", help="write the record and the page")
     options = parser.parse_args()
-    base = settings_of(options.model)
     known = trained_on(options.model)
-    columns = ", ".join(f"{depth:g}" for depth in DEPTHS)
-    print(f"{options.steps} steps; PSNR in dB, recording -> best dial, optical depth {columns}")
+    rows: list[tuple[str, ...]] = []
     for case in CASES:
-        training, planes = cut(case, options.data)
-        print(f"{case.file}: {known.get(case.file, 'not seen by the model')}")
-        show("the model as it comes", open_model(options.model, device="cpu"), planes, 0.0)
-        with tempfile.TemporaryDirectory() as folder:
-            image = Path(folder) / "image.ome.tif"
-            write_image(training, image)
-            usual = base.with_changes(steps=options.steps)
-            runs = [("from nothing", usual, None)]
-            for rate in options.rates:
-                values = usual.model_dump()
-                values["training"]["learning_rate"] = rate
-                runs.append(
-                    (f"--from, rate {rate:g}", Recipe.model_validate(values), options.model)
-                )
-            for number, (what, recipe, model) in enumerate(runs):
-                out = Path(folder) / str(number)
-                begun = time.process_time()
-                train_run([image], out, recipe, device="cpu", begin_from=model)
-                seconds = time.process_time() - begun
-                show(what, open_model(out, device="cpu"), planes, seconds)
+        seen = known.get(case.file, "not seen by the model")
+        print(f"{case.file}: {seen}", flush=True)
+        rows += [(f"`{case.file}`, {seen}", *row) for row in compare(case, options)]
+    depths = [f"optical depth {depth:g}, dB" for depth in DEPTHS]
+    columns = ("image", "model", *depths, "processor")
+    found = [Table("", columns, tuple(rows))]
+    print_tables(found)
+    if options.record:
+        rates = " ".join(f"{rate:g}" for rate in options.rates)
+        command = f"python benchmarks/finetune.py --data DIR --steps {options.steps}"
+        command += f" --rates {rates} --record"
+        save(
+            "train/finetune",
+            found,
+            title="Beginning from a model",
+            command=command,
+            order=0,
+            text=TEXT.format(steps=options.steps),
+        )
+        (record,) = load_records(FOLDER / "train")
+        write_page(record)
 
 
 if __name__ == "__main__":

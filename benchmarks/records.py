@@ -82,7 +82,7 @@ def save(
     versions = {lib: importlib.metadata.version(lib) for lib in ("torch", "numpy", "scipy")}
     record = Record(title, command, order, text, tuple(tables), {**versions, "machine": machine})
     path = FOLDER / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, dataclasses.asdict(record))
     return path
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deepcontrast_bmz.errors import InputError, Unfinished, finite
+from deepcontrast_bmz.errors import InputError, Unfinished, finite, name_file
 from deepcontrast_bmz.progress import show_share, show_training, warn_once
 
 if TYPE_CHECKING:
@@ -202,7 +202,8 @@ def degrade(
         degradation = simulate.make_degradation(picture, options)
     if photons is not None:
         finite(photons, "--photons", minimum=1e-6, hint="give a larger one")
-    recorded = simulate.simulate(picture, degradation, photons, holes=holes)
+    with name_file(image):
+        recorded = simulate.simulate(picture, degradation, photons, holes=holes)
     simulate.write_simulated(recorded, out, degradation, save_draw)
     print(f"{out}: {image.name} through optical depth {degradation.optical_depth:g}")
 

@@ -8,9 +8,15 @@ mistake of this project and keeps its traceback.
 
 from __future__ import annotations
 
-__all__ = ["InputError", "Unfinished", "finite"]
+__all__ = ["InputError", "Unfinished", "finite", "name_file"]
 
+import contextlib
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
 
 
 class InputError(ValueError):
@@ -19,6 +25,28 @@ class InputError(ValueError):
 
 class Unfinished(RuntimeError):  # noqa: N818 - it says what the work is
     """Work could not be finished; the message says why, and how to go on."""
+
+
+@contextlib.contextmanager
+def name_file(path: Path) -> Generator[None]:
+    """Put the name of a file before what is said of it, where the message does not name it.
+
+    Parameters
+    ----------
+    path : Path
+        What is worked on meanwhile.
+
+    Raises
+    ------
+    InputError
+        As raised inside, with the name.
+    """
+    try:
+        yield
+    except InputError as error:
+        if path.name in str(error):
+            raise
+        raise InputError(f"{path.name}: {error}") from error
 
 
 def finite(value: float, name: str, *, minimum: float, hint: str) -> float:

@@ -17,6 +17,7 @@ from conftest import raw_stack
 
 from deepcontrast_bmz.cli import main
 from deepcontrast_bmz.dial.verdict import Finding
+from deepcontrast_bmz.errors import InputError, name_file
 from deepcontrast_bmz.evaluate import scorer
 from deepcontrast_bmz.image import read_image, write_image
 
@@ -441,6 +442,19 @@ def test_axes_and_scene_of_every_command(
     assert [path.name for path in tmp_path.iterdir()] == ["movie.tif"]
     assert run("predict", tiny_run, movie, "-o", out, "--dial", "0", "--axes", "TYX") == 0
     assert read_image(out).dims == ("t", "y", "x")
+
+
+def test_what_is_said_of_an_image_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    huge = tmp_path / "huge.tif"
+    tifffile.imwrite(huge, np.full((40, 40), 1e22))
+    assert "huge.tif: " in refused(capsys, "degrade", huge, "-o", tmp_path / "out.tif")
+    assert [path.name for path in tmp_path.iterdir()] == ["huge.tif"]
+    for said, heard in (("too dark", "huge.tif: too dark"), ("huge.tif is dark",) * 2):
+        with pytest.raises(InputError) as caught, name_file(huge):
+            raise InputError(said)
+        assert str(caught.value) == heard
 
 
 def test_masks_of_every_command(

@@ -66,6 +66,12 @@ def open_series(path: Path, how: Reading) -> Series:
         if any(page is not None and page.parent is not tif for page in pages.pages):
             # tifffile would look in the file that was opened for what begins here in another.
             vars(pages)["dataoffset"] = None
+    except IndexError as error:
+        tif.close()
+        raise InputError(
+            f"the header of '{path}' announces more planes than the file holds: copy it again, or "
+            "export it anew"
+        ) from error
     except BaseException:
         tif.close()
         raise

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from deepcontrast_bmz.dial.request import parse_dial_request
-from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.errors import InputError, name_file
 from deepcontrast_bmz.image import (
     Reading,
     check_output,
@@ -174,7 +174,8 @@ def predict_files(
                     _write_map(model, request, enhanced, beside[request.target])
             except (InputError, MemoryError) as error:
                 if failed is None or not several:
-                    raise
+                    with name_file(request.path):
+                        raise
                 failed(request.path, str(error) or "not enough memory")
                 continue
             written.append(request.target)

@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.errors import InputError, name_file
 from deepcontrast_bmz.image import (
     Reading,
     check_pixels,
@@ -142,34 +142,42 @@ def read_planes(
     """
     found: list[RawPlane] = []
     records: list[ImageRecord] = []
-    for number, (path, mask) in enumerate(images):
-        data = recipe.data
-        image = select_channel(read_as(path, Reading(data.axes, data.scene, mask)), data.channel)
-        size = pixel_size_um(image)
-        widths = widths_in_pixels(recipe.physics.scatter, size)
-        fewest = recipe.data.patch_planes if recipe.network.dims == 3 else None
-        if image.chunks is not None:
-            seed = recipe.seed
-            own = excerpts_of(image, number, path.name, widths, seed=seed, planes=fewest)
-            sha256 = excerpts_sha256(image, own)
-        else:
-            check_pixels(image, path.name, holes=True)
-            if fewest is None:
-                own = planes_of(image, number, path.name, widths)
-            else:
-                own = stacks_of(image, number, path.name, widths, fewest=fewest)
-            sha256 = image_sha256(path)
+    for number, image in enumerate(images):
+        with name_file(image.path):
+            own, record = _read_one(image, number, recipe)
         found += rescale(own)
-        records.append(
-            ImageRecord(
-                name=path.name,
-                sha256=sha256,
-                dims="".join(str(dim) for dim in image.dims),
-                shape=tuple(image.shape),
-                pixel_size_um=size,
-            )
-        )
+        records.append(record)
     return found, records
+
+
+def _read_one(
+    masked: MaskedPath, number: int, recipe: Recipe
+) -> tuple[list[RawPlane], ImageRecord]:
+    """Read the planes, or stacks, of an image, and what is known of it."""
+    path, mask = masked
+    data = recipe.data
+    image = select_channel(read_as(path, Reading(data.axes, data.scene, mask)), data.channel)
+    size = pixel_size_um(image)
+    widths = widths_in_pixels(recipe.physics.scatter, size)
+    fewest = recipe.data.patch_planes if recipe.network.dims == 3 else None
+    if image.chunks is not None:
+        seed = recipe.seed
+        own = excerpts_of(image, number, path.name, widths, seed=seed, planes=fewest)
+        sha256 = excerpts_sha256(image, own)
+    else:
+        check_pixels(image, path.name, holes=True)
+        if fewest is None:
+            own = planes_of(image, number, path.name, widths)
+        else:
+            own = stacks_of(image, number, path.name, widths, fewest=fewest)
+        sha256 = image_sha256(path)
+    return own, ImageRecord(
+        name=path.name,
+        sha256=sha256,
+        dims="".join(str(dim) for dim in image.dims),
+        shape=tuple(image.shape),
+        pixel_size_um=size,
+    )
 
 
 def mark_use(

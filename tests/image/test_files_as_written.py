@@ -716,6 +716,16 @@ def test_pixels_of_every_type_and_packing(
     assert np.array_equal(image.values, stored)
 
 
+def test_a_header_that_announces_more_planes_than_there_are(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for number in range(3):
+            header = '{"shape": [10, 8, 8], "axes": "ZYX"}' if number == 0 else None
+            plane = np.full((8, 8), number, np.uint16)
+            writer.write(plane, metadata=None, description=header, contiguous=False)
+    with pytest.raises(InputError, match=r"a\.tif' announces more planes than the file holds"):
+        read_image(tmp_path / "a.tif")
+
+
 def test_what_packs_the_pixels_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = np.zeros((40, 50), np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", stored, compression="zlib")

@@ -8,7 +8,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
-from deepcontrast_bmz.errors import InputError
+from deepcontrast_bmz.errors import InputError, name_file
 from deepcontrast_bmz.evaluate.report.curve import price_png
 from deepcontrast_bmz.evaluate.report.page import render_report
 from deepcontrast_bmz.evaluate.report.tables import scores_csv
@@ -175,9 +175,10 @@ def evaluate_files(
             if progress is not None:
                 progress((done + share) / len(images))
 
-        image = select_channel(read_as(path, how), channel)
-        image.name = path.name
-        result = evaluate(model, image, reference=truth, progress=tell)
+        with name_file(path):
+            image = select_channel(read_as(path, how), channel)
+            image.name = path.name
+            result = evaluate(model, image, reference=truth, progress=tell)
         folder = out if len(images) == 1 else out / stem
         written = _write(result, path, folder, _words(channel, how), reference)
         if finished is not None:
