@@ -516,11 +516,15 @@ def test_bioengine_has_its_numpy(require: Require) -> None:
 
     from deepcontrast_bmz.check.engines.environments import (
         explain_missing_environment,
+        link_torch,
         prepare_environment,
     )
 
     require(explain_missing_environment("core-0.10.4"))
     python = prepare_environment("core-0.10.4")
-    code = "import numpy, onnxruntime, torch; print(numpy.__version__, onnxruntime.__version__)"
+    code = (
+        f"import sys; sys.path.append({str(link_torch())!r}); import numpy, onnxruntime, torch;"
+        "print(numpy.__version__, onnxruntime.__version__)"
+    )
     done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1.26.4", "1.20.1"]
