@@ -77,8 +77,8 @@ def main() -> int:
         done = subprocess.run(run, env=environment, capture_output=True, text=True, check=True)
         seen[name] = json.loads(done.stdout.splitlines()[-1])
         print(f"== {name}", flush=True)
-        tests = [sys.executable, "-m", "pytest", "-q", "-m", "reproducible", *TESTS]
-        if subprocess.run(tests, env=environment, check=False).returncode:
+        tests = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "reproducible"]
+        if subprocess.run([*tests, *TESTS], env=environment, check=False).returncode:
             failed.append(name)
     print("== last bits of other computations")
     for what in next(iter(seen.values())):

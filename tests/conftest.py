@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is imported: processes that share the cores use one each, as do those they start.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -21,6 +27,11 @@ from deepcontrast_bmz.train.run import train_run
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
+
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("busy machine", deadline=None)
+hypothesis.settings.load_profile("busy machine")
 
 
 def raw_stack(planes: int = 4, size: int = 72, seed: int = 0) -> xr.DataArray:
