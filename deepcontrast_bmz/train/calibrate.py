@@ -75,10 +75,10 @@ MOST_OOD = 400
 BEYOND_DEEPEST = 1.3
 """How far beyond the depth that all iterations undo these recordings go: a fit is weak where its
 examples end."""
+BEYOND_ADDED = 1.1
+"""The same of what is added to real images, which bring some depth of their own."""
 FEWEST_IMAGES = 5
 """Fewer raw images say too little of what is usual to learn depths from."""
-BEYOND_ADDED = 1.1
-"""The same of what is added to real images, which bring some of their own."""
 VARIED = 0.25
 """Share of these recordings whose specimen is unlike the procedural kinds."""
 SMALL_SIDE = 96
